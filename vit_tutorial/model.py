@@ -1,0 +1,400 @@
+"""A Vision Transformer, whole, in reading order (Dosovitskiy et al. 2020, arXiv 2010.11929).
+
+Image -> patches -> tokens + positions -> `depth` encoder blocks -> norm -> head. Names and
+state-dict keys are timm's. Built step by step in lessons 01 to 06.
+
+Axes: B batch, C channels, H W image, P patch, N patches, T tokens (N, or N + 1 with CLS),
+D width (`embed_dim`), h heads, d = D / h. Layers are `blocks[i]`, counted from 0.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vit_tutorial.positions import (
+    patch_coordinates,
+    resample_table,
+    rope_2d,
+    rotate,
+    sincos_2d,
+)
+
+
+_POSITIVE = ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
+_ALLOWED = {"pos_embed": ("none", "learned", "sincos", "rope"), "pool": ("cls", "mean")}
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Every choice that defines a network; the defaults are a ViT for CIFAR-10 (2.7 M parameters).
+
+    Raises:
+        ValueError: numbers that do not fit together, with both of them named.
+
+    Examples:
+        >>> config = ViTConfig(img_size=(32, 48), patch_size=4)
+        >>> config.grid, config.num_patches, config.num_tokens
+        ((8, 12), 96, 97)
+    """
+
+    img_size: int | tuple[int, int] = 32  # pixels; one number for a square, else (height, width)
+    patch_size: int = 4  # pixels
+    in_chans: int = 3
+    num_classes: int = 10
+    embed_dim: int = 192  # D, the width of a token
+    depth: int = 9  # encoder blocks
+    num_heads: int = 6
+    mlp_ratio: float = 2.0  # hidden width of the MLP / D
+    pos_embed: str = "learned"  # "none", "learned", "sincos" or "rope"
+    pool: str = "cls"  # what the head reads: the "cls" token, or the "mean" of the patch tokens
+    norm_eps: float = 1e-6  # of every LayerNorm
+    trained_grid: tuple[int, int] | None = None  # set by `resized`: where the positions were learnt
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "trained_grid"):  # JSON has lists where we want tuples
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = {name: getattr(self, name) for name in _POSITIVE}
+        sizes["img_size height"], sizes["img_size width"] = self.image_hw
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        for side in self.image_hw:
+            if side % self.patch_size:
+                raise ValueError(
+                    f"an image side of {side} pixels cannot be cut into patches of "
+                    f"{self.patch_size}: {side} / {self.patch_size} is not whole"
+                )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} cannot be shared by {self.num_heads} heads: "
+                f"{self.embed_dim} / {self.num_heads} is not whole"
+            )
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.pos_embed == "sincos" and self.embed_dim % 4:
+            raise ValueError(f'pos_embed="sincos" needs embed_dim % 4 == 0, got {self.embed_dim}')
+        if self.pos_embed == "rope" and self.head_dim % 4:
+            raise ValueError(
+                f'pos_embed="rope" needs embed_dim / num_heads to be a multiple of 4, '
+                f"got {self.embed_dim} / {self.num_heads} = {self.head_dim}"
+            )
+        if not self.mlp_ratio > 0 or self.hidden_dim < 1:
+            raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {self.mlp_ratio}")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps must be positive, got {self.norm_eps}")
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        if isinstance(self.img_size, tuple):
+            if len(self.img_size) != 2:
+                raise ValueError(
+                    f"img_size must be one number or (height, width), got {self.img_size}"
+                )
+            return self.img_size
+        return self.img_size, self.img_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.image_hw
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N = rows * columns."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens in front of the patches: 1 with a CLS token, else 0."""
+        return int(self.pool == "cls")
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the length of the sequence in the encoder."""
+        return self.num_prefix + self.num_patches
+
+    @property
+    def head_dim(self) -> int:
+        """Width d of one head, D / h."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the hidden layer of the MLP."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images into flat patches, row by row: (B, C, H, W) -> (B, N, C*P*P).
+
+    Raises:
+        ValueError: not a batch of images, or sides that `patch_size` does not divide.
+
+    Examples:
+        >>> patchify(torch.zeros(2, 3, 32, 48), patch_size=4).shape
+        torch.Size([2, 96, 48])
+    """
+    if images.ndim != 4:
+        raise ValueError(f"expected a batch of images (B, C, H, W), got {tuple(images.shape)}")
+    if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
+        raise ValueError(
+            f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be cut into "
+            f"{patch_size}x{patch_size} patches: both sides must be multiples of {patch_size}"
+        )
+    return rearrange(images, "b c (r p) (s q) -> b (r s) (c p q)", p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """Put flat patches back together, undoing `patchify`: (B, N, C*P*P) -> (B, C, H, W).
+
+    Raises:
+        ValueError: patches that do not fill `grid`, or whose length is no multiple of P*P.
+
+    Examples:
+        >>> unpatchify(torch.zeros(2, 96, 48), patch_size=4, grid=(8, 12)).shape
+        torch.Size([2, 3, 32, 48])
+    """
+    rows, columns = grid
+    if (
+        patches.ndim != 3
+        or patches.shape[1] != rows * columns
+        or patch_size < 1
+        or patches.shape[2] % patch_size**2
+    ):
+        raise ValueError(
+            f"a {rows}x{columns} grid of {patch_size}x{patch_size} patches has shape "
+            f"(B, {rows * columns}, C*{patch_size**2}), got {tuple(patches.shape)}"
+        )
+    return rearrange(
+        patches, "b (r s) (c p q) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size
+    )
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each to a token: (B, C, H, W) -> (B, N, D).
+
+    A convolution whose stride equals its kernel size sees every patch exactly once, so it *is*
+    "flatten each patch, then apply one shared linear layer" (equation 1 of the ViT paper).
+
+    Raises:
+        ValueError: images of another size or number of channels, on call.
+
+    Examples:
+        >>> PatchEmbed(img_size=(32, 48), patch_size=4, in_chans=3, embed_dim=192)(
+        ...     torch.zeros(2, 3, 32, 48)
+        ... ).shape
+        torch.Size([2, 96, 192])
+    """
+
+    def __init__(
+        self, img_size: tuple[int, int], patch_size: int, in_chans: int, embed_dim: int
+    ) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, N, D); token i is patch (i // columns, i % columns)."""
+        expected = (self.proj.in_channels, *self.img_size)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"expected images of shape (B, {', '.join(map(str, expected))}), "
+                f"got {tuple(images.shape)}"
+            )
+        return rearrange(self.proj(images), "b d r s -> b (r s) d")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: every token looks at every token: (B, T, D) -> (B, T, D).
+
+    Per head, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, arXiv 1706.03762, equation 1). With
+    `rope`, the (T, d/2) angles of `positions.rope_2d`, queries and keys are rotated first.
+
+    Raises:
+        ValueError: a `dim` that the heads cannot share.
+
+    Examples:
+        >>> Attention(dim=192, num_heads=6)(torch.zeros(2, 65, 192)).shape
+        torch.Size([2, 65, 192])
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim {dim} cannot be shared by {num_heads} heads")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        q, k, v = rearrange(
+            self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.num_heads
+        )
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, h, T, d)
+        return self.proj(rearrange(x, "b h t d -> b t (h d)"))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, for each token alone: (B, T, D) -> (B, T, D).
+
+    The exact, erf-based GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
+
+    Examples:
+        >>> Mlp(dim=192, hidden_dim=384)(torch.zeros(2, 65, 192)).shape
+        torch.Size([2, 65, 192])
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One pre-norm encoder block: tokens talk, then think: (B, T, D) -> (B, T, D).
+
+    Each half normalises, computes and adds to the stream (ViT paper, equations 2 and 3).
+
+    Examples:
+        >>> Block(dim=192, num_heads=6, hidden_dim=384)(torch.zeros(2, 65, 192)).shape
+        torch.Size([2, 65, 192])
+    """
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, norm_eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden_dim)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        x = x + self.attn(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """The whole network: normalised images (B, C, H, W) -> logits (B, num_classes).
+
+    Raises:
+        ValueError: images of another shape than the config says, on call.
+
+    Examples:
+        >>> model = VisionTransformer(ViTConfig(num_classes=10))
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> sum(p.numel() for p in model.parameters())
+        2697610
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.image_hw, config.patch_size, config.in_chans, dim)
+        if config.pool == "cls":
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self._build_positions()
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, config.hidden_dim, config.norm_eps)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.head = nn.Linear(dim, config.num_classes)
+        self._init_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to the tokens after the final norm (B, T, D)."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x, self.rope)
+        return self.norm(x)
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Map the final tokens (B, T, D) to logits (B, num_classes)."""
+        pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)  # (B, D)
+        return self.head(pooled)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to the tokens that enter the first block (B, T, D)."""
+        x = self.patch_embed(images)  # (B, N, D)
+        if self.config.pool == "cls":
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N + 1, D)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        return x
+
+    def resized(self, img_size: int | tuple[int, int]) -> "VisionTransformer":
+        """Make a copy of the network for another image size; only its positions change.
+
+        A learned table is resampled; sin-cos and rotary positions are computed at scaled
+        coordinates.
+
+        Raises:
+            ValueError: a size that the patches do not divide.
+
+        Examples:
+            >>> VisionTransformer(ViTConfig()).resized((48, 64)).config.grid
+            (12, 16)
+        """
+        old = self.config
+        config = replace(old, img_size=img_size, trained_grid=old.trained_grid or old.grid)
+        state = self.state_dict()
+        if config.pos_embed == "learned":
+            state["pos_embed"] = resample_table(
+                state["pos_embed"], old.grid, config.grid, config.num_prefix
+            )
+        model = VisionTransformer(config).to(self.head.weight)  # same dtype and device
+        model.load_state_dict(state)
+        return model.train(self.training)
+
+    def _build_positions(self) -> None:
+        """Set `pos_embed` (1, T, D), added to the tokens, or `rope` (T, d/2), given to the blocks.
+
+        The CLS token has no place in the image: its sin-cos entry and its angles are zero.
+        """
+        config = self.config
+        coordinates = patch_coordinates(config.grid, config.trained_grid)  # (N, 2)
+        prefix = (0, 0, config.num_prefix, 0)  # zero rows in front
+        table = angles = None
+        if config.pos_embed == "sincos":
+            table = F.pad(sincos_2d(coordinates, config.embed_dim), prefix)[None]
+        if config.pos_embed == "rope":
+            angles = F.pad(rope_2d(coordinates, config.head_dim), prefix)
+        if config.pos_embed == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.embed_dim))
+        else:
+            self.register_buffer("pos_embed", table, persistent=False)
+        self.register_buffer("rope", angles, persistent=False)
+
+    def _init_weights(self) -> None:
+        """Normal weights of std 0.02, zero biases; the patch projection keeps unit variance."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        fan_in = self.patch_embed.proj.weight[0].numel()
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        for name in ("cls_token", "pos_embed"):
+            if isinstance(getattr(self, name, None), nn.Parameter):
+                nn.init.trunc_normal_(getattr(self, name), std=0.02)

@@ -1,0 +1,320 @@
+"""Checkpoints, and weights from other libraries.
+
+A checkpoint is two files side by side: NAME.safetensors, the weights in half precision, and
+NAME.json, a card that says what they are and how good they are.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vit_tutorial.model import ViTConfig, VisionTransformer
+
+BUNDLED = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is: everything needed to use it, to judge it and to make it again.
+
+    `mean` and `std` are per channel, in units of 0..1 (see `data.normalize`). `evaluation` is
+    measured from the half-precision file: data, n, correct, accuracy in percent, batch_size,
+    dtype, device.
+    """
+
+    name: str
+    config: ViTConfig
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str  # what it was trained on, as results call it
+    training: dict[str, Any] = field(default_factory=dict)  # command, seed, epochs, seconds, ...
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Card":
+        """Read a card from its JSON file.
+
+        Raises:
+            ValueError: a file that is no card.
+        """
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields["config"] = ViTConfig(**fields["config"])
+            for name in ("classes", "mean", "std"):
+                fields[name] = tuple(fields[name])
+            return cls(**fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not the card of a checkpoint: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the card as JSON, beside first and then renamed."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def provenance() -> dict[str, str]:
+    """Say when, where and from which commit a result was made: hardware, date, commit."""
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "log", "-1", "--format=%h", "--", "."]
+    try:
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""  # installed from a wheel
+    chip = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {
+        "hardware": f"{chip}, {torch.get_num_threads()} threads",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit or "unknown",
+    }
+
+
+def _processor() -> str:
+    """Name the CPU: platform.processor() is empty on most Linux machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def bundled() -> list[str]:
+    """Name the checkpoints that come with the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> None:
+    """Write `path`.safetensors in half precision, and `card` beside it.
+
+    Raises:
+        ValueError: a card that describes another network, or weights that half precision
+            cannot hold.
+    """
+    path = _weights_path(path)
+    if card.config != model.config:
+        raise ValueError(f"the card describes {card.config}, the model is {model.config}")
+    if len(card.classes) != model.config.num_classes:
+        raise ValueError(
+            f"the model tells {model.config.num_classes} classes apart, "
+            f"the card names {len(card.classes)}"
+        )
+    state = {name: value.detach().cpu().half() for name, value in model.state_dict().items()}
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"not finite in half precision: {', '.join(broken)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.contiguous() for name, value in state.items()}, partial)
+    os.replace(partial, path)
+    card.write(path.with_suffix(".json"))
+
+
+def load_checkpoint(name_or_path: str | Path) -> tuple[VisionTransformer, Card]:
+    """Load a bundled checkpoint by name, or any by its file: the model (float32, eval) and card.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or weights without a card.
+        ValueError: files that are damaged or do not belong together.
+    """
+    path = _weights_path(name_or_path)
+    if str(name_or_path) in bundled():
+        path = BUNDLED / f"{name_or_path}.safetensors"
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no file {file}; a checkpoint is one of the bundled ones "
+                f"({', '.join(bundled())}) or a .safetensors file with its .json card beside it"
+            )
+    card = Card.read(path.with_suffix(".json"))
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    model = VisionTransformer(card.config)
+    _load(model, state, f"{path} and its card")
+    return model.eval(), card
+
+
+def from_library(model: nn.Module) -> VisionTransformer:
+    """Copy a plain ViT of timm, torchvision or Hugging Face Transformers into ours; same logits.
+
+    Takes timm's `VisionTransformer`, torchvision's `VisionTransformer` and
+    `transformers.ViTForImageClassification`. Type and device are kept.
+
+    Raises:
+        ValueError: another kind of model, or a part that a plain ViT does not have.
+    """
+    library = type(model).__module__.split(".")[0]
+    if (library, type(model).__name__) not in _READERS:
+        known = ", ".join(f"{library}'s {name}" for library, name in _READERS)
+        raise ValueError(
+            f"expected one of {known}; got {library}'s {type(model).__name__}, "
+            f"whose parts have no counterpart in a plain ViT"
+        )
+    config, state = _READERS[library, type(model).__name__](model)
+    ours = VisionTransformer(config).to(state["head.weight"])
+    _load(ours, state, f"this {library} model and a plain ViT")
+    return ours.train(model.training)
+
+
+def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
+    plain = {
+        "exact GELU": isinstance(model.blocks[0].mlp.act, nn.GELU)
+        and model.blocks[0].mlp.act.approximate == "none",
+        "no norm before the blocks": isinstance(model.norm_pre, nn.Identity),
+        "CLS token read by the head, or mean of all tokens without one": (
+            (model.global_pool, model.has_class_token) in (("token", True), ("avg", False))
+        ),
+        "no norm after pooling": isinstance(model.fc_norm, nn.Identity),
+        "position added to CLS too": not model.no_embed_class,
+    }
+    _require_plain("timm", plain)
+    block, proj = model.blocks[0], model.patch_embed.proj
+    config = ViTConfig(
+        img_size=tuple(model.patch_embed.img_size),
+        patch_size=_square(proj.kernel_size),
+        in_chans=proj.in_channels,
+        num_classes=model.num_classes,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        pos_embed="none" if model.pos_embed is None else "learned",
+        pool="cls" if model.has_class_token else "mean",
+        norm_eps=model.norm.eps,
+    )
+    return config, model.state_dict()
+
+
+def _from_torchvision(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
+    block = model.encoder.layers[0]
+    plain = {
+        "a patch projection of one convolution": isinstance(model.conv_proj, nn.Conv2d),
+        "a head of one linear layer": len(model.heads) == 1,
+    }
+    _require_plain("torchvision", plain)
+    config = ViTConfig(
+        img_size=model.image_size,
+        patch_size=model.patch_size,
+        in_chans=model.conv_proj.in_channels,
+        num_classes=model.heads.head.out_features,
+        embed_dim=model.hidden_dim,
+        depth=len(model.encoder.layers),
+        num_heads=block.num_heads,
+        mlp_ratio=model.mlp_dim / model.hidden_dim,
+        norm_eps=block.ln_1.eps,
+    )
+    return config, _rename(model.state_dict(), _TORCHVISION_KEYS)
+
+
+def _from_huggingface(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
+    theirs = model.config
+    plain = {"exact GELU": theirs.hidden_act == "gelu", "bias in q, k and v": theirs.qkv_bias}
+    _require_plain("Hugging Face", plain)
+    image_size = theirs.image_size
+    config = ViTConfig(
+        img_size=image_size if isinstance(image_size, int) else tuple(image_size),
+        patch_size=_square(theirs.patch_size),
+        in_chans=theirs.num_channels,
+        num_classes=theirs.num_labels,
+        embed_dim=theirs.hidden_size,
+        depth=theirs.num_hidden_layers,
+        num_heads=theirs.num_attention_heads,
+        mlp_ratio=theirs.intermediate_size / theirs.hidden_size,
+        norm_eps=theirs.layer_norm_eps,
+    )
+    state = _rename(model.state_dict(), _HUGGINGFACE_KEYS)
+    for i in range(config.depth):  # they keep three matrices where we keep one
+        for kind in ("weight", "bias"):
+            parts = [state.pop(f"blocks.{i}.attn.{part}.{kind}") for part in "qkv"]
+            state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
+    return config, state
+
+
+_READERS: dict[tuple[str, str], Callable[[Any], tuple[ViTConfig, dict[str, Tensor]]]] = {
+    ("timm", "VisionTransformer"): _from_timm,
+    ("torchvision", "VisionTransformer"): _from_torchvision,
+    ("transformers", "ViTForImageClassification"): _from_huggingface,
+}
+_TORCHVISION_KEYS = {
+    r"class_token": "cls_token",
+    r"encoder\.pos_embedding": "pos_embed",
+    r"conv_proj": "patch_embed.proj",
+    r"encoder\.layers\.encoder_layer_(\d+)": r"blocks.\1",
+    r"ln_([12])": r"norm\1",
+    r"self_attention\.in_proj_": "attn.qkv.",
+    r"self_attention\.out_proj": "attn.proj",
+    r"mlp\.0": "mlp.fc1",
+    r"mlp\.3": "mlp.fc2",
+    r"encoder\.ln": "norm",
+    r"heads\.head": "head",
+}
+_HUGGINGFACE_KEYS = {  # the names of Transformers 5, and those of 4 where they differ
+    r"vit\.embeddings\.cls_token": "cls_token",
+    r"vit\.embeddings\.position_embeddings": "pos_embed",
+    r"vit\.embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"vit\.(?:encoder\.layer|layers)\.(\d+)": r"blocks.\1",
+    r"layernorm_before": "norm1",
+    r"layernorm_after": "norm2",
+    r"attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)": r"attn.\1",
+    r"attention\.(?:output\.dense|o_proj)": "attn.proj",
+    r"intermediate\.dense": "mlp.fc1",
+    r"(blocks\.\d+)\.output\.dense": r"\1.mlp.fc2",
+    r"vit\.layernorm": "norm",
+    r"classifier": "head",
+}
+
+
+def _rename(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, Tensor]:
+    """Apply every rule to every key, in order."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in rules.items():
+            key = re.sub(rf"(?:^|(?<=\.)){pattern}", replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load `state`, or say in one sentence what does not fit."""
+    own = model.state_dict()
+    problems = [f"{key} is missing" for key in own.keys() - state.keys()]
+    problems += [f"{key} is unexpected" for key in state.keys() - own.keys()]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if own[key].shape != state[key].shape
+    ]
+    if problems:
+        raise ValueError(f"{what} do not fit together: {'; '.join(sorted(problems)[:6])}")
+    model.load_state_dict(state)
+
+
+def _require_plain(library: str, plain: dict[str, bool]) -> None:
+    missing = [name for name, holds in plain.items() if not holds]
+    if missing:
+        raise ValueError(f"expected a {library} ViT with {', '.join(missing)}; this one differs")
+
+
+def _square(size: int | tuple[int, ...]) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"expected square patches, got {size}")
+    return sides.pop()
+
+
+def _weights_path(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")

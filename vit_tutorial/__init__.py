@@ -1,0 +1,41 @@
+"""Vision Transformers, inside out: build one, prove it, train it, look inside it.
+
+Names are imported when they are first used, so that `import vit_tutorial` is fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ViTConfig": "model",
+    "VisionTransformer": "model",
+    "patchify": "model",
+    "unpatchify": "model",
+    "open_image": "images",
+    "fit_image": "images",
+    "ImageSet": "data",
+    "image_folder": "data",
+    "normalize": "data",
+    "fit": "train",
+    "evaluate": "train",
+    "load_checkpoint": "weights",
+    "save_checkpoint": "weights",
+    "from_library": "weights",
+    "record_attention": "attention",
+    "rollout": "attention",
+    "attention_sliders": "explorer",
+    "doctor": "cli",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vit_tutorial' has no attribute {name!r}")
+    return getattr(import_module(f"vit_tutorial.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import os
+import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 # torch and matplotlib are imported where they are needed, so that --help answers at once.
@@ -123,3 +127,133 @@ def _sentence(evaluation: dict) -> str:
         f"{evaluation['correct']} of {evaluation['n']} images of {evaluation['data']} "
         f"named rightly: {evaluation['accuracy']:.2f}%"
     )
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from vit_tutorial import attention, data, images, plots, weights
+
+    model, card = weights.load_checkpoint(arguments.checkpoint)
+    photo = images.open_image(arguments.photo)
+    mode = "L" if card.config.in_chans == 1 else "RGB"
+    fitted = images.fit_image(photo.convert(mode), card.config.img_size, fit=arguments.fit)
+    record = attention.record_attention(model, data.normalize(fitted.pixels[None], card.mean, card.std))
+    probabilities = record.logits.softmax(dim=1)[0]
+    heat = fitted.to_original(attention.rollout(record)[0])
+
+    out = arguments.out or Path(arguments.photo).with_suffix(".explained.png")
+    figure = plots.explanation(
+        np.asarray(photo), fitted.box, card.classes, probabilities.tolist(), heat
+    )
+    partial = out.with_name(out.name + ".partial")
+    figure.savefig(partial, format="png", dpi=150)
+    os.replace(partial, out)
+    for index in probabilities.argsort(descending=True)[:3].tolist():
+        print(f"{probabilities[index]:6.1%}  {card.classes[index]}")
+    print(
+        f"It knows {', '.join(card.classes)}, and must name one of them whatever it is shown."
+    )
+    print(f"Picture: {out}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    return 0 if doctor() else 1
+
+
+def doctor() -> bool:
+    """Check this installation, print a line per finding, and tell whether all is well.
+
+    Looks at Python and the libraries, runs the bundled networks on every device that there is and
+    compares with the CPU, measures the digits again and compares with the card, and says which
+    data is on disk.
+    """
+    findings = [_check(name, check) for name, check in _CHECKS.items()]
+    print("All is well." if all(findings) else "Something needs a look: see the lines with ✗.")
+    return all(findings)
+
+
+def _check(name: str, check: Callable[[], str]) -> bool:
+    try:
+        print(f"✓ {name}: {check()}")
+    except Exception as error:  # whatever is broken, the other checks still run
+        print(f"✗ {name}: {error}")
+        return False
+    return True
+
+
+def _check_python() -> str:
+    if sys.version_info < (3, 11):
+        raise ValueError(f"3.11 or newer is needed, this is {platform.python_version()}")
+    return f"{platform.python_version()} on {platform.system()}"
+
+
+def _check_libraries() -> str:
+    """Import each: a wheel for another machine is found out only then."""
+    found = []
+    for name in ("torch", "torchvision", "matplotlib", "ipywidgets", "einops", "safetensors"):
+        import_module(name)
+        found.append(f"{name} {version(name)}")
+    return ", ".join(found)
+
+
+def _check_devices() -> str:
+    import torch
+
+    from vit_tutorial.weights import load_checkpoint
+
+    model, _ = load_checkpoint("cifar10")
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(images)
+        found = [f"cpu, {torch.get_num_threads()} threads"]
+        for device in ("cuda", "mps"):
+            if not getattr(torch, device).is_available():
+                continue
+            gap = (model.to(device)(images.to(device)).cpu() - expected).abs().max().item()
+            if gap > 1e-2:
+                raise ValueError(f"{device} and cpu disagree by {gap:.2g} on the same image")
+            found.append(f"{device}, which agrees with the cpu within {gap:.0e}")
+    return "; ".join(found)
+
+
+def _check_checkpoints() -> str:
+    from vit_tutorial import data, train, weights
+
+    model, card = weights.load_checkpoint("digits")
+    result = train.evaluate(model, data.digits("test"), card.mean, card.std)
+    if abs(result.correct - card.evaluation["correct"]) > 1:  # another chip may round otherwise
+        raise ValueError(
+            f"digits names {result.correct} of {result.n} rightly, "
+            f"its card says {card.evaluation['correct']}"
+        )
+    return f"{', '.join(weights.bundled())}; digits measured again: {result.accuracy:.1f}%"
+
+
+def _check_data() -> str:
+    from vit_tutorial.data import cifar10
+
+    try:
+        cifar10("test", download=False)
+    except (OSError, ValueError):
+        return "digits and photographs; CIFAR-10 is not on disk, and the lessons do without it"
+    return "digits, photographs and CIFAR-10"
+
+
+def _check_address() -> str:
+    urls = metadata("vit-tutorial").get_all("Project-URL") or []
+    address = next((url.split(", ")[1] for url in urls if url.startswith("Repository")), "none")
+    if "OWNER" in address:
+        return f"{address} is a placeholder; Colab links work once pyproject.toml names the real one"
+    return address
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "Python": _check_python,
+    "libraries": _check_libraries,
+    "devices": _check_devices,
+    "networks": _check_checkpoints,
+    "data": _check_data,
+    "course address": _check_address,
+}

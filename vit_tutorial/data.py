@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vit_tutorial.images import fit_image, open_image
@@ -49,6 +50,22 @@ class ImageSet:
 
     def __getitem__(self, index: slice | Tensor) -> "ImageSet":
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def resized(self, img_size: int | tuple[int, int]) -> "ImageSet":
+        """Resample every image to another size (bicubic), for a network that was `resized` too.
+
+        Raises:
+            ValueError: a size that is not positive.
+        """
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"img_size must be positive, one number or two, got {img_size!r}")
+        parts = [
+            F.interpolate(part.float(), size=size, mode="bicubic", antialias=True)
+            for part in self.images.split(1000)
+        ]
+        images = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]
+        return replace(self, images=torch.cat(images))
 
     def relabelled(self, classes: Sequence[str]) -> "ImageSet":
         """Renumber the labels for a network whose classes are called `classes`, matched by name.

@@ -1,0 +1,290 @@
+"""Any image of yours -> the pixels a network reads, and its patch grid -> back onto your image.
+
+`open_image` makes one upright, opaque 8-bit picture out of whatever an image file can be.
+`fit_image` gives it the size the network was built for and remembers which part of the original
+that was, so that one number per patch can be drawn where it belongs: on the original pixels.
+"""
+
+import io
+import math
+import operator
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
+Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+
+
+def open_image(source: Source, *, mode: str = "RGB") -> Image.Image:
+    """Open any image as an upright, opaque picture with 8 bits per channel.
+
+    The camera's orientation (EXIF) is applied, transparency is laid on white, an animation gives
+    its first frame, 16 bits are scaled to 8, and "L" weighs colours to grey by ITU-R 601.
+
+    Args:
+        source: A path, the bytes of a file, an open binary file, a PIL image, an array (H, W) or
+            (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W). Numbers are uint8, uint16, bool, or
+            floats from 0 to 1 (PIL's mode "F" too; mode "I" holds 0 to 65535).
+        mode: "RGB" or "L" (grey).
+
+    Raises:
+        FileNotFoundError: no file there.
+        ValueError: not an image, a broken or empty one, one beyond `PIL.Image.MAX_IMAGE_PIXELS`
+            (a small file can unpack to gigabytes), or numbers of another shape, type or range.
+
+    Examples:
+        >>> open_image(np.array([[0, 65535]], dtype=np.uint16)).getpixel((1, 0))
+        (255, 255, 255)
+        >>> open_image(Image.new("RGBA", (4, 2), "#ff000080")).getpixel((0, 0))
+        (255, 127, 127)
+    """
+    if mode not in ("RGB", "L"):
+        raise ValueError(f'mode must be "RGB" or "L", got {mode!r}')
+    if isinstance(source, np.ndarray | Tensor):
+        return _opaque(_from_numbers(source), mode)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the PIL image", mode)
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", mode)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise ValueError(f"expected an image file, got the folder {path}")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {source}")
+        with path.open("rb") as file:
+            return _decode(file, str(path), mode)
+    if hasattr(source, "read"):
+        return _decode(source, str(getattr(source, "name", "the open file")), mode)
+    raise ValueError(
+        "expected a path, bytes, a binary file, a PIL image, a numpy array or a torch tensor, "
+        f"got {type(source).__name__}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FittedImage:
+    """An image at the network's size, and where that view lies on the original.
+
+    `pixels` is uint8 (C, H, W). `original` is the upright picture, W0 wide and H0 high. `box` is
+    the view's left, top, right and bottom edge in pixels of the original; the view of a padded
+    image reaches outside it. All three fits are this one linear map, so patches find back exactly.
+    """
+
+    pixels: Tensor
+    original: Image.Image
+    box: Box
+    fit: str
+
+    def to_original(self, grid_map: np.ndarray | Tensor, *, smooth: bool = True) -> np.ndarray:
+        """Draw one number per patch onto the original: (rows, columns) -> float32 (H0, W0).
+
+        The numbers sit at the patch centres; between them they are interpolated bilinearly, beyond
+        the outermost they stay constant. `smooth=False` fills each patch with its number. Pixels
+        that the network did not see get 0.
+
+        Raises:
+            ValueError: not a grid (rows, columns) of finite numbers.
+
+        Examples:
+            >>> fitted = fit_image(Image.new("RGB", (6, 2)), img_size=8)  # sees the middle 2x2
+            >>> fitted.to_original(np.array([[1, 2], [3, 4]]), smooth=False)
+            array([[0., 0., 1., 2., 0., 0.],
+                   [0., 0., 3., 4., 0., 0.]], dtype=float32)
+        """
+        if isinstance(grid_map, Tensor):
+            grid_map = grid_map.detach().cpu().float().numpy()
+        grid_map = np.asarray(grid_map, dtype=np.float32)
+        if grid_map.ndim != 2 or not grid_map.size:
+            raise ValueError(f"expected a grid (rows, columns), got shape {grid_map.shape}")
+        if not np.isfinite(grid_map).all():
+            raise ValueError("expected a grid of finite numbers, got NaN or infinity among them")
+        left, top, right, bottom = self.box
+        width, height = self.original.size
+        rows = _patch_weights(height, top, bottom, grid_map.shape[0], smooth)  # (H0, rows)
+        columns = _patch_weights(width, left, right, grid_map.shape[1], smooth)  # (W0, columns)
+        return rows @ grid_map @ columns.T  # (H0, W0)
+
+    def patch_box(self, row: int, col: int, grid: tuple[int, int]) -> Box:
+        """Find one patch of a grid (rows, columns): its left, top, right, bottom on the original.
+
+        A patch of a padded image can lie outside the original, in part or whole.
+
+        Raises:
+            ValueError: a patch that the grid does not have.
+
+        Examples:
+            >>> fit_image(Image.new("RGB", (6, 2)), img_size=8).patch_box(0, 1, grid=(2, 2))
+            (3.0, 0.0, 4.0, 1.0)
+        """
+        rows, columns = grid
+        if not (0 <= row < rows and 0 <= col < columns):
+            raise ValueError(f"a grid of {rows}x{columns} patches has no patch ({row}, {col})")
+        left, top, right, bottom = self.box
+        wide, high = (right - left) / columns, (bottom - top) / rows
+        start = left + col * wide, top + row * high
+        return *start, left + (col + 1) * wide, top + (row + 1) * high
+
+    def view(self) -> Image.Image:
+        """Show what the network sees, as sharp as the original: cropped, padded or stretched."""
+        _, height, width = self.pixels.shape
+        left, top, right, bottom = self.box
+        scale = ((right - left) * (bottom - top) / (width * height)) ** 0.5  # keeps the pixel count
+        return _render(self.original, self.box, round(width * scale), round(height * scale))
+
+
+def fit_image(image: Source, img_size: int | tuple[int, int], *, fit: str = "crop") -> FittedImage:
+    """Give an image the size a network reads: uint8 (C, H, W), with the way back.
+
+    A PIL image of mode "L" stays grey (C = 1); everything else goes through `open_image` to RGB.
+
+    Args:
+        image: What `open_image` opens.
+        img_size: The side of a square, or (height, width), in pixels.
+        fit: "crop" keeps the largest centred part that has the proportions of `img_size`. "pad"
+            keeps the whole image and fills the rest with mid-grey (128), which is close to zero
+            once normalised. "resize" keeps the whole image and stretches it.
+
+    Raises:
+        ValueError: a size that is not positive, an unknown fit, or an image that cannot be opened.
+
+    Examples:
+        >>> fit_image(Image.new("RGB", (640, 480)), 32).box
+        (80.0, 0.0, 560.0, 480.0)
+        >>> fit_image(Image.new("RGB", (640, 480)), 32, fit="pad").box
+        (0.0, -80.0, 640.0, 560.0)
+    """
+    try:
+        pair = img_size if isinstance(img_size, tuple | list) else (img_size, img_size)
+        height, width = (operator.index(side) for side in pair)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(f"img_size must be a positive int or (height, width), got {img_size!r}")
+    if fit not in ("crop", "pad", "resize"):
+        raise ValueError(f'fit must be "crop", "pad" or "resize", got {fit!r}')
+    grey = isinstance(image, Image.Image) and image.mode == "L"
+    original = open_image(image, mode="L" if grey else "RGB")
+    box = _view_box(original.size, (width, height), fit)
+    pixels = torch.from_numpy(np.array(_render(original, box, width, height)))
+    pixels = pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous()  # (C, H, W)
+    return FittedImage(pixels, original, box, fit)
+
+
+def _view_box(original: tuple[int, int], target: tuple[int, int], fit: str) -> Box:
+    """Place a view with the proportions of `target` (width, height) on an original."""
+    if fit == "resize":
+        return (0.0, 0.0, float(original[0]), float(original[1]))
+    scales = [old / new for old, new in zip(original, target, strict=True)]
+    edges = []
+    for old, new in zip(original, target, strict=True):
+        if fit == "crop":
+            side = new * min(scales)
+            start = (old - side) / 2
+        else:  # padding is whole pixels of the target: a pixel is either image or padding
+            inner = min(new, max(1, round(old / max(scales))))
+            side = new * old / inner
+            start = -((new - inner) // 2) * old / inner
+        edges.append((start, start + side))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def _render(image: Image.Image, box: Box, width: int, height: int) -> Image.Image:
+    """Resample the box to width x height; what lies outside the image is mid-grey."""
+    width, height = max(1, width), max(1, height)
+    left, top, right, bottom = box
+    inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    x0, x1 = (round((x - left) / (right - left) * width) for x in inside[::2])
+    y0, y1 = (round((y - top) / (bottom - top) * height) for y in inside[1::2])
+    # Pillow's filter is wide, which keeps fine patterns from aliasing, but it reaches out of a box:
+    # cut first, so that nothing outside the view leaks into it.
+    x, y = math.floor(inside[0]), math.floor(inside[1])
+    cut = image.crop((x, y, math.ceil(inside[2]), math.ceil(inside[3])))
+    inside = inside[0] - x, inside[1] - y, inside[2] - x, inside[3] - y
+    seen = cut.resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BICUBIC, box=inside)
+    canvas = Image.new(image.mode, (width, height), "#808080")
+    canvas.paste(seen, (min(x0, width - 1), min(y0, height - 1)))
+    return canvas
+
+
+def _patch_weights(count: int, start: float, stop: float, patches: int, smooth: bool) -> np.ndarray:
+    """Weigh the patches along one axis for each of its pixels: (count, patches)."""
+    position = (np.arange(count) + 0.5 - start) / (stop - start) * patches  # unit: one patch
+    seen = (position >= 0) & (position < patches)
+    if smooth:
+        centre = np.clip(position - 0.5, 0, patches - 1)[:, None]
+        weights = np.clip(1 - np.abs(centre - np.arange(patches)), 0, None)
+    else:
+        weights = np.floor(position)[:, None] == np.arange(patches)
+    return (weights * seen[:, None]).astype(np.float32)
+
+
+def _decode(source: Any, name: str, mode: str) -> Image.Image:
+    """Decode an image or a binary file, and say in one sentence what is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
+            image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits
+            numbers = np.asarray(image)
+            fits = image.mode == "I" and numbers.min() >= 0 and numbers.max() <= 65535
+            image = _from_numbers(numbers.astype(np.uint16) if fits else numbers)
+        return _opaque(image, mode)
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: not an image that Pillow can read") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: refused before decoding: {error}") from None
+    except Exception as error:  # a broken file can make a decoder raise anything
+        raise ValueError(f"{name}: cannot be read as an image: {error}") from error
+
+
+def _from_numbers(numbers: np.ndarray | Tensor) -> Image.Image:
+    shape = tuple(numbers.shape)
+    is_tensor = isinstance(numbers, Tensor)
+    channels = 1 if len(shape) == 2 else shape[0 if is_tensor else -1] if len(shape) == 3 else 0
+    if channels not in (1, 3, 4) or 0 in shape:
+        order = "a tensor (H, W) or (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
+        raise ValueError(f"expected {order} with C = 1, 3 or 4 and some pixels, got shape {shape}")
+    if isinstance(numbers, Tensor):
+        numbers = numbers.detach().cpu()
+        numbers = numbers.float() if numbers.is_floating_point() else numbers  # bfloat16 too
+        numbers = (numbers.movedim(0, -1) if len(shape) == 3 else numbers).numpy()
+    numbers = numbers[:, :, 0] if numbers.ndim == 3 and channels == 1 else numbers
+    return Image.fromarray(np.ascontiguousarray(_to_uint8(numbers)))
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if (kind, size) == ("u", 1):
+        return array
+    if (kind, size) == ("u", 2):
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 is 255 * 257
+    if kind == "b":
+        return array.astype(np.uint8) * 255
+    if kind != "f":
+        raise ValueError(f"expected uint8, uint16, bool or floats from 0 to 1, got {array.dtype}")
+    low, high = array.min(), array.max()
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN fails too; the margin is for rounding
+        raise ValueError(f"expected floats from 0 to 1, got {low:.4g} to {high:.4g}")
+    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+
+
+def _opaque(image: Image.Image, mode: str) -> Image.Image:
+    """Lay transparency on white, and convert to "RGB" or "L"."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)

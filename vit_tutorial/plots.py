@@ -1,0 +1,200 @@
+"""Figures from plain arrays: every function returns a matplotlib `Figure` and shows nothing.
+
+Figures stand on a white card, so that they read on light and dark pages. Heat is drawn in cividis,
+which people with any kind of colour vision read alike, and fades from transparent: where there is
+little attention the photograph stays as it is.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+ACCENT, INK, FAINT = "#00529b", "#222222", "#8a8a8a"
+STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.uint8]:
+    """Paint heat over a photograph: uint8 (H, W, 3) and (H, W) in 0..1 -> uint8 (H, W, 3).
+
+    Opacity is `strength` times the square of the heat: no heat leaves the photograph untouched,
+    and a faint background stays faint.
+
+    Raises:
+        ValueError: a photograph that is not uint8 RGB, heat of another size or outside 0..1.
+
+    Examples:
+        >>> grey = np.full((1, 2, 3), 128, dtype=np.uint8)
+        >>> overlay(grey, np.array([[0.0, 1.0]]), strength=1.0)[0].tolist()
+        [[128, 128, 128], [254, 232, 56]]
+    """
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+        raise ValueError(f"photo must be uint8 (H, W, 3), got {photo.dtype} {photo.shape}")
+    if heat.shape != photo.shape[:2]:
+        raise ValueError(f"a photo of {photo.shape[:2]} needs heat of that shape, got {heat.shape}")
+    if not (heat.min() >= 0 and heat.max() <= 1):  # also refuses NaN
+        raise ValueError(f"heat must lie in 0..1, got {heat.min():.3g} to {heat.max():.3g}")
+    colours = _cividis()[np.rint(heat * 255).astype(np.uint8)]  # (H, W, 3)
+    alpha = (strength * heat**2).astype(np.float32)[..., None]
+    return np.rint(photo + alpha * (colours - photo)).astype(np.uint8)
+
+
+@cache
+def _cividis() -> NDArray[np.float32]:
+    """The 256 colours, 0..255."""
+    table = matplotlib.colormaps["cividis"](np.arange(256))[:, :3]
+    return (table * 255).astype(np.float32)
+
+
+def probabilities(classes: Sequence[str], values: Sequence[float], top: int = 5) -> Figure:
+    """Draw the `top` most probable classes as bars, the number in words beside each.
+
+    Raises:
+        ValueError: another number of values than of classes.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.5, 0.4 * top + 0.4))
+        _bars(axes, classes, values, top)
+    return _closed(figure)
+
+
+def explanation(
+    photo: NDArray,
+    seen: tuple[float, float, float, float],
+    classes: Sequence[str],
+    values: Sequence[float],
+    heat: NDArray,
+) -> Figure:
+    """Draw what the network was given, what it says, and where it looked, side by side.
+
+    Args:
+        photo: uint8 (H, W, 3).
+        seen: left, top, right, bottom of the network's view, in pixels of `photo`.
+        classes: the names, as many as `values`.
+        values: probabilities.
+        heat: (H, W), any scale from 0 up; it is drawn relative to its maximum.
+
+    Raises:
+        ValueError: another number of values than of classes, or heat of another size.
+    """
+    highest = float(heat.max())
+    painted = overlay(photo, heat / highest if highest > 0 else heat)
+    width = 3.4 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(2 * width + 3.4, 3.6), width_ratios=[width, 3.0, width]
+        )
+        _photo(left, photo, "What it was given")
+        box = Rectangle((seen[0] - 0.5, seen[1] - 0.5), seen[2] - seen[0], seen[3] - seen[1])
+        box.set(fill=False, edgecolor="white", linewidth=3)
+        left.add_patch(box)
+        inner = Rectangle(box.get_xy(), box.get_width(), box.get_height())
+        inner.set(fill=False, edgecolor=ACCENT, linewidth=1.5)
+        left.add_patch(inner)
+        left.set_xlabel("inside the frame: what the network sees", color=FAINT)
+        _bars(middle, classes, values, top=5)
+        middle.set_title("What it says")
+        _photo(right, painted, "Where it looked")
+        right.set_xlabel("attention rollout, yellow: most", color=FAINT)
+    return _closed(figure)
+
+
+def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
+    """Draw one overlay per layer (rows) and head (columns), each relative to its own maximum.
+
+    Args:
+        photo: uint8 (H, W, 3).
+        heats: (layers, heads, H, W), from 0 up.
+        title: what the maps show.
+
+    Raises:
+        ValueError: heats of another size than the photograph.
+    """
+    layers, heads = heats.shape[:2]
+    ratio = photo.shape[0] / photo.shape[1]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            layers,
+            heads,
+            figsize=(1.9 * heads + 0.5, 1.9 * ratio * layers + 0.6),
+            squeeze=False,
+        )
+        for layer in range(layers):
+            for head in range(heads):
+                heat = heats[layer, head]
+                _photo(grid[layer, head], overlay(photo, heat / max(heat.max(), 1e-12)), "")
+            grid[layer, 0].set_ylabel(f"layer {layer}")
+        for head in range(heads):
+            grid[0, head].set_title(f"head {head}", loc="center")
+        figure.suptitle(title, x=0.02, ha="left")
+    return _closed(figure)
+
+
+def photo_row(photos: Sequence[NDArray], titles: Sequence[str], heat_scale: str = "") -> Figure:
+    """Draw pictures side by side, a title over each, and a scale of heat if it is named.
+
+    Raises:
+        ValueError: another number of titles than of pictures.
+    """
+    if len(photos) != len(titles):
+        raise ValueError(f"{len(photos)} pictures need as many titles, got {len(titles)}")
+    with plt.rc_context(STYLE):
+        ratios = [photo.shape[1] / photo.shape[0] for photo in photos]
+        figure, axes = plt.subplots(
+            1, len(photos), figsize=(2.6 * sum(ratios) + 0.3, 3.0), width_ratios=ratios, squeeze=False
+        )
+        for axis, photo, title in zip(axes[0], photos, titles, strict=True):
+            _photo(axis, photo, title)
+        if heat_scale:
+            scale = ScalarMappable(cmap=ListedColormap(_cividis() / 255))
+            bar = figure.colorbar(scale, ax=axes[0, -1], ticks=[0, 1], fraction=0.05)
+            bar.ax.set_yticklabels(["none", "most"])
+            bar.set_label(heat_scale)
+    return _closed(figure)
+
+
+def _photo(axes: Axes, photo: NDArray, title: str) -> None:
+    axes.imshow(photo, interpolation="lanczos", cmap="gray", vmin=0, vmax=255)
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int) -> None:
+    if len(classes) != len(values):
+        raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")
+    order = np.argsort(values)[::-1][:top]
+    shares = np.asarray(values)[order]
+    colours = [ACCENT, *["#9db8d2"] * (len(order) - 1)]
+    axes.barh(range(len(order)), shares, color=colours, height=0.62)
+    for place, share in enumerate(shares):
+        axes.text(share + 0.02, place, f"{share:.0%}", va="center")
+    axes.set_yticks(range(len(order)), [classes[i] for i in order])
+    axes.set(xlim=(0, 1.15), xticks=[], ylim=(len(order) - 0.4, -0.6))
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _closed(figure: Figure) -> Figure:
+    """Take the figure out of pyplot's list, or a notebook would show it twice."""
+    plt.close(figure)
+    return figure

@@ -44,7 +44,8 @@ VERSION = "{}.{}".format(*sys.version_info)
 
 # Measured, in GB: (download, disk). PyTorch for Linux brings the libraries of NVIDIA's GPUs.
 WITH_GPU = (3.0, 5.6)
-CPU_ONLY = (0.4, 1.1)
+CPU_ONLY = (0.4, 1.3)
+TEST_TOOLS = (0.1, 0.5)
 
 AGAIN = "run the same command again"
 FULL_DISK = f"The disk is full: free some space, then {AGAIN}."
@@ -92,7 +93,7 @@ def set_up(*extras, cpu=False):
         cpu = stays_small(stamp, cpu)
         usable = is_usable(stamp, cpu)
         if not usable:
-            make_room(cpu)
+            make_room(extras, cpu)
         write_stamp(extras, cpu, finished=False)
         if not usable:
             base = getattr(sys, "_base_executable", None) or sys.executable  # not one inside .venv
@@ -147,7 +148,7 @@ def write_stamp(extras, cpu, finished):
     write_beside(STAMP, json.dumps(stamp))
 
 
-def make_room(cpu):
+def make_room(extras, cpu):
     """Remove an environment that cannot be used, once it is sure that a new one can be made."""
     uv = shutil.which("uv")
     if not all(map(importlib.util.find_spec, ["venv"] if uv else ["venv", "ensurepip"])):
@@ -156,18 +157,22 @@ def make_room(cpu):
             f"`sudo apt install python{VERSION}-venv` adds it; then {AGAIN}."
         )
     if VENV.exists():
-        say("Making .venv afresh: it is unfinished or not for this Python. Downloads are kept.")
+        say("Making .venv afresh: it is unfinished, or another is asked for. Downloads are kept.")
         shutil.rmtree(VENV)
-    download, disk = CPU_ONLY if cpu or sys.platform != "linux" else WITH_GPU
+    small = cpu or sys.platform != "linux"
+    parts = [CPU_ONLY if small else WITH_GPU] + [TEST_TOOLS] * ("test" in extras)
+    download, disk = map(sum, zip(*parts))
     needed = disk if uv else disk + download  # pip keeps its downloads beside what it installs
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < needed:
         raise Stop(f"Not enough disk: about {needed:.1f} GB needed here, {free:.1f} GB free.")
     say(
-        f"Setting up with {'uv' if uv else 'pip'}, this once: about {download:g} GB to download, "
-        f"{disk:g} GB in .venv ({free:.0f} GB free)."
+        f"Setting up with {'uv' if uv else 'pip'}, this once: about {download:.1f} GB to download, "
+        f"{disk:.1f} GB in .venv ({free:.0f} GB free)."
     )
-    if (download, disk) == WITH_GPU and not shutil.which("nvidia-smi"):
+    if cpu:
+        say("PyTorch comes without GPU support, as `--cpu` asked; delete .venv to change that.")
+    elif not small and not shutil.which("nvidia-smi"):
         say(f"No NVIDIA GPU? Ctrl-C, then `lab --cpu`: about {CPU_ONLY[0]} GB to download.")
 
 

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -55,7 +55,7 @@ def find_chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def running_lab(folder: Path) -> Iterator[str]:
+def running_lab(folder: Path) -> Generator[str]:
     """Start JupyterLab on fresh copies of the lessons in `folder`, and give its address."""
     code = LAB.format(course=str(ROOT), folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as lab:
@@ -70,7 +70,7 @@ def running_lab(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_page(url: str, width: int = 1280, height: int = 900) -> Iterator[Page]:
+def open_page(url: str, width: int = 1280, height: int = 900) -> Generator[Page]:
     """Open a page in headless Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

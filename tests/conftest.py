@@ -1,4 +1,4 @@
-"""What the tests share. Randomised weights, because a fresh network hides bugs: its head is zero."""
+"""What the tests share: randomised weights, a seed, and no way out to the network."""
 
 import os
 import socket

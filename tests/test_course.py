@@ -177,7 +177,7 @@ def test_an_old_python_says_what_it_needs(version: str):
 def test_sets_up_once_and_then_starts_nothing(course, monkeypatch, capsys):
     course.set_up("lab")
     said = capsys.readouterr().out
-    assert "about 3 GB to download, 5.6 GB in .venv" in said or sys.platform != "linux"
+    assert "about 3.0 GB to download, 5.6 GB in .venv" in said or sys.platform != "linux"
     (call,) = uv_calls()
     assert call[:2] == ["pip", "install"]
     assert call[-4:] == ["-c", "requirements.lock", "-e", ".[lab]"]

@@ -48,7 +48,14 @@ def attention_is_multihead_attention(m: ModuleType) -> None:
 def block_is_transformer_encoder_layer(m: ModuleType) -> None:
     ours = randomize(m.Block(dim=24, num_heads=3, hidden_dim=40))
     theirs = nn.TransformerEncoderLayer(
-        24, 3, 40, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+        24,
+        3,
+        40,
+        dropout=0,
+        activation="gelu",
+        layer_norm_eps=1e-6,
+        batch_first=True,
+        norm_first=True,
     ).double()  # in training mode, where it takes no fast path
     names = {
         "self_attn.in_proj_weight": "attn.qkv.weight",
@@ -79,7 +86,9 @@ def embedding_is_unfold_and_linear(m: ModuleType) -> None:
 def patches_make_the_image_again(m: ModuleType) -> None:
     images = random_images(2, 3, 16, 24)
     patches = m.patchify(images, 4)
-    assert_close(patches[:, 1], images[:, :, :4, 4:8].flatten(1))  # the second one lies to the right
+    assert_close(
+        patches[:, 1], images[:, :, :4, 4:8].flatten(1)
+    )  # the second one lies to the right
     assert_close(m.unpatchify(patches, 4, (4, 6)), images)
 
 
@@ -137,7 +146,7 @@ def gradient_reaches_every_parameter(m: ModuleType) -> None:
 
 
 def rotary_scores_depend_on_the_offset_only(m: ModuleType) -> None:
-    """One image made of equal patches: a query sees keys at equal offsets alike, CLS sees all alike."""
+    """Between equal patches only the offset counts."""
     config = m.ViTConfig(
         img_size=24, patch_size=8, embed_dim=24, depth=1, num_heads=3, pos_embed="rope"
     )
@@ -198,7 +207,7 @@ def test_vit_b_16_is_torchvisions_to_the_parameter_and_to_the_logit():
 
 
 def test_rows_of_attention_sum_to_one_for_every_kind_of_position():
-    from vit_tutorial import ViTConfig, VisionTransformer, record_attention
+    from vit_tutorial import VisionTransformer, ViTConfig, record_attention
 
     for pos_embed in ("none", "learned", "sincos", "rope"):
         model = randomize(
@@ -237,9 +246,15 @@ PLANTED_BUGS = {
     "post-norm": ("x + self.attn(self.norm1(x), rope)", "self.norm1(x + self.attn(x, rope))"),
     "no final norm": ("return self.norm(x)", "return x"),
     "patches counted column by column": ('"b d r s -> b (r s) d"', '"b d r s -> b (s r) d"'),
-    "CLS token last": ("[self.cls_token.expand(len(x), -1, -1), x]", "[x, self.cls_token.expand(len(x), -1, -1)]"),
+    "CLS token last": (
+        "[self.cls_token.expand(len(x), -1, -1), x]",
+        "[x, self.cls_token.expand(len(x), -1, -1)]",
+    ),
     "head reads the wrong token": ("tokens[:, 0]", "tokens[:, 1]"),
-    "head reads image 0 of the batch": ("tokens.mean(dim=1)", "tokens[:1].mean(dim=1).expand(len(tokens), -1)"),
+    "head reads image 0 of the batch": (
+        "tokens.mean(dim=1)",
+        "tokens[:1].mean(dim=1).expand(len(tokens), -1)",
+    ),
     "positions left out": ("x = x + self.pos_embed", "x = x + 0 * self.pos_embed"),
     "one position for all": ("x = x + self.pos_embed", "x = x + self.pos_embed[:, :1]"),
     "blocks share one set of weights": (
@@ -249,7 +264,10 @@ PLANTED_BUGS = {
     "only queries rotated": ("rotate(q, rope), rotate(k, rope)", "rotate(q, rope), k"),
     "CLS rotated too": ("config.head_dim), prefix)", "config.head_dim), prefix, value=1.0)"),
     "patch pixels scrambled": ("(r p) (s q) -> b (r s) (c p q)", "(p r) (q s) -> b (r s) (c p q)"),
-    "patches put back transposed": ("b (r s) (c p q) -> b c (r p) (s q)", "b (r s) (c q p) -> b c (r p) (s q)"),
+    "patches put back transposed": (
+        "b (r s) (c p q) -> b c (r p) (s q)",
+        "b (r s) (c q p) -> b c (r p) (s q)",
+    ),
     "CLS token detached": ("[self.cls_token.expand", "[self.cls_token.detach().expand"),
 }
 

@@ -178,7 +178,7 @@ def test_deep_grey_images_are_scaled_not_clipped(image):
 
 @pytest.mark.parametrize("values", [[-1, 5], [0, 65536]])
 def test_a_32_bit_image_out_of_range_is_refused(values):
-    with pytest.raises(ValueError, match="int32"):
+    with pytest.raises(ValueError, match=r"the PIL image: .*int32"):
         open_image(Image.fromarray(np.array([values], dtype=np.int32)))
 
 
@@ -398,6 +398,14 @@ def test_crop_takes_the_largest_centred_part():
     image = Image.new("RGB", (30, 20), RED)
     image.paste(BLUE, (5, 0, 25, 20))
     assert (fit_image(image, 8).pixels[2] == 255).all()
+
+
+def test_a_crop_that_begins_between_two_pixels_keeps_its_place():
+    ramp = np.tile(np.arange(20, dtype=np.uint8) * 10, (15, 1))
+    fitted = fit_image(Image.fromarray(ramp), 60)
+    assert fitted.box == (2.5, 0, 17.5, 15)
+    x = 2.5 + (np.arange(60) + 0.5) / 4 - 0.5  # in pixels of the original, counted from a centre
+    np.testing.assert_allclose(fitted.pixels[0, 30, 10:50], 10 * x[10:50], atol=0.6)
 
 
 def test_nothing_outside_a_crop_leaks_into_it():

@@ -56,14 +56,15 @@ class RecordedAttention:
             ValueError: a query outside the grid or the sequence.
         """
         rows, columns = self.grid
-        if isinstance(query, int):
-            if not 0 <= query < self.num_tokens:
-                raise ValueError(f"query must be from 0 to {self.num_tokens - 1}, got {query}")
-            return query
-        row, column = query
-        if not (0 <= row < rows and 0 <= column < columns):
-            raise ValueError(f"query must be a patch of the {rows}x{columns} grid, got {query}")
-        return self.num_prefix + row * columns + column
+        if isinstance(query, tuple | list):
+            if len(query) == 2 and query[0] in range(rows) and query[1] in range(columns):
+                return self.num_prefix + int(query[0]) * columns + int(query[1])
+        elif query in range(self.num_tokens):
+            return int(query)
+        raise ValueError(
+            f"query must be a token from 0 to {self.num_tokens - 1} or a patch (row, column) of "
+            f"the {rows}x{columns} grid, got {query!r}"
+        )
 
 
 def record_attention(
@@ -77,7 +78,7 @@ def record_attention(
 
     Every call of `F.scaled_dot_product_attention` is watched from outside: softmax(q k^T / sqrt(d))
     is computed beside it, the model's own computation goes on as always. Its logits stay the same
-    to the bit and nothing on the model is changed. `layers` keeps only some blocks.
+    to the bit and nothing on the model is changed. `layers` keeps only some blocks, in their order.
 
     `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
     logit, or of a function of the logits (B, num_classes) -> (B,). The output is then computed
@@ -87,30 +88,40 @@ def record_attention(
 
     Raises:
         ValueError: a model that is not this package's `VisionTransformer`, layers that it does not
-            have, or a class that it does not know.
+            have, a class that it does not know, or a score that does not depend on the logits.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not all(hasattr(config, name) for name in ("grid", "num_prefix", "depth", "num_classes")):
         raise ValueError(
             f"expected a VisionTransformer of this package (weights.from_library makes one of a "
             f"timm, torchvision or Hugging Face model), got {type(model).__name__}"
         )
     wanted = list(range(config.depth)) if layers is None else list(layers)
-    if not wanted or not all(0 <= layer < config.depth for layer in wanted):
-        raise ValueError(f"layers must be some of 0 to {config.depth - 1}, got {wanted}")
-    if isinstance(gradients_of, int) and not 0 <= gradients_of < config.num_classes:
+    if not wanted or wanted != [layer for layer in range(config.depth) if layer in wanted]:
+        raise ValueError(f"layers must be some of 0 to {config.depth - 1}, rising, got {wanted}")
+    with_gradients = gradients_of is not None
+    classes = range(config.num_classes)
+    if with_gradients and not callable(gradients_of) and gradients_of not in classes:
         raise ValueError(
-            f"gradients_of must be a class from 0 to {config.num_classes - 1}, got {gradients_of}"
+            f"gradients_of must be a class from 0 to {config.num_classes - 1} or a function of "
+            f"the logits, got {gradients_of!r}"
         )
 
-    recorder = _Recorder(keep_graph=gradients_of is not None)
-    was_training = model.training
+    score_of: Any = (
+        gradients_of if callable(gradients_of) else lambda logits: logits[:, gradients_of]
+    )
+
+    recorder = _Recorder(keep_graph=with_gradients)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.set_grad_enabled(gradients_of is not None), recorder:
-            logits = model(images)
+        # in whatever mode the caller is: gradients need a graph, and inference tensors carry none
+        with torch.inference_mode(False), torch.set_grad_enabled(with_gradients), recorder:
+            logits = model(images.clone() if with_gradients else images)
+            score = score_of(logits).sum() if with_gradients else None
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     if len(recorder.weights) != config.depth:
         raise ValueError(
             f"expected one attention call from each of {config.depth} blocks, "
@@ -118,9 +129,10 @@ def record_attention(
         )
     kept = [recorder.weights[layer] for layer in wanted]
     gradients = None
-    if gradients_of is not None:
-        score = gradients_of(logits) if callable(gradients_of) else logits[:, gradients_of]
-        gradients = [_upcast(g) for g in torch.autograd.grad(score.sum(), kept)]
+    if score is not None:
+        if not score.requires_grad:
+            raise ValueError("gradients_of must return a score that depends on the logits")
+        gradients = [_upcast(g) for g in torch.autograd.grad(score, kept)]
     return RecordedAttention(
         [_upcast(weights.detach()) for weights in kept],
         grid=config.grid,
@@ -187,15 +199,18 @@ def rollout(
         raise ValueError(f"discard_ratio must be in 0..1, 1 excluded, got {discard_ratio}")
     if not 0 <= residual <= 1:
         raise ValueError(f"residual must be in 0..1, got {residual}")
-    if not record.weights[layers]:
-        raise ValueError(f"{layers} leaves none of the {len(record.weights)} recorded layers")
+    if not isinstance(layers, slice) or not record.weights[layers]:
+        raise ValueError(
+            f"layers must be a slice that leaves some of the {len(record.weights)} recorded "
+            f"layers, got {layers!r}"
+        )
 
     steps = []
-    identity = torch.eye(record.num_tokens).to(record.weights[0])
+    identity = torch.eye(record.num_tokens).to(_upcast(record.weights[0]))
     for weights in record.weights[layers]:
-        fused = _fuse(weights, head_fusion)  # (B, T, T)
+        fused = _fuse(_upcast(weights), head_fusion)  # (B, T, T)
         if discard_ratio:
-            fused = _discard(fused, discard_ratio)
+            fused = _discard(fused, discard_ratio, keep_cls=record.num_prefix > 0)
         mixed = (1 - residual) * fused + residual * identity
         total = mixed.sum(dim=-1, keepdim=True)
         # a row that lost everything passes its token on unchanged
@@ -219,14 +234,14 @@ def _fuse(weights: Tensor, head_fusion: str) -> Tensor:
     return weights.mean(dim=1) if head_fusion == "mean" else getattr(weights, f"a{head_fusion}")(1)
 
 
-def _discard(fused: Tensor, ratio: float) -> Tensor:
+def _discard(fused: Tensor, ratio: float, keep_cls: bool) -> Tensor:
     """Set the smallest `ratio` of each image's entries to 0, but never CLS -> CLS."""
-    flat = fused.flatten(1).clone()  # (B, T*T)
+    flat = fused.flatten(1)  # (B, T*T)
     smallest = flat.topk(int(ratio * flat.shape[1]), largest=False).indices
-    cls_to_cls = flat[:, 0].clone()
-    flat.scatter_(1, smallest, 0)
-    flat[:, 0] = cls_to_cls
-    return flat.view_as(fused)
+    kept = flat.scatter(1, smallest, 0)
+    if keep_cls:
+        kept[:, 0] = flat[:, 0]
+    return kept.view_as(fused)
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ def crop_flip(images: Tensor, shift: Tensor, flipped: Tensor) -> Tensor:
         >>> crop_flip(row, torch.tensor([[0, 1]]), torch.tensor([False])).flatten().tolist()
         [2, 3, 2]
     """
+    if images.ndim != 4:
+        raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(images.shape)}")
     batch, _, height, width = images.shape
     if shift.shape != (batch, 2) or flipped.shape != (batch,):
         raise ValueError(
@@ -40,7 +42,8 @@ def crop_flip(images: Tensor, shift: Tensor, flipped: Tensor) -> Tensor:
         )
     if batch and (shift.abs().amax(0) >= torch.tensor([height, width], device=shift.device)).any():
         raise ValueError(f"a shift must be smaller than the image ({height}x{width} pixels)")
-    rows = torch.arange(height, device=shift.device) + shift[:, :1]  # (B, H): the source row of every target row
+    # the source row of every target row, and the source column of every target column
+    rows = torch.arange(height, device=shift.device) + shift[:, :1]  # (B, H)
     columns = torch.arange(width, device=shift.device) + shift[:, 1:]  # (B, W)
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
     rows, columns = (_reflect(rows, height), _reflect(columns, width))

@@ -64,24 +64,24 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from vit_tutorial import data, train, weights
     from vit_tutorial.model import VisionTransformer
+    from vit_tutorial.provenance import provenance
 
     if arguments.recipe not in train.RECIPES:
         raise ValueError(
             f"--recipe must be one of {', '.join(train.RECIPES)}, got {arguments.recipe!r}"
         )
     recipe = train.RECIPES[arguments.recipe]
+    device = _device(arguments.device)
+    config = replace(recipe.train, seed=arguments.seed)
+    if arguments.epochs is not None:
+        config = replace(config, epochs=arguments.epochs)
     mode = "L" if recipe.model.in_chans == 1 else "RGB"
     sets = data.load_train_test(arguments.data, img_size=recipe.model.img_size, mode=mode)
-    training, test = (
-        replace(images, name=arguments.data_name or images.name) for images in sets
-    )
+    training, test = (replace(images, name=arguments.data_name or images.name) for images in sets)
     model_config = replace(recipe.model, num_classes=len(training.classes))
-    config = replace(
-        recipe.train, seed=arguments.seed, epochs=arguments.epochs or recipe.train.epochs
-    )
 
     torch.manual_seed(config.seed)
-    model = VisionTransformer(model_config).to(arguments.device)
+    model = VisionTransformer(model_config).to(device)
     rows = train.fit(model, training, test, config)
 
     mean, std = data.channel_stats(training.images)
@@ -99,7 +99,7 @@ def _train(arguments: argparse.Namespace) -> int:
             "command": shlex.join(["vit-tutorial", *command]),
             **asdict(config),
             "seconds": round(rows[-1]["seconds"]),
-            **weights.provenance(),
+            **provenance(),
         },
     )
     card = train.make_checkpoint(model, arguments.out, card, test)
@@ -110,16 +110,27 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from vit_tutorial import data, train, weights
 
+    device = _device(arguments.device)
     model, card = weights.load_checkpoint(arguments.checkpoint)
     mode = "L" if card.config.in_chans == 1 else "RGB"
     test = data.load(arguments.data, "test", img_size=card.config.img_size, mode=mode)
     test = test.relabelled(card.classes)
-    result = train.evaluate(
-        model.to(arguments.device), test, card.mean, card.std, arguments.batch_size
-    )
+    result = train.evaluate(model.to(device), test, card.mean, card.std, arguments.batch_size)
     answer = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
     print(json.dumps(answer) if arguments.json else _sentence({**answer, "data": test.name}))
     return 0
+
+
+def _device(name: str) -> str:
+    """Make sure that the device is there before any work is done for it."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
+    return name
 
 
 def _sentence(evaluation: dict) -> str:
@@ -138,9 +149,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     photo = images.open_image(arguments.photo)
     mode = "L" if card.config.in_chans == 1 else "RGB"
     fitted = images.fit_image(photo.convert(mode), card.config.img_size, fit=arguments.fit)
-    record = attention.record_attention(model, data.normalize(fitted.pixels[None], card.mean, card.std))
-    probabilities = record.logits.softmax(dim=1)[0]
-    heat = fitted.to_original(attention.rollout(record)[0])
+    pixels = data.normalize(fitted.pixels[None], card.mean, card.std)
+    probabilities = model(pixels).detach().softmax(dim=1)[0]
+    heat = fitted.to_original(attention.rollout(attention.record_attention(model, pixels))[0])
 
     out = arguments.out or Path(arguments.photo).with_suffix(".explained.png")
     figure = plots.explanation(
@@ -151,9 +162,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     os.replace(partial, out)
     for index in probabilities.argsort(descending=True)[:3].tolist():
         print(f"{probabilities[index]:6.1%}  {card.classes[index]}")
-    print(
-        f"It knows {', '.join(card.classes)}, and must name one of them whatever it is shown."
-    )
+    print(f"It knows {', '.join(card.classes)}, and must name one of them whatever it is shown.")
     print(f"Picture: {out}")
     return 0
 
@@ -184,8 +193,6 @@ def _check(name: str, check: Callable[[], str]) -> bool:
 
 
 def _check_python() -> str:
-    if sys.version_info < (3, 11):
-        raise ValueError(f"3.11 or newer is needed, this is {platform.python_version()}")
     return f"{platform.python_version()} on {platform.system()}"
 
 
@@ -245,7 +252,9 @@ def _check_address() -> str:
     urls = metadata("vit-tutorial").get_all("Project-URL") or []
     address = next((url.split(", ")[1] for url in urls if url.startswith("Repository")), "none")
     if "OWNER" in address:
-        return f"{address} is a placeholder; Colab links work once pyproject.toml names the real one"
+        return (
+            f"{address} is a placeholder; Colab links work once pyproject.toml names the real one"
+        )
     return address
 
 

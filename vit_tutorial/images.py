@@ -263,7 +263,7 @@ def _from_numbers(numbers: np.ndarray | Tensor) -> Image.Image:
         numbers = numbers.float() if numbers.is_floating_point() else numbers  # bfloat16 too
         numbers = (numbers.movedim(0, -1) if len(shape) == 3 else numbers).numpy()
     numbers = numbers[:, :, 0] if numbers.ndim == 3 and channels == 1 else numbers
-    return Image.fromarray(np.ascontiguousarray(_to_uint8(numbers)))
+    return Image.fromarray(_to_uint8(numbers))
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ from vit_tutorial.positions import (
     sincos_2d,
 )
 
-
 _POSITIVE = ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
 _ALLOWED = {"pos_embed": ("none", "learned", "sincos", "rope"), "pool": ("cls", "mean")}
 
@@ -387,14 +386,14 @@ class VisionTransformer(nn.Module):
         self.register_buffer("rope", angles, persistent=False)
 
     def _init_weights(self) -> None:
-        """Normal weights of std 0.02, zero biases; the patch projection keeps unit variance."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        fan_in = self.patch_embed.proj.weight[0].numel()
-        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
-        nn.init.zeros_(self.patch_embed.proj.bias)
-        for name in ("cls_token", "pos_embed"):
-            if isinstance(getattr(self, name, None), nn.Parameter):
-                nn.init.trunc_normal_(getattr(self, name), std=0.02)
+        """Zero biases, norms at one, everything else normal with std 0.02.
+
+        Only the patch projection is wider, so that tokens start with the variance of the pixels.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name == "patch_embed.proj.weight":
+                nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif parameter.ndim > 1:  # linear layers, CLS token, positions
+                nn.init.trunc_normal_(parameter, std=0.02)

@@ -7,6 +7,7 @@ little attention the photograph stays as it is.
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 ACCENT, INK, FAINT = "#00529b", "#222222", "#8a8a8a"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "figure.dpi": 100,
@@ -41,7 +42,8 @@ def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.
     and a faint background stays faint.
 
     Raises:
-        ValueError: a photograph that is not uint8 RGB, heat of another size or outside 0..1.
+        ValueError: a photograph that is not uint8 RGB, heat of another size or outside 0..1, or a
+            strength outside 0..1.
 
     Examples:
         >>> grey = np.full((1, 2, 3), 128, dtype=np.uint8)
@@ -54,6 +56,8 @@ def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.
         raise ValueError(f"a photo of {photo.shape[:2]} needs heat of that shape, got {heat.shape}")
     if not (heat.min() >= 0 and heat.max() <= 1):  # also refuses NaN
         raise ValueError(f"heat must lie in 0..1, got {heat.min():.3g} to {heat.max():.3g}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in 0..1, got {strength}")
     colours = _cividis()[np.rint(heat * 255).astype(np.uint8)]  # (H, W, 3)
     alpha = (strength * heat**2).astype(np.float32)[..., None]
     return np.rint(photo + alpha * (colours - photo)).astype(np.uint8)
@@ -72,6 +76,7 @@ def probabilities(classes: Sequence[str], values: Sequence[float], top: int = 5)
     Raises:
         ValueError: another number of values than of classes.
     """
+    _require_as_many(classes, values)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.5, 0.4 * top + 0.4))
         _bars(axes, classes, values, top)
@@ -97,6 +102,7 @@ def explanation(
     Raises:
         ValueError: another number of values than of classes, or heat of another size.
     """
+    _require_as_many(classes, values)
     highest = float(heat.max())
     painted = overlay(photo, heat / highest if highest > 0 else heat)
     width = 3.4 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
@@ -128,8 +134,11 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
         title: what the maps show.
 
     Raises:
-        ValueError: heats of another size than the photograph.
+        ValueError: heats of another size than the photograph, or not finite from 0 up.
     """
+    if heats.ndim != 4:
+        raise ValueError(f"expected heats of shape (layers, heads, H, W), got {heats.shape}")
+    painted = [[overlay(photo, heat / max(heat.max(), 1e-12)) for heat in row] for row in heats]
     layers, heads = heats.shape[:2]
     ratio = photo.shape[0] / photo.shape[1]
     with plt.rc_context(STYLE):
@@ -141,8 +150,7 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
         )
         for layer in range(layers):
             for head in range(heads):
-                heat = heats[layer, head]
-                _photo(grid[layer, head], overlay(photo, heat / max(heat.max(), 1e-12)), "")
+                _photo(grid[layer, head], painted[layer][head], "")
             grid[layer, 0].set_ylabel(f"layer {layer}")
         for head in range(heads):
             grid[0, head].set_title(f"head {head}", loc="center")
@@ -161,7 +169,11 @@ def photo_row(photos: Sequence[NDArray], titles: Sequence[str], heat_scale: str 
     with plt.rc_context(STYLE):
         ratios = [photo.shape[1] / photo.shape[0] for photo in photos]
         figure, axes = plt.subplots(
-            1, len(photos), figsize=(2.6 * sum(ratios) + 0.3, 3.0), width_ratios=ratios, squeeze=False
+            1,
+            len(photos),
+            figsize=(2.6 * sum(ratios) + 0.3, 3.0),
+            width_ratios=ratios,
+            squeeze=False,
         )
         for axis, photo, title in zip(axes[0], photos, titles, strict=True):
             _photo(axis, photo, title)
@@ -180,8 +192,6 @@ def _photo(axes: Axes, photo: NDArray, title: str) -> None:
 
 
 def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int) -> None:
-    if len(classes) != len(values):
-        raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")
     order = np.argsort(values)[::-1][:top]
     shares = np.asarray(values)[order]
     colours = [ACCENT, *["#9db8d2"] * (len(order) - 1)]
@@ -192,6 +202,12 @@ def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int)
     axes.set(xlim=(0, 1.15), xticks=[], ylim=(len(order) - 0.4, -0.6))
     axes.spines[["bottom", "left"]].set_visible(False)
     axes.tick_params(left=False)
+
+
+def _require_as_many(classes: Sequence[str], values: Sequence[float]) -> None:
+    """Ask before a figure is opened, or the error would leave it behind."""
+    if len(classes) != len(values):
+        raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")
 
 
 def _closed(figure: Figure) -> Figure:

@@ -11,9 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 
-def patch_coordinates(
-    grid: tuple[int, int], trained_grid: tuple[int, int] | None = None
-) -> Tensor:
+def patch_coordinates(grid: tuple[int, int], trained_grid: tuple[int, int] | None = None) -> Tensor:
     """List the (row, column) of every patch in reading order: (N, 2), unit: one patch.
 
     With `trained_grid` the same picture is laid over the coordinates of another grid: patch centres
@@ -31,7 +29,7 @@ def patch_coordinates(
     """
     trained_grid = trained_grid or grid
     for name, pair in (("grid", grid), ("trained_grid", trained_grid)):
-        if len(pair) != 2 or min(pair) < 1:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or min(pair) < 1:
             raise ValueError(f"{name} must be (rows, columns), both at least 1, got {pair}")
     rows, columns = (
         (torch.arange(new, dtype=torch.get_default_dtype()) + 0.5) * (old / new) - 0.5
@@ -97,7 +95,9 @@ def rope_2d(coordinates: Tensor, head_dim: int, base: float = 100.0) -> Tensor:
     """
     _require_pairs(coordinates)
     if head_dim < 4 or head_dim % 4:
-        raise ValueError(f"head_dim must be a multiple of 4 (pairs, row and column), got {head_dim}")
+        raise ValueError(
+            f"head_dim must be a multiple of 4 (pairs, row and column), got {head_dim}"
+        )
     quarter = head_dim // 4
     frequencies = base ** (-torch.arange(quarter, dtype=coordinates.dtype) / quarter)
     return rearrange(coordinates[:, :, None] * frequencies, "n two i -> n (two i)")
@@ -150,14 +150,17 @@ def resample_table(
             f"a {rows}x{columns} grid with {num_prefix} prefix tokens has a table of shape "
             f"(1, {num_prefix + rows * columns}, D), got {tuple(table.shape)}"
         )
-    if min(new_grid) < 1:
+    if len(new_grid) != 2 or min(new_grid) < 1:
         raise ValueError(f"new_grid must be (rows, columns), both at least 1, got {new_grid}")
     if tuple(new_grid) == tuple(old_grid):
         return table.clone()
     prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
     image = rearrange(patches, "one (r c) d -> one d r c", r=rows)
+    if image.dtype != torch.float64:
+        image = image.float()  # half precision cannot be interpolated on a CPU
     image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", antialias=True)
-    return torch.cat([prefix, rearrange(image, "one d r c -> one (r c) d")], dim=1)
+    patches = rearrange(image, "one d r c -> one (r c) d").to(table.dtype)
+    return torch.cat([prefix, patches], dim=1)
 
 
 def _require_pairs(coordinates: Tensor) -> None:

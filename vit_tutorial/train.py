@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from vit_tutorial.augment import crop_flip, draw_crop_flip
 from vit_tutorial.data import ImageSet, channel_stats, normalize
-from vit_tutorial.model import ViTConfig, VisionTransformer
+from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
 
 
@@ -38,10 +38,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"{name} must be 1, 2, ..., got {getattr(self, name)}")
         for name in ("weight_decay", "crop_padding"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("lr", "clip_norm"):
             if not getattr(self, name) > 0:
@@ -198,24 +198,28 @@ def evaluate(
     """Count the images that `model` names rightly, in evaluation mode, on the device it is on.
 
     Raises:
-        ValueError: no images, or labels for another number of classes than of logits.
+        ValueError: no images, no batch size, or another number of classes than of logits.
     """
     if not len(test):
         raise ValueError(f"{test.name} holds no images to evaluate on")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     correct = 0
-    for images, labels in zip(
-        test.images.split(batch_size), test.labels.split(batch_size), strict=True
-    ):
-        logits: Tensor = model(normalize(images.to(device), mean, std))
-        if logits.shape[1] != len(test.classes):
-            raise ValueError(
-                f"the network tells {logits.shape[1]} classes apart, "
-                f"{test.name} has {len(test.classes)}"
-            )
-        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-    model.train(was_training)
+    try:
+        for images, labels in zip(
+            test.images.split(batch_size), test.labels.split(batch_size), strict=True
+        ):
+            logits: Tensor = model(normalize(images.to(device), mean, std))
+            if logits.shape[1] != len(test.classes):
+                raise ValueError(
+                    f"the network tells {logits.shape[1]} classes apart, "
+                    f"{test.name} has {len(test.classes)}"
+                )
+            correct += int((logits.argmax(dim=1).cpu() == labels).sum())
+    finally:
+        model.train(was_training)
     return Evaluation(correct, len(test))
 
 

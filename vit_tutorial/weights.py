@@ -6,12 +6,9 @@ NAME.json, a card that says what they are and how good they are.
 
 import json
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vit_tutorial.model import ViTConfig, VisionTransformer
+from vit_tutorial.model import VisionTransformer, ViTConfig
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 
@@ -32,6 +29,10 @@ class Card:
     `mean` and `std` are per channel, in units of 0..1 (see `data.normalize`). `evaluation` is
     measured from the half-precision file: data, n, correct, accuracy in percent, batch_size,
     dtype, device.
+
+    Raises:
+        ValueError: names for another number of classes, or statistics of another number of
+            channels, than the config has.
     """
 
     name: str
@@ -42,6 +43,18 @@ class Card:
     data: str  # what it was trained on, as results call it
     training: dict[str, Any] = field(default_factory=dict)  # command, seed, epochs, seconds, ...
     evaluation: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.config.num_classes:
+            raise ValueError(
+                f"the network tells {self.config.num_classes} classes apart, "
+                f"the card names {len(self.classes)}"
+            )
+        if not len(self.mean) == len(self.std) == self.config.in_chans:
+            raise ValueError(
+                f"the network reads {self.config.in_chans} channels, the card gives "
+                f"{len(self.mean)} means and {len(self.std)} standard deviations"
+            )
 
     @classmethod
     def read(cls, path: Path) -> "Card":
@@ -56,7 +69,7 @@ class Card:
             for name in ("classes", "mean", "std"):
                 fields[name] = tuple(fields[name])
             return cls(**fields)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the card of a checkpoint: {error}") from error
 
     def write(self, path: Path) -> None:
@@ -65,29 +78,6 @@ class Card:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
-
-
-def provenance() -> dict[str, str]:
-    """Say when, where and from which commit a result was made: hardware, date, commit."""
-    here = Path(__file__).parent
-    asked = ["git", "-C", str(here), "log", "-1", "--format=%h", "--", "."]
-    try:
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""  # installed from a wheel
-    chip = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {
-        "hardware": f"{chip}, {torch.get_num_threads()} threads",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit or "unknown",
-    }
-
-
-def _processor() -> str:
-    """Name the CPU: platform.processor() is empty on most Linux machines."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def bundled() -> list[str]:
@@ -105,11 +95,6 @@ def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> N
     path = _weights_path(path)
     if card.config != model.config:
         raise ValueError(f"the card describes {card.config}, the model is {model.config}")
-    if len(card.classes) != model.config.num_classes:
-        raise ValueError(
-            f"the model tells {model.config.num_classes} classes apart, "
-            f"the card names {len(card.classes)}"
-        )
     state = {name: value.detach().cpu().half() for name, value in model.state_dict().items()}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
@@ -117,8 +102,8 @@ def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file({name: value.contiguous() for name, value in state.items()}, partial)
-    os.replace(partial, path)
     card.write(path.with_suffix(".json"))
+    os.replace(partial, path)
 
 
 def load_checkpoint(name_or_path: str | Path) -> tuple[VisionTransformer, Card]:
@@ -170,10 +155,13 @@ def from_library(model: nn.Module) -> VisionTransformer:
 
 
 def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
+    block, proj = model.blocks[0], model.patch_embed.proj
+    activation = getattr(getattr(block, "mlp", None), "act", None)
     plain = {
-        "exact GELU": isinstance(model.blocks[0].mlp.act, nn.GELU)
-        and model.blocks[0].mlp.act.approximate == "none",
+        "plain pre-norm blocks": type(block).__name__ == "Block",
+        "exact GELU": isinstance(activation, nn.GELU) and activation.approximate == "none",
         "no norm before the blocks": isinstance(model.norm_pre, nn.Identity),
+        "a norm after the blocks": not isinstance(model.norm, nn.Identity),
         "CLS token read by the head, or mean of all tokens without one": (
             (model.global_pool, model.has_class_token) in (("token", True), ("avg", False))
         ),
@@ -181,7 +169,6 @@ def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
         "position added to CLS too": not model.no_embed_class,
     }
     _require_plain("timm", plain)
-    block, proj = model.blocks[0], model.patch_embed.proj
     config = ViTConfig(
         img_size=tuple(model.patch_embed.img_size),
         patch_size=_square(proj.kernel_size),

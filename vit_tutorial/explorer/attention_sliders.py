@@ -46,7 +46,9 @@ class AttentionSliders(widgets.VBox):
         last = heads.shape[0] - 1
         self.show = widgets.ToggleButtons(options=SHOW, tooltips=["", "", ""])
         self.show.style.button_width = "114px"
-        self.layer = widgets.IntSlider(last, 0, last, description="layer", layout=layout, style=style)
+        self.layer = widgets.IntSlider(
+            last, 0, last, description="layer", layout=layout, style=style
+        )
         self.head = widgets.IntSlider(
             0, 0, heads.shape[1] - 1, description="head", layout=layout, style=style
         )
@@ -97,16 +99,16 @@ def attention_sliders(model: Any, card: Any, photo: Any, *, fit: str = "crop") -
         raise ValueError('these sliders show what the CLS token attends to: pool must be "cls"')
     image = open_image(photo)
     image.thumbnail((640, 640))  # as large as it is shown; a big photograph would redraw slowly
-    fitted = fit_image(image, model.config.img_size, fit=fit)
-    pixels = fitted.pixels if model.config.in_chans == 3 else fitted.pixels[:1]
-    record = record_attention(model, normalize(pixels[None], card.mean, card.std))
-    layers = range(len(record.weights))
+    mode = "L" if model.config.in_chans == 1 else "RGB"
+    fitted = fit_image(image.convert(mode), model.config.img_size, fit=fit)
+    pixels = normalize(fitted.pixels[None], card.mean, card.std)
+    record = record_attention(model, pixels.to(model.head.weight))  # its device and type
+    depths = range(1, len(record.weights) + 1)
     cls_rows = torch.stack([weights[0, :, 0, 1:] for weights in record.weights])
+    rollouts = torch.stack([rollout(record, layers=slice(0, depth))[0] for depth in depths])
     return AttentionSliders(
         photo=np.asarray(image),
-        heads=cls_rows.unflatten(-1, record.grid).numpy(),
-        rollouts=torch.stack(
-            [rollout(record, layers=slice(0, i + 1))[0] for i in layers]
-        ).numpy(),
+        heads=cls_rows.unflatten(-1, record.grid).cpu().numpy(),
+        rollouts=rollouts.cpu().numpy(),
         to_photo=fitted.to_original,
     )

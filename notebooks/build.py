@@ -1,0 +1,362 @@
+"""Make the notebooks from their sources: `python3 course.py build [NN ...] [--force]`.
+
+Every source in notebooks/src becomes a learner's notebook and, in notebooks/solutions, a solved one;
+`render.py` says how a source is written. Both are executed as on a computer with no network and no
+CIFAR-10. What has not changed since is not executed again, unless with --force. The tables in
+README.md are made here, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from render import (
+    BuildError,
+    check_definitions,
+    code_hash,
+    minutes_of,
+    needs,
+    notebook_path,
+    question,
+    read,
+    render,
+    stored,
+    title,
+)
+from render import sources as find_sources
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_SECONDS, MAX_BYTES = 60, 1_000_000
+STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the same as the next
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*$\n?", re.MULTILINE)  # drawn as text
+# What would differ on another machine: its paths, and addresses in its memory.
+MACHINE = re.compile(r"/(?:home|root|tmp|opt|Users|work|var)/\S*|\b[A-Z]:\\\w\S*|\bat 0x[0-9a-f]{6,}")
+
+# The tables of README.md: results file -> what it is about, and how its rows are shown.
+RESULTS: dict[str, tuple[str, dict[str, str]]] = {
+    "input_size": (
+        "A larger image into the same network, positions resampled",
+        {
+            "image": "{img_size}×{img_size}",
+            "tokens": "{tokens}",
+            "test accuracy": "{test_accuracy:.1f}%",
+            "time": "×{time_ratio_median:.2f} ({time_ratio_low:.2f}–{time_ratio_high:.2f})",
+        },
+    ),
+    "lab_start": (
+        "`python3 course.py lab`, once set up",
+        {
+            "from": "{from}",
+            "to": "{to}",
+            "median": "{seconds_median:.1f} s",
+            "range": "{seconds_low:.1f}–{seconds_high:.1f} s",
+        },
+    ),
+    "lesson_in_browser": (
+        "A slider of lesson 00 in JupyterLab",
+        {
+            "from": "{from}",
+            "to": "{to}",
+            "median": "{ms_median} ms",
+            "range": "{ms_low}–{ms_high} ms",
+        },
+    ),
+}
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    """Return the lesson sources in order."""
+    return find_sources(root)
+
+
+# ---- Building ------------------------------------------------------------------------------------
+
+
+def build(source: Path, solved: bool, force: bool = False) -> str:
+    """Make one notebook, and say what was done.
+
+    Raises:
+        BuildError: the source breaks a rule, or its notebook does not run as it must.
+    """
+    path = notebook_path(source, solved)
+    name = f"{path.parent.name}/{path.name}"
+    seconds = int(stored(path).get("run_seconds", 0))
+    notebook = render(source, solved, seconds)
+    executed = load(path)
+    done = "unchanged"
+    if force or executed is None or not is_executed(executed, notebook):
+        executed = notebook
+        took = execute(executed, name, path.parent)
+        seconds = coarse(took, seconds, name)
+        done = f"executed in {took:.1f} s"
+    notebook = render(source, solved, seconds)
+    for new, old in zip(code_cells(notebook), code_cells(executed), strict=True):
+        new.outputs, new.execution_count = old.outputs, old.execution_count
+    for fault in faults(notebook):
+        raise BuildError(f"{name}, {fault}")
+    write(path, nbformat.writes(notebook) + "\n")
+    return f"{name}: {done}"
+
+
+def is_executed(old: NotebookNode, new: NotebookNode) -> bool:
+    """Tell whether the outputs in `old` are those of the code in `new`."""
+    known = old.metadata.get("vit_tutorial", {}).get("sha256")
+    hashes = {code_hash(old.cells), code_hash(new.cells), known}
+    return len(hashes) == 1 and len(code_cells(old)) == len(code_cells(new))
+
+
+def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
+    """Run all cells in a fresh kernel, in place, up to the first error; return the seconds."""
+    at = 0
+
+    def note(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal at
+        at = cell_index + 1
+
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as empty:
+        nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+        environment = {
+            **os.environ,
+            **nowhere,
+            "HF_HUB_OFFLINE": "1",
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "VIT_TUTORIAL_DATA": empty,
+        }
+        client = NotebookClient(
+            notebook,
+            kernel_name="python3",
+            timeout=MAX_SECONDS,
+            coalesce_streams=True,
+            record_timing=False,
+            store_widget_state=False,
+            on_cell_start=note,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        began = time.perf_counter()
+        try:
+            client.execute(env=environment)
+        except CellExecutionError:
+            pass  # stands in the outputs, where `faults` finds it
+        except (CellTimeoutError, DeadKernelError) as error:
+            reason = "ran for too long" if isinstance(error, CellTimeoutError) else "ended the kernel"
+            raise BuildError(f"{name}, cell {at}: it {reason}") from None
+        seconds = time.perf_counter() - began
+    clean(notebook)
+    return seconds
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Drop what is dead on a page: live widgets, and progress bars drawn as text."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = PROGRESS_BAR.sub("", output.text)
+        cell.outputs = [
+            output
+            for output in cell.outputs
+            if WIDGET not in output.get("data", {}) and output.get("text", "something").strip()
+        ]
+
+
+def faults(notebook: NotebookNode) -> list[str]:
+    """Say what in a notebook's outputs must not be there, cell by cell."""
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        for output in cell.get("outputs", ()):
+            said = None
+            if output.output_type == "error":
+                said = f"an error, {output.ename}: {output.evalue}"
+            elif output.get("name") == "stderr":
+                said = f"a warning, {output.text.strip()}"
+            elif traces := [*machine_traces(output)]:
+                said = f"a trace of this machine, {traces[0]}"
+            if said:
+                line = cell.source.strip().partition("\n")[0]
+                found.append(f"cell {number} ({line[:60]}): {said[:500]}")
+    return found
+
+
+def machine_traces(output: NotebookNode) -> Iterator[str]:
+    """Yield the paths of this machine, and the like, in an output."""
+    data = output.get("data", {})
+    texts = [output.get("text", ""), *(data[kind] for kind in data if not kind.startswith("image/"))]
+    for text in texts:
+        text = text if isinstance(text, str) else json.dumps(text)
+        yield from MACHINE.findall(text)
+        yield from (str(ROOT) for _ in range(text.count(str(ROOT))))
+
+
+def coarse(seconds: float, before: int, name: str) -> int:
+    """Round a run time up, or leave what stands there where that is near enough.
+
+    Raises:
+        BuildError: it is too long.
+    """
+    if seconds > MAX_SECONDS:
+        raise BuildError(f"{name}: it ran for {seconds:.0f} seconds, more than {MAX_SECONDS}")
+    if before / 3 < seconds <= before:
+        return before
+    return next(step for step in STEPS if seconds <= step)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def load(path: Path) -> NotebookNode | None:
+    """Return a notebook from disk, or None where there is none that can be read."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is always the old one or the new one, never a half.
+
+    Raises:
+        BuildError: it is too large.
+    """
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise BuildError(f"{path.name}: {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g} MB")
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(beside, path)
+
+
+# ---- README.md, and what is out of date ----------------------------------------------------------
+
+
+def readme(root: Path = ROOT) -> str:
+    """Return README.md with its tables as they should be."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for name, table in (("lessons", lessons_table(root)), ("results", results_tables(root))):
+        between = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        text = between.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+    return text
+
+
+def lessons_table(root: Path) -> str:
+    """Return the table of lessons: link, question, minutes, hardware."""
+    rows = [("Lesson", "Its question", "Minutes", "Needs")]
+    for source in sources(root):
+        cells, path = read(source), notebook_path(source, solved=False)
+        *_, minutes = minutes_of(source, cells, stored(path).get("run_seconds", 0))
+        link = f"[{title(source)}]({path.relative_to(root).as_posix()})"
+        rows.append((link, question(source), str(minutes), needs(cells[0])))
+    return as_table(rows)
+
+
+def results_tables(root: Path) -> str:
+    """Return one table for each results file that there is."""
+    parts = []
+    for name, (about, columns) in RESULTS.items():
+        path = root / "benchmarks" / "results" / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            rows = [tuple(form.format(**row) for form in columns.values()) for row in result["rows"]]
+            on = f"{result['data']}, " if result["data"] else ""
+            source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
+            parts.append(f"**{about}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n")
+    return "\n".join(parts)
+
+
+def as_table(rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table whose first row is the heading."""
+    lines = ["| " + " | ".join(row) + " |\n" for row in rows]
+    return "".join([lines[0], "|" + " --- |" * len(rows[0]) + "\n", *lines[1:]])
+
+
+def drift(root: Path = ROOT) -> list[str]:
+    """Say what is not as a build would make it; nothing is executed, outputs are not compared."""
+    found = []
+    expected_paths = set()
+    for source in sources(root):
+        for solved in (False, True):
+            path = notebook_path(source, solved)
+            expected_paths.add(path)
+            name, actual = f"{path.parent.name}/{path.name}", load(path)
+            if actual is None:
+                found.append(f"{name}: missing")
+                continue
+            try:
+                expected = render(source, solved)
+            except BuildError as error:
+                found.append(str(error))
+                continue
+            found += [f"{name}: {difference}" for difference in differences(expected, actual)]
+    for path in (root / "notebooks").glob("**/*.ipynb"):
+        if path not in expected_paths and ".ipynb_checkpoints" not in path.parts:
+            found.append(f"{path.parent.name}/{path.name}: it has no source")
+    path = root / "README.md"
+    if path.exists() and path.read_text(encoding="utf-8") != readme(root):
+        found.append("README.md: its tables are out of date")
+    return found
+
+
+def differences(expected: NotebookNode, actual: NotebookNode) -> Iterator[str]:
+    """Yield what differs, except in the outputs."""
+    if len(expected.cells) != len(actual.cells):
+        yield f"{len(actual.cells)} cells, not {len(expected.cells)}"
+    for number, (new, old) in enumerate(zip(expected.cells, actual.cells, strict=False), 1):
+        for part in ("id", "cell_type", "source", "metadata"):
+            if new[part] != old.get(part):
+                yield f"cell {number}: another {part}"
+    if code_hash(actual.cells) != actual.metadata.get("vit_tutorial", {}).get("sha256"):
+        yield "its outputs are not those of its code"
+    if expected.metadata != actual.metadata:
+        yield "another metadata"
+
+
+# ---- The command ---------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Build the lessons that are named, or all, and go on after one that fails."""
+    parser = argparse.ArgumentParser("course.py build", description=__doc__)
+    parser.add_argument("lessons", nargs="*", metavar="NN", help="their numbers (default: all)")
+    parser.add_argument("--force", action="store_true", help="execute what has not changed, too")
+    options = parser.parse_args(arguments)
+    wanted = {number.zfill(2) for number in options.lessons}
+    chosen = [source for source in sources(root) if not wanted or source.name[:2] in wanted]
+    if missing := wanted - {source.name[:2] for source in chosen}:
+        print(f"build: there is no source of lesson {', '.join(sorted(missing))}", file=sys.stderr)
+        return 2
+    failed = False
+    for source in chosen:
+        for solved in (False, True):
+            try:
+                print(build(source, solved, options.force), flush=True)
+            except BuildError as error:
+                print(f"build: {error}", file=sys.stderr)
+                failed = True
+                break
+    try:
+        check_definitions(root)
+        if (root / "README.md").exists():
+            write(root / "README.md", readme(root))
+    except BuildError as error:
+        print(f"build: {error}", file=sys.stderr)
+        failed = True
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,443 @@
+"""Checkpoints survive the way to disk and back, and other libraries' weights give equal logits."""
+
+import json
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from conftest import randomize
+from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock
+from torch import nn
+from torch.testing import assert_close
+
+from vit_tutorial import (
+    VisionTransformer,
+    ViTConfig,
+    data,
+    from_library,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+    weights,
+)
+from vit_tutorial.weights import BUNDLED, Card, bundled
+
+SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=5)
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    return torch.randn(shape or (2, 3, 16, 24), dtype=torch.float64)
+
+
+def tiny_model(**changes) -> VisionTransformer:
+    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
+
+
+def card_of(model: VisionTransformer, **changes) -> Card:
+    fields = dict(
+        name="tiny",
+        config=model.config,
+        classes=tuple("abcde"),
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.2, 0.1),
+        data="random pixels",
+        training={"seed": 3, "command": "none"},
+        evaluation={"n": 4, "correct": 1},
+    )
+    return Card(**{**fields, **changes})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint on disk that some test is going to spoil."""
+    model = tiny_model()
+    save_checkpoint(model, tmp_path / "tiny", card_of(model))
+    return tmp_path / "tiny.safetensors"
+
+
+# ---- there and back ----
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("pos_embed", ["none", "learned", "sincos", "rope"])
+def test_a_checkpoint_comes_back_as_it_was_in_half_precision(pos_embed, pool, tmp_path):
+    model = tiny_model(pos_embed=pos_embed, pool=pool).resized((24, 16))
+    card = card_of(model)
+    save_checkpoint(model, tmp_path / "folder" / "tiny", card)
+    loaded, read = load_checkpoint(tmp_path / "folder" / "tiny.safetensors")
+    assert read == card
+    assert read.config == model.config == loaded.config
+    assert read.config.trained_grid == (2, 3)
+    assert not loaded.training
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    rounded = model.half().float()
+    for name, value in rounded.state_dict().items():
+        assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+    images = pictures(4, 3, 24, 16).float()
+    logits = loaded(images)
+    assert_close(logits, VisionTransformer.forward(rounded, images), rtol=1e-2, atol=1e-2)
+    assert_close(load_checkpoint(tmp_path / "folder" / "tiny")[0](images), logits, rtol=0, atol=0)
+
+
+def test_files_hold_half_precision_tensors_and_a_card_people_can_read(saved):
+    with open(saved, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F16"}
+    text = saved.with_suffix(".json").read_text(encoding="utf-8")
+    assert text.startswith('{\n  "name": "tiny"')
+    assert json.loads(text)["classes"] == list("abcde")
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
+
+
+def test_a_name_with_a_dot_keeps_it(tmp_path):
+    model = tiny_model()
+    save_checkpoint(model, tmp_path / "v1.5", card_of(model))
+    assert (tmp_path / "v1.5.safetensors").is_file()
+    assert load_checkpoint(tmp_path / "v1.5")[1].name == "tiny"
+
+
+@pytest.mark.parametrize("step", ["save_file", "card"])
+def test_a_write_that_fails_leaves_the_old_checkpoint_whole(step, saved, monkeypatch):
+    before = {p.name: p.read_bytes() for p in saved.parent.iterdir()}
+
+    def disk_full(first, second, *rest):
+        path = second if step == "save_file" else first
+        path.write_bytes(b"half a file")
+        raise OSError("No space left on device")
+
+    if step == "save_file":
+        monkeypatch.setattr(weights, "save_file", disk_full)
+    else:
+        monkeypatch.setattr(
+            Card, "write", lambda card, path: disk_full(path.with_suffix(".partial"), None)
+        )
+    other = randomize(VisionTransformer(ViTConfig(**SMALL)), seed=1)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(other, saved, card_of(other))
+    assert {name: (saved.parent / name).read_bytes() for name in before} == before
+
+
+# ---- what is refused ----
+
+
+def test_a_card_of_another_network_is_not_written(tmp_path):
+    model, other = tiny_model(), tiny_model(depth=1)
+    with pytest.raises(ValueError, match=r"the card describes .*depth=1.* the model is .*depth=2"):
+        save_checkpoint(model, tmp_path / "tiny", card_of(other))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"classes": ("a", "b")}, "tells 5 classes apart, the card names 2"),
+        ({"mean": (0.5,)}, "reads 3 channels, the card gives 1 means and 3 standard"),
+        ({"std": (0.5,) * 4}, "3 means and 4 standard deviations"),
+    ],
+)
+def test_a_card_must_fit_its_own_network(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        card_of(tiny_model(), **change)
+
+
+@pytest.mark.parametrize("value", [1e6, float("nan")])
+def test_weights_that_half_precision_cannot_hold_are_not_written(value, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc2.bias[3] = value
+    with pytest.raises(
+        ValueError, match=r"not finite in half precision: blocks\.1\.mlp\.fc2\.bias"
+    ):
+        save_checkpoint(model, tmp_path / "tiny", card_of(model))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_name_is_answered_with_the_bundled_ones(monkeypatch):
+    monkeypatch.setattr(weights, "bundled", lambda: ["apples", "pears"])
+    with pytest.raises(FileNotFoundError, match=r"bananas\.safetensors.*apples, pears"):
+        load_checkpoint("bananas")
+
+
+def test_weights_without_their_card_are_refused(saved):
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file .*tiny\.json"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, -10])
+def test_a_file_cut_short_is_refused(size, saved):
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "[]",
+        "{}",
+        '"card"',
+        "null",
+        '{"config": 3}',
+        '{"config": {"wings": 2}}',
+        "\xff",
+    ],
+)
+def test_a_file_that_is_no_card_is_refused(text, saved):
+    saved.with_suffix(".json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"tiny\.json is not the card of a checkpoint"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (["config", "num_heads"], 5, "is not the card .*24 / 5 is not whole"),
+        (["classes"], ["a"], "is not the card .* 5 classes apart, the card names 1"),
+        (["config", "depth"], 1, r"do not fit together: blocks\.1\.attn\.proj\.bias is unexpected"),
+        (["config", "depth"], 3, r"do not fit together: blocks\.2\.\S+ is missing"),
+        (["config", "pool"], "mean", "cls_token is unexpected; pos_embed has shape"),
+        (["config", "mlp_ratio"], 3.0, r"fc1\.bias has shape \(48,\) instead of \(72,\)"),
+        (["config", "pos_embed"], "none", "pos_embed is unexpected"),
+    ],
+)
+def test_weights_and_card_that_do_not_belong_together_are_refused(path, value, sentence, saved):
+    fields = json.loads(saved.with_suffix(".json").read_text())
+    place = fields
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    saved.with_suffix(".json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=sentence):
+        load_checkpoint(saved)
+
+
+# ---- from other libraries ----
+
+
+def from_timm(**changes) -> nn.Module:
+    return randomize(timm.models.VisionTransformer(**{**SMALL, **changes}))
+
+
+TIMM = {
+    "class token": {},
+    "mean": dict(class_token=False, global_pool="avg", fc_norm=False),
+    "no positions": dict(pos_embed="none"),
+    "mean, no positions": dict(
+        class_token=False, global_pool="avg", fc_norm=False, pos_embed="none"
+    ),
+    "square": dict(img_size=16),
+    "grey": dict(in_chans=1),
+    "eps 1e-3": dict(norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-3)),
+    "mlp ratio 1.5": dict(mlp_ratio=1.5),
+}
+
+
+@pytest.mark.parametrize("kind", TIMM)
+def test_timms_vit_keeps_its_logits(kind):
+    theirs = from_timm(**TIMM[kind])
+    ours = from_library(theirs)
+    images = pictures(2, ours.config.in_chans, *ours.config.image_hw)
+    assert_close(ours(images), theirs(images))
+    assert not ours.training
+    assert from_library(theirs.train()).training
+
+
+def test_a_model_of_timms_own_making_is_read():
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3))
+    ours = from_library(theirs)
+    images = pictures(1, 3, 32, 32)
+    assert_close(ours(images), theirs(images))
+
+
+def from_torchvision(**changes) -> nn.Module:
+    sizes = dict(image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=40)
+    theirs = torchvision.models.VisionTransformer(**{**sizes, "num_classes": 5, **changes})
+    return randomize(theirs)
+
+
+def test_torchvisions_vit_keeps_its_logits():
+    theirs = from_torchvision()
+    images = pictures(2, 3, 16, 16)
+    assert_close(from_library(theirs)(images), theirs(images))
+
+
+def from_huggingface(**changes) -> nn.Module:
+    sizes = dict(
+        image_size=(16, 24),
+        patch_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_size=24,
+        intermediate_size=40,
+        num_labels=5,
+    )
+    config = transformers.ViTConfig(**{**sizes, **changes})
+    return randomize(transformers.ViTForImageClassification(config))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"image_size": 16}, {"num_channels": 1}, {"layer_norm_eps": 1e-6}],
+    ids=str,
+)
+def test_huggingfaces_vit_keeps_its_logits(changes):
+    theirs = from_huggingface(**changes)
+    ours = from_library(theirs)
+    images = pictures(2, ours.config.in_chans, *ours.config.image_hw)
+    assert_close(ours(images), theirs(images).logits)
+
+
+def test_the_key_names_of_transformers_4_are_read_too():
+    """Renamed by hand, as version 4 wrote them."""
+    theirs = from_huggingface()
+    old_names = [
+        (r"vit\.layers\.", "vit.encoder.layer."),
+        (r"attention\.q_proj", "attention.attention.query"),
+        (r"attention\.k_proj", "attention.attention.key"),
+        (r"attention\.v_proj", "attention.attention.value"),
+        (r"attention\.o_proj", "attention.output.dense"),
+        (r"mlp\.fc1", "intermediate.dense"),
+        (r"mlp\.fc2", "output.dense"),
+    ]
+    old = {}
+    for key, value in theirs.state_dict().items():
+        for new_name, old_name in old_names:
+            key = re.sub(new_name, old_name, key)
+        old[key] = value
+    assert "vit.encoder.layer.1.attention.attention.query.weight" in old
+    assert "vit.encoder.layer.1.output.dense.bias" in old
+    renamed = [weights._rename(s, weights._HUGGINGFACE_KEYS) for s in (old, theirs.state_dict())]
+    assert list(renamed[0]) == list(renamed[1])
+    assert_close(renamed[0], renamed[1], rtol=0, atol=0)
+
+
+def test_type_is_kept_and_nothing_is_shared_with_the_model_that_was_read():
+    theirs = from_timm().to(torch.float32)
+    ours = from_library(theirs)
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+    before = theirs.head.weight.clone()
+    with torch.no_grad():
+        ours.head.weight.zero_()
+    assert_close(theirs.head.weight, before, rtol=0, atol=0)
+
+
+REFUSED = {
+    "timm distilled": (
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224", img_size=32),
+        "got timm's VisionTransformerDistilled",
+    ),
+    "timm register tokens": (lambda: from_timm(reg_tokens=2), "reg_token is unexpected"),
+    "timm layer scale": (lambda: from_timm(init_values=0.1), r"ls1\.gamma is unexpected"),
+    "timm normed queries": (lambda: from_timm(qk_norm=True), r"k_norm\.bias is unexpected"),
+    "timm no qkv bias": (lambda: from_timm(qkv_bias=False), r"qkv\.bias is missing"),
+    "timm mean with a class token": (
+        lambda: from_timm(global_pool="avg", fc_norm=False),
+        "mean of all tokens without one",
+    ),
+    "timm norm after pooling": (
+        lambda: from_timm(class_token=False, global_pool="avg"),
+        "no norm after pooling",
+    ),
+    "timm norm first": (lambda: from_timm(pre_norm=True), "no norm before the blocks"),
+    "timm norm nowhere": (lambda: from_timm(final_norm=False), "a norm after the blocks"),
+    "timm class token without position": (
+        lambda: from_timm(no_embed_class=True),
+        "position added to CLS too",
+    ),
+    # the same keys as plain blocks, and other logits
+    "timm post-norm blocks": (lambda: from_timm(block_fn=ResPostBlock), "plain pre-norm blocks"),
+    "timm parallel blocks": (
+        lambda: from_timm(block_fn=ParallelThingsBlock),
+        "plain pre-norm blocks",
+    ),
+    "timm another activation": (lambda: from_timm(act_layer=nn.ReLU), "exact GELU"),
+    "timm approximate GELU": (
+        lambda: from_timm(act_layer=lambda: nn.GELU(approximate="tanh")),
+        "exact GELU",
+    ),
+    "timm no head": (lambda: from_timm(num_classes=0), "num_classes must be"),
+    "timm Swin": (
+        lambda: timm.models.SwinTransformer(
+            img_size=32, patch_size=4, embed_dim=8, depths=(1,), num_heads=(1,), window_size=4
+        ),
+        "got timm's SwinTransformer",
+    ),
+    "torchvision convolutional stem": (
+        lambda: from_torchvision(
+            patch_size=2,
+            conv_stem_configs=[torchvision.models.vision_transformer.ConvStemConfig(8, 3, 2)],
+        ),
+        "a patch projection of one convolution",
+    ),
+    "torchvision two layers in the head": (
+        lambda: from_torchvision(representation_size=7),
+        "a head of one linear layer",
+    ),
+    "torchvision ResNet": (lambda: torchvision.models.resnet18(), "got torchvision's ResNet"),
+    "Hugging Face another activation": (lambda: from_huggingface(hidden_act="relu"), "exact GELU"),
+    "Hugging Face approximate GELU": (
+        lambda: from_huggingface(hidden_act="gelu_new"),
+        "exact GELU",
+    ),
+    "Hugging Face no qkv bias": (lambda: from_huggingface(qkv_bias=False), "bias in q, k and v"),
+    "Hugging Face without a head": (
+        lambda: transformers.ViTModel(
+            transformers.ViTConfig(
+                hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+            )
+        ),
+        "got transformers's ViTModel",
+    ),
+    "a linear layer": (lambda: nn.Linear(2, 2), "got torch's Linear"),
+    "ours": (lambda: tiny_model(), "got vit_tutorial's VisionTransformer"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_model_that_is_no_plain_vit_is_refused(kind):
+    build, sentence = REFUSED[kind]
+    with pytest.raises(ValueError, match=sentence):
+        from_library(build())
+
+
+# ---- the checkpoints in the package ----
+
+
+def test_two_checkpoints_come_with_the_package():
+    assert set(bundled()) == {"cifar10", "digits"}
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_checkpoint_is_small_and_its_card_complete(name):
+    assert (BUNDLED / f"{name}.safetensors").stat().st_size <= 6e6
+    model, card = load_checkpoint(name)
+    assert card.name == name
+    assert model.config == card.config
+    assert len(card.classes) == len(set(card.classes)) == card.config.num_classes
+    assert all(0 < value < 1 for value in (*card.mean, *card.std))
+    assert card.data
+    for key in ("command", "seed", "epochs", "date", "commit", "hardware"):
+        assert str(card.training[key]), key
+    result = card.evaluation
+    for key in ("data", "n", "correct", "accuracy", "batch_size", "dtype", "device"):
+        assert str(result[key]), key
+    assert result["accuracy"] == pytest.approx(100 * result["correct"] / result["n"])
+    assert result["accuracy"] >= {"digits": 96, "cifar10": 68}[name]
+    with torch.inference_mode():
+        images = torch.randn(2, card.config.in_chans, *card.config.image_hw)
+        assert model(images).isfinite().all()
+
+
+@pytest.mark.skipif("digits" not in bundled(), reason="the checkpoint `digits` is not there")
+def test_the_digits_measured_again_give_the_count_on_the_card():
+    model, card = load_checkpoint("digits")
+    test = data.digits("test")
+    result = train.evaluate(model, test, card.mean, card.std, card.evaluation["batch_size"])
+    assert (result.n, result.correct) == (card.evaluation["n"], card.evaluation["correct"])
+    assert card.evaluation["data"] == test.name

@@ -1,0 +1,318 @@
+"""Exercises: how one is declared, how an answer is checked, and what the learner is told.
+
+A lesson's exercises stand in `lesson_NN.py`. Each is one function that takes the learner's answer,
+raises `Wrong` with the likely cause, or returns a line of praise that says what was right:
+
+    @exercise("00.1", title="The strongest patch", difficulty=1, minutes=5, hints=("...", "..."))
+    def strongest_patch(answer):
+        if call(answer, weights, grid) != (1, 2):
+            raise Wrong("rows and columns look swapped")
+        return "Right on every grid, square or not."
+"""
+
+import _thread
+import contextlib
+import copy
+import html
+import importlib
+import inspect
+import re
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SECONDS = 5.0  # longer than this, and an answer is taken for one that never ends
+
+# Code that is not the learner's: this package, Python, and what is installed.
+_LIBRARIES = [
+    Path(__file__).resolve().parent.parent,
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+]
+_COLOURS = {"✓": "46, 158, 91", "✗": "214, 69, 65", "○": "128, 128, 128", "?": "58, 122, 196"}
+
+
+class Wrong(Exception):
+    """An answer that is not right; the message names the likely cause."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: difficulty is 1 to 3, minutes are for somebody who meets it first.
+
+    Raises:
+        ValueError: another difficulty, no minutes, or not two or three hints.
+    """
+
+    id: str
+    title: str
+    difficulty: int
+    minutes: int
+    hints: tuple[str, ...]
+    check: Callable[[Any], str]
+
+    def __post_init__(self) -> None:
+        if self.difficulty not in (1, 2, 3) or self.minutes < 1 or len(self.hints) not in (2, 3):
+            raise ValueError(
+                f"exercise {self.id}: expected difficulty 1 to 3, at least a minute and two or "
+                f"three hints, got {self.difficulty}, {self.minutes} and {len(self.hints)}"
+            )
+
+    @property
+    def dots(self) -> str:
+        """The difficulty as it is shown: ●○○."""
+        return "●" * self.difficulty + "○" * (3 - self.difficulty)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: "✓" right, "✗" wrong, "○" not done yet."""
+
+    mark: str
+    message: str
+
+
+_EXERCISES: dict[str, Exercise] = {}
+_HINTS_GIVEN: dict[str, int] = {}
+
+
+def exercise(
+    id: str, *, title: str, difficulty: int, minutes: int, hints: tuple[str, ...]
+) -> Callable[[Callable[[Any], str]], Exercise]:
+    """Declare the function below as the check of an exercise."""
+
+    def declare(check: Callable[[Any], str]) -> Exercise:
+        _EXERCISES[id] = Exercise(id, title, difficulty, minutes, hints, check)
+        return _EXERCISES[id]
+
+    return declare
+
+
+def exercises_of(lesson: str) -> list[Exercise]:
+    """Return the exercises of a lesson, "00" for example; none where it declares none."""
+    name = f"{__package__}.lesson_{lesson}"
+    if re.fullmatch(r"\d\d", lesson) and importlib.util.find_spec(name):
+        importlib.import_module(name)
+    return [_EXERCISES[id] for id in _EXERCISES if id.startswith(f"{lesson}.")]
+
+
+def find(id: str) -> Exercise:
+    """Return an exercise by its id.
+
+    Raises:
+        ValueError: there is none of that id.
+    """
+    if not isinstance(id, str) or not re.fullmatch(r"\d\d\.\d+", id):
+        raise ValueError(f'an exercise is called by its number, as in "00.1": got {describe(id)}')
+    known = {exercise.id: exercise for exercise in exercises_of(id[:2])}
+    if id not in known:
+        raise ValueError(f"lesson {id[:2]} has no exercise {id}; it has {', '.join(known) or 'none'}")
+    return known[id]
+
+
+# ---- What a learner calls ------------------------------------------------------------------------
+
+
+def check(id: str, answer: Any) -> None:
+    """Check an answer and say what was found: right, wrong and why, or not done yet."""
+    try:
+        verdict = judge(id, answer)
+    except ValueError as error:  # no such exercise
+        verdict = Verdict("✗", str(error))
+    _show(verdict.mark, id, verdict.message)
+
+
+def hint(id: str) -> None:
+    """Give the next hint for an exercise; when all are given, all of them again."""
+    try:
+        hints = find(id).hints
+    except ValueError as error:
+        return _show("✗", id, str(error))
+    given = _HINTS_GIVEN[id] = _HINTS_GIVEN.get(id, 0) + 1
+    if given > len(hints):
+        return _show("?", id, "No hint is left. All of them:\n" + "\n".join(hints))
+    left = len(hints) - given
+    more = f"{left} more {'is' if left == 1 else 'are'} left." if left else "It is the last one."
+    _show("?", id, f"Hint {given} of {len(hints)}: {hints[given - 1]}\n{more}")
+
+
+def judge(id: str, answer: Any) -> Verdict:
+    """Check an answer without showing anything.
+
+    The learner's random numbers go on as if nothing had happened.
+
+    Raises:
+        ValueError: there is no such exercise.
+    """
+    exercise = find(id)
+    if not callable(answer):
+        return Verdict("✗", f"Give the function itself, without calling it: got {describe(answer)}.")
+    try:
+        with torch.random.fork_rng(devices=[]), _time_limit(SECONDS):
+            torch.manual_seed(0)
+            return Verdict("✓", exercise.check(answer))
+    except Wrong as wrong:
+        return Verdict("✗", str(wrong))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, NotImplementedError) and not str(error):  # the stub
+            count = len(exercise.hints)
+            return Verdict("○", f'not done yet. `hint("{id}")` gives the first of {count} hints.')
+        return Verdict("✗", _explain(error))
+
+
+def _show(mark: str, id: Any, message: str) -> None:
+    """Show a line: as HTML where there is a page, else as text."""
+    id = id if isinstance(id, str) else ""  # `check(answer, "00.1")`
+    head = f"{mark} {id}".strip()
+    text = f"{head}  {message}".replace("\n", "\n  ")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        print(text)
+        return
+    from IPython.display import display
+
+    body = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(message, quote=False))
+    body = body.replace("\n", "<br>")
+    colour = _COLOURS[mark]  # translucent, so that it suits light and dark pages
+    style = (
+        f"border-left: 4px solid rgb({colour}); background: rgba({colour}, 0.12); color: inherit; "
+        "padding: 0.5em 0.8em; border-radius: 3px; max-width: 50em; line-height: 1.5"
+    )
+    page = f'<div style="{style}"><b>{html.escape(head)}</b> &nbsp;{body}</div>'
+    display({"text/plain": text, "text/html": page}, raw=True)
+
+
+# ---- What a check uses ---------------------------------------------------------------------------
+
+
+def call(answer: Callable, *arguments: Any) -> Any:
+    """Call an answer with copies of the arguments, and return what it returned.
+
+    Raises:
+        Wrong: it takes other arguments, changed them, or returned None.
+    """
+    try:
+        names = list(inspect.signature(answer).bind(*arguments).arguments)
+    except TypeError as error:
+        name = getattr(answer, "__name__", "it")
+        raise Wrong(f"`{name}` must take {len(arguments)} arguments; here: {error}.") from None
+    except ValueError:  # built in, without a signature
+        names = []
+    given = [_copy(argument) for argument in arguments]
+    result = answer(*given)
+    for position, (before, after) in enumerate(zip(arguments, given, strict=True)):
+        if not _same(before, after):
+            name = names[position] if position < len(names) else f"argument {position}"
+            raise Wrong(
+                f"Your function changes `{name}`, which belongs to its caller: something works in "
+                f"place (an assignment to a part of it, `+=`, or a method that ends in `_`)."
+            )
+    if result is None:
+        raise Wrong("Your function returned None: is its `return` missing?")
+    return result
+
+
+def expect_tensor(came: Any, like: Tensor) -> Tensor:
+    """Return `came` if it is a finite tensor of the shape and type of `like`.
+
+    Raises:
+        Wrong: it is something else; the message says what was expected and what came.
+    """
+    shape = tuple(like.shape)
+    if not isinstance(came, Tensor):
+        raise Wrong(f"Expected a tensor of shape {shape}, got {describe(came)}.")
+    if came.shape != like.shape:
+        raise Wrong(f"Expected the shape {shape}, got {tuple(came.shape)}.")
+    if came.dtype != like.dtype:
+        raise Wrong(f"Expected numbers of type {like.dtype}, got {came.dtype}.")
+    bad = int((~came.isfinite()).sum())
+    if bad and like.isfinite().all():
+        raise Wrong(
+            f"{bad} of {came.numel()} numbers are NaN or infinite: a division by zero, or the "
+            f"exponential of something large?"
+        )
+    return came
+
+
+def describe(value: Any) -> str:
+    """Say in a few words what a value is.
+
+    Examples:
+        >>> describe(torch.zeros(2, 3)), describe([1, 2]), describe(5)
+        ('a tensor of shape (2, 3)', 'a list of length 2', 'the int 5')
+    """
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, int | float | str):
+        return f"the {kind} {str(value)[:40]}"
+    if isinstance(value, list | tuple | dict | set):
+        return f"a {kind} of length {len(value)}"
+    return "None" if value is None else f"an object of type {kind}"
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    return copy.deepcopy(value)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Tell whether a value is as it was; for tensors, and lists, tuples and dictionaries of them."""
+    if isinstance(before, Tensor):
+        same = before.shape == after.shape and before.dtype == after.dtype
+        return same and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
+    if isinstance(before, dict):
+        return before.keys() == after.keys() and all(_same(before[k], after[k]) for k in before)
+    if isinstance(before, list | tuple):
+        return len(before) == len(after) and all(map(_same, before, after))
+    return True
+
+
+def _explain(error: BaseException) -> str:
+    """Say in which line of the learner's code an exception arose."""
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300].rstrip(": ")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        made_up = frame.filename.startswith("<") and not frame.filename.startswith("<ipython")
+        path = Path(frame.filename)
+        if not made_up and not any(path.is_relative_to(library) for library in _LIBRARIES):
+            return f"Your line {frame.lineno}, `{frame.line}`, stopped with {reason}"
+    return f"The check could not use what your function returned ({reason})."
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Turn code that runs for too long into a `Wrong`."""
+    if threading.current_thread() is not threading.main_thread():  # the only one to be interrupted
+        yield
+        return
+    late, lock = threading.Event(), threading.Lock()
+    running = True
+
+    def interrupt() -> None:
+        with lock:
+            if running:
+                late.set()
+                _thread.interrupt_main()
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not late.is_set():  # the learner's own
+            raise
+        message = f"Your function ran for more than {seconds:g} seconds: a loop that never ends?"
+        raise Wrong(message) from None
+    finally:
+        timer.cancel()
+        with lock:
+            running = False

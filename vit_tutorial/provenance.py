@@ -1,0 +1,48 @@
+"""When, on what and from which commit a number was made; cards and results files carry it."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def provenance() -> dict[str, str]:
+    """Say hardware (chips and cores, never which machine), date and commit.
+
+    The commit ends in "-dirty" where files differ from it, and is "none" outside a repository.
+    """
+    return {
+        "hardware": _hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+    }
+
+
+def _hardware() -> str:
+    torch = sys.modules.get("torch")  # what has not loaded torch has not used a GPU
+    gpus = [torch.cuda.get_device_name()] if torch and torch.cuda.is_available() else []
+    return ", ".join([*gpus, _processor(), f"{os.cpu_count()} cores"])
+
+
+def _processor() -> str:
+    """Name the CPU: platform.processor() is empty or vague on Linux and on a Mac."""
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        answer = subprocess.run(asked, cwd=here, capture_output=True, text=True)
+    except OSError:  # no git
+        return "none"
+    return answer.stdout.strip() or "none"

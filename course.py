@@ -198,7 +198,7 @@ def find_uv(or_install=False):
 
 def run_logged(*command):
     """Run a step of the set-up: all of its output goes to the log, its progress is shown."""
-    temporary = VENV / "tmp"  # on the disk that was checked; /tmp is often small
+    temporary = VENV / "tmp"  # on the disk that was checked; the usual folder is often small
     temporary.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [str(part) for part in command],

@@ -1,8 +1,8 @@
 """Make the notebooks from their sources: `python3 course.py build [NN ...] [--force]`.
 
-Every source in notebooks/src becomes a learner's notebook and, in notebooks/solutions, a solved one;
-`render.py` says how a source is written. Both are executed as on a computer with no network and no
-CIFAR-10. What has not changed since is not executed again, unless with --force. The tables in
+Every source in notebooks/src becomes a learner's notebook and, in notebooks/solutions, a solved
+one; `render.py` says how a source is written. Both are executed as on a computer with no network
+and no CIFAR-10. What has not changed is not executed again, unless with --force. The tables in
 README.md are made here, too.
 """
 
@@ -44,7 +44,9 @@ STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the sam
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*$\n?", re.MULTILINE)  # drawn as text
 # What would differ on another machine: its paths, and addresses in its memory.
-MACHINE = re.compile(r"/(?:home|root|tmp|opt|Users|work|var)/\S*|\b[A-Z]:\\\w\S*|\bat 0x[0-9a-f]{6,}")
+MACHINE = re.compile(
+    r"/(?:home|root|tmp|opt|Users|work|var)/\S*|\b[A-Z]:\\\w\S*|\bat 0x[0-9a-f]{6,}"
+)
 
 # The tables of README.md: results file -> what it is about, and how its rows are shown.
 RESULTS: dict[str, tuple[str, dict[str, str]]] = {
@@ -152,9 +154,10 @@ def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
             client.execute(env=environment)
         except CellExecutionError:
             pass  # stands in the outputs, where `faults` finds it
-        except (CellTimeoutError, DeadKernelError) as error:
-            reason = "ran for too long" if isinstance(error, CellTimeoutError) else "ended the kernel"
-            raise BuildError(f"{name}, cell {at}: it {reason}") from None
+        except CellTimeoutError:
+            raise BuildError(f"{name}, cell {at}: it ran for too long") from None
+        except DeadKernelError:
+            raise BuildError(f"{name}, cell {at}: it ended the kernel") from None
         seconds = time.perf_counter() - began
     clean(notebook)
     return seconds
@@ -194,7 +197,10 @@ def faults(notebook: NotebookNode) -> list[str]:
 def machine_traces(output: NotebookNode) -> Iterator[str]:
     """Yield the paths of this machine, and the like, in an output."""
     data = output.get("data", {})
-    texts = [output.get("text", ""), *(data[kind] for kind in data if not kind.startswith("image/"))]
+    texts = [
+        output.get("text", ""),
+        *(data[kind] for kind in data if not kind.startswith("image/")),
+    ]
     for text in texts:
         text = text if isinstance(text, str) else json.dumps(text)
         yield from MACHINE.findall(text)
@@ -271,7 +277,9 @@ def results_tables(root: Path) -> str:
         path = root / "benchmarks" / "results" / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
-            rows = [tuple(form.format(**row) for form in columns.values()) for row in result["rows"]]
+            rows = [
+                tuple(form.format(**row) for form in columns.values()) for row in result["rows"]
+            ]
             on = f"{result['data']}, " if result["data"] else ""
             source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
             parts.append(f"**{about}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n")

@@ -8,8 +8,8 @@ cell:
     # %% exercise="00.1"                        the part between the two marks is for the learner
     # %% [markdown] solved_only=true            for the solved notebook alone
 
-In a markdown cell, {{results.NAME.rows[0].accuracy:.1f}} is filled from benchmarks/results/NAME.json;
-a row may also be called by what it holds: rows[img_size=64].
+In a markdown cell {{results.NAME.rows[0].accuracy:.1f}} is filled from the file NAME.json in
+benchmarks/results; a row may also be called by what it holds, rows[img_size=64].
 """
 
 from __future__ import annotations
@@ -79,12 +79,18 @@ def render(source: Path, solved: bool, run_seconds: int | None = None) -> Notebo
             heading, _, rest = text.partition("\n")
             heading += " (solved)" if solved else ""
             minutes = f"{times(source, cells, run_seconds)} **Needs**: {needs(cell)}."
-            top = [f"{heading}\n\n{minutes}", neighbours(source, badge(source, solved)), rest.strip()]
+            top = [
+                f"{heading}\n\n{minutes}",
+                neighbours(source, badge(source, solved)),
+                rest.strip(),
+            ]
             notebook += [new_markdown_cell("\n\n".join(top), id="title")]
             name, address = project(root_of(source))
             notebook += [new_code_cell(COLAB.format(name=name, address=address), id="colab")]
             continue
-        kept = {key: cell.metadata[key] for key in ("definition", "exercise") if key in cell.metadata}
+        kept = {
+            key: cell.metadata[key] for key in ("definition", "exercise") if key in cell.metadata
+        }
         if id := kept.get("exercise"):
             task = find(id)
             about = f"**Exercise {id} · {task.title}** {task.dots} · about {task.minutes} minutes"
@@ -193,8 +199,9 @@ def define(name: str, where: str) -> str:
 def split_solution(code: str, where: str) -> tuple[str, str]:
     """Return an exercise as the learner gets it, and solved."""
     block = re.compile(rf"^( +){BEGIN}\n(.+?\n)\1{END}$", re.DOTALL | re.MULTILINE)
-    stub, count = block.subn(rf"\1{STUB}", code)
-    if not count or BEGIN in stub or END in stub:
+    stub = block.sub(rf"\1{STUB}", code)
+    solution = "".join(found[2] for found in block.finditer(code))
+    if not solution or any(mark in stub + solution for mark in (BEGIN, END)):
         raise BuildError(f"{where}: expected {BEGIN!r} and {END!r}, in line, inside a function")
     return stub, block.sub(lambda found: found[2].rstrip("\n"), code)
 
@@ -238,7 +245,9 @@ def check_definitions(root: Path) -> None:
 # ---- What is generated ---------------------------------------------------------------------------
 
 
-def minutes_of(source: Path, cells: Iterable[NotebookNode], run_seconds: int) -> tuple[int, int, int]:
+def minutes_of(
+    source: Path, cells: Iterable[NotebookNode], run_seconds: int
+) -> tuple[int, int, int]:
     """Return a lesson's minutes for reading, for its exercises, and in all."""
     words = sum(len(c.source.split()) for c in cells if not c.metadata.get("solved_only"))
     reading = math.ceil(words / WORDS_PER_MINUTE)

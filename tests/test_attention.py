@@ -1,5 +1,7 @@
 """Recording and rollout against a float64 NumPy oracle, and the identities that both must hold."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -224,7 +226,7 @@ def test_discarding_sets_the_stated_number_of_entries_to_zero(ratio, num_prefix)
 def test_discarding_more_keeps_a_subset():
     record = random_record(layers=1)
     kept = [whole(record, discard_ratio=r, residual=0.5) > 0 for r in (0.0, 0.3, 0.6, 0.9)]
-    for more, fewer in zip(kept, kept[1:], strict=False):
+    for more, fewer in pairwise(kept):
         assert (fewer <= more).all()
         assert fewer.sum() < more.sum()
 
@@ -254,7 +256,8 @@ def test_every_querys_map_is_a_row_of_the_whole(num_prefix):
         for column in range(3):
             token = num_prefix + 3 * row + column
             assert record.token((row, column)) == token
-            assert_close(rollout(record, query=(row, column)).flatten(1), rows[:, token, num_prefix:])
+            result = rollout(record, query=(row, column))
+            assert_close(result.flatten(1), rows[:, token, num_prefix:])
     assert record.token(np.int64(4)) == 4
 
 

@@ -36,7 +36,9 @@ with open(os.environ["FAKE_LOG"], "a") as log:
 if "FAKE_ERROR" in os.environ:
     print("first line\\n" * 30 + os.environ["FAKE_ERROR"])
     sys.exit(2)
-time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
+for _ in range(3000):  # a minute at most
+    if os.path.exists(os.environ.get("FAKE_WHILE", "")):
+        time.sleep(0.02)
 python = pathlib.Path(sys.argv[sys.argv.index("--python") + 1])
 site = next(python.parent.parent.glob("lib/python*/site-packages"))
 (site / "jupyterlab.py").write_text(os.environ["FAKE_LAB"])
@@ -61,6 +63,9 @@ http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """A copy of course.py in a folder of its own, with uv the only program on PATH."""
@@ -82,6 +87,10 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Mo
     on_sigterm = signal.getsignal(signal.SIGTERM)
     yield load(root / "course.py")
     signal.signal(signal.SIGTERM, on_sigterm)
+    while STARTED:  # ended already, unless the test failed
+        process = STARTED.pop()
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def load(path: Path) -> types.ModuleType:
@@ -95,14 +104,16 @@ def load(path: Path) -> types.ModuleType:
 
 def start(course: types.ModuleType, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """Start course.py as a person does; what it says comes through one pipe."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(course.ROOT / "course.py"), *arguments],
         env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # like a terminal: whoever waits for an answer here waits in vain
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def uv_calls() -> list[list[str]]:
@@ -115,7 +126,7 @@ def read_uv_log() -> list[dict]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -217,6 +228,13 @@ def test_a_changed_input_installs_again(course, name: str):
     course.set_up("lab")
     assert len(uv_calls()) == 2
     assert kept.exists()
+
+
+def test_a_moved_checkout_installs_again(course):
+    course.set_up("lab")
+    moved = course.ROOT.rename(course.ROOT.with_name("moved"))
+    load(moved / "course.py").set_up("lab")
+    assert len(uv_calls()) == 2
 
 
 def test_another_python_or_a_python_that_is_gone_makes_it_afresh(course, monkeypatch, capsys):
@@ -414,10 +432,10 @@ def test_any_other_system_error_is_one_sentence_too(course, capsys):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_set_up_goes_on(course, how: signal.Signals):
-    first = start(course, "lab", "--no-browser", FAKE_SECONDS="60")
+    first = start(course, "lab", "--no-browser", FAKE_WHILE=str(course.ROOT))
     wait_until(read_uv_log)
     first.send_signal(how)
-    said, _ = first.communicate(timeout=20)
+    said, _ = first.communicate(timeout=60)
     assert first.returncode == 1
     assert said.splitlines()[-1] == (
         "course.py: Stopped; run the same command again and it goes on."
@@ -431,17 +449,21 @@ def test_an_interrupted_set_up_goes_on(course, how: signal.Signals):
     assert len(uv_calls()) == 2
 
 
-def test_a_killed_set_up_is_waited_for_and_made_afresh(course):
+def test_a_killed_set_up_is_waited_for_and_made_afresh(course, tmp_path):
     pytest.importorskip("fcntl")
-    first = start(course, "lab", FAKE_SECONDS="1.5")
+    busy = tmp_path / "busy"
+    busy.touch()
+    first = start(course, "lab", FAKE_WHILE=str(busy))
     wait_until(read_uv_log)
     first.kill()
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     (course.VENV / "half").touch()
 
-    second = start(course, "test", FAKE_SECONDS="0")
-    said, _ = second.communicate(timeout=20)
-    assert "Another set-up is at work here: waiting for it." in said
+    second = start(course, "test")
+    assert second.stdout
+    assert second.stdout.readline() == "Another set-up is at work here: waiting for it.\n"
+    busy.unlink()
+    said, _ = second.communicate(timeout=60)
     assert "Making .venv afresh" in said
     assert not (course.VENV / "half").exists()
     assert course.is_ready(["lab", "test"], cpu=False)
@@ -479,7 +501,7 @@ def test_the_printed_address_answers_until_it_is_ended(course, how: signal.Signa
     prefix = f"    http://127.0.0.1:{port}/lab/tree/work/00_start_here.ipynb?token="
     assert line.startswith(prefix)
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", line.strip().removeprefix(f"http://127.0.0.1:{port}"))
     server = json.loads(connection.getresponse().read())
     connection.close()
@@ -497,7 +519,7 @@ def test_the_printed_address_answers_until_it_is_ended(course, how: signal.Signa
     assert ("--allow-root" in server["arguments"]) == (os.geteuid() == 0)
 
     lab.send_signal(how)
-    said, _ = lab.communicate(timeout=20)
+    said, _ = lab.communicate(timeout=60)
     assert lab.returncode == 0
     assert "Traceback" not in said
     with pytest.raises(ConnectionRefusedError):

@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(payload) - 1}/{len(payload)}")
-        if kind != "unsized":
+        if kind not in ("unsized", "elsewhere"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if kind == "cut":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 import timm
@@ -233,7 +234,7 @@ TIMM = {
     ),
     "square": dict(img_size=16),
     "grey": dict(in_chans=1),
-    "eps 1e-3": dict(norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-3)),
+    "eps 1e-3": dict(norm_layer=partial(nn.LayerNorm, eps=1e-3)),
     "mlp ratio 1.5": dict(mlp_ratio=1.5),
 }
 
@@ -249,7 +250,9 @@ def test_timms_vit_keeps_its_logits(kind):
 
 
 def test_a_model_of_timms_own_making_is_read():
-    theirs = randomize(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3))
+    theirs = randomize(
+        timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, depth=1)
+    )
     ours = from_library(theirs)
     images = pictures(1, 3, 32, 32)
     assert_close(ours(images), theirs(images))
@@ -329,7 +332,7 @@ def test_type_is_kept_and_nothing_is_shared_with_the_model_that_was_read():
 
 REFUSED = {
     "timm distilled": (
-        lambda: timm.create_model("deit_tiny_distilled_patch16_224", img_size=32),
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1),
         "got timm's VisionTransformerDistilled",
     ),
     "timm register tokens": (lambda: from_timm(reg_tokens=2), "reg_token is unexpected"),
@@ -358,7 +361,7 @@ REFUSED = {
     ),
     "timm another activation": (lambda: from_timm(act_layer=nn.ReLU), "exact GELU"),
     "timm approximate GELU": (
-        lambda: from_timm(act_layer=lambda: nn.GELU(approximate="tanh")),
+        lambda: from_timm(act_layer=partial(nn.GELU, approximate="tanh")),
         "exact GELU",
     ),
     "timm no head": (lambda: from_timm(num_classes=0), "num_classes must be"),

@@ -1,6 +1,7 @@
 """The command line: `vit-tutorial doctor | train | evaluate | explain`."""
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from pathlib import Path
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (doctor found a fault) or 2 (bad input)."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console whose alphabet lacks the tick
+        sys.stdout.reconfigure(errors="replace")
     try:
         return arguments.run(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -86,6 +89,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     mean, std = data.channel_stats(training.images)
     command = ["train", "--recipe", arguments.recipe, "--data", Path(arguments.data).name]
+    command += ["--epochs", str(config.epochs), "--seed", str(config.seed)]
     if arguments.data_name:
         command += ["--data-name", arguments.data_name]
     card = weights.Card(

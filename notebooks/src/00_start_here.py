@@ -11,6 +11,7 @@ import torch
 weights = torch.tensor([0.4, 0.1, 0.1, 0.3, 0.1, 0.0, 0.0])  # CLS, then 2 × 3 patches
 weights[1:].reshape(2, 3)
 
+
 # %% exercise="00.1"
 def strongest_patch(weights, grid):
     """Find the patch that CLS attends to most.
@@ -23,6 +24,7 @@ def strongest_patch(weights, grid):
     index = weights[1:].argmax().item()
     return divmod(index, grid[1])
     ### END SOLUTION
+
 
 # %%
 from vit_tutorial.lessons import check, hint
@@ -48,4 +50,4 @@ from tqdm.auto import tqdm
 for _ in tqdm(range(3)):
     pass
 plt.figure(figsize=(3, 2))
-plt.imshow(weights[1:].reshape(2, 3), cmap="cividis");
+plt.imshow(weights[1:].reshape(2, 3), cmap="cividis")

@@ -1,4 +1,4 @@
-"""What a learner meets in a lesson: `check` tells what is wrong, `hint` helps one step at a time."""
+"""What a learner meets in a lesson: `check` says what is wrong, `hint` helps step by step."""
 
 from vit_tutorial.lessons.exercises import check, hint
 

@@ -15,13 +15,14 @@ import contextlib
 import copy
 import html
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SECONDS = 5.0  # longer than this, and an answer is taken for one that never ends
+SECONDS = 10.0  # longer than this, and an answer is taken for one that never ends
 
 # Code that is not the learner's: this package, Python, and what is installed.
 _LIBRARIES = [
@@ -113,14 +114,16 @@ def find(id: str) -> Exercise:
         raise ValueError(f'an exercise is called by its number, as in "00.1": got {describe(id)}')
     known = {exercise.id: exercise for exercise in exercises_of(id[:2])}
     if id not in known:
-        raise ValueError(f"lesson {id[:2]} has no exercise {id}; it has {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"lesson {id[:2]} has no exercise {id}; it has {', '.join(known) or 'none'}"
+        )
     return known[id]
 
 
 # ---- What a learner calls ------------------------------------------------------------------------
 
 
-def check(id: str, answer: Any) -> None:
+def check(id: Any, answer: Any) -> None:
     """Check an answer and say what was found: right, wrong and why, or not done yet."""
     try:
         verdict = judge(id, answer)
@@ -129,7 +132,7 @@ def check(id: str, answer: Any) -> None:
     _show(verdict.mark, id, verdict.message)
 
 
-def hint(id: str) -> None:
+def hint(id: Any) -> None:
     """Give the next hint for an exercise; when all are given, all of them again."""
     try:
         hints = find(id).hints
@@ -153,7 +156,9 @@ def judge(id: str, answer: Any) -> Verdict:
     """
     exercise = find(id)
     if not callable(answer):
-        return Verdict("✗", f"Give the function itself, without calling it: got {describe(answer)}.")
+        return Verdict(
+            "✗", f"Give the function itself, without calling it: got {describe(answer)}."
+        )
     try:
         with torch.random.fork_rng(devices=[]), _time_limit(SECONDS):
             torch.manual_seed(0)
@@ -265,7 +270,7 @@ def _copy(value: Any) -> Any:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Tell whether a value is as it was; for tensors, and lists, tuples and dictionaries of them."""
+    """Tell whether a value is as it was; tensors, and lists, tuples and dictionaries of them."""
     if isinstance(before, Tensor):
         same = before.shape == after.shape and before.dtype == after.dtype
         return same and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
@@ -288,7 +293,7 @@ def _explain(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def _time_limit(seconds: float) -> Generator[None]:
     """Turn code that runs for too long into a `Wrong`."""
     if threading.current_thread() is not threading.main_thread():  # the only one to be interrupted
         yield

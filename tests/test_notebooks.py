@@ -1,0 +1,448 @@
+"""The notebooks as committed, the lessons as run, and the machine that makes them."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+
+from vit_tutorial.lessons import exercises as engine
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+build: ModuleType = importlib.import_module("build")
+lesson: ModuleType = importlib.import_module("render")
+
+SOURCES = build.sources()
+NOTEBOOKS = [(source, solved) for source in SOURCES for solved in (False, True)]
+IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in NOTEBOOKS]
+every_notebook = pytest.mark.parametrize(("source", "solved"), NOTEBOOKS, ids=IDS)
+
+
+# ---- As committed --------------------------------------------------------------------------------
+
+
+def test_notebooks_and_tables_are_what_a_build_would_make():
+    assert SOURCES
+    lesson.check_definitions(ROOT)
+    assert build.drift() == []
+
+
+@every_notebook
+def test_outputs_are_complete_and_from_any_machine(source, solved):
+    path = build.notebook_path(source, solved)
+    notebook = build.load(path)
+    nbformat.validate(notebook)
+    assert build.faults(notebook) == []
+    counts = [cell.execution_count for cell in build.code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert path.stat().st_size <= build.MAX_BYTES
+    assert "widgets" not in notebook.metadata
+    assert build.WIDGET not in path.read_text(encoding="utf-8")
+    assert notebook.metadata.vit_tutorial.run_seconds in build.STEPS
+
+
+@every_notebook
+def test_links_lead_somewhere_and_pictures_have_words(source, solved):
+    notebook = lesson.render(source, solved)
+    # a learner's copy lies in work/, beside notebooks/
+    folders = [lesson.notebook_path(source, solved).parent, *([] if solved else [ROOT / "work"])]
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        assert not re.search(r"!\[\s*\]\(", cell.source), "a picture without words"
+        assert "<img" not in cell.source
+        for target in re.findall(r"\]\(([^)\s]+)\)", cell.source):
+            if re.match(r"https://|#", target):
+                continue
+            for folder in folders:
+                place = Path(target) if "/" in target else folder / target
+                if folder.name == "work" and "/" not in target:  # another lesson, copied there too
+                    place = ROOT / "notebooks" / target
+                assert (folder / place).resolve().exists(), f"{target}, from {folder.name}"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_stub_is_its_solution_with_lines_removed(source):
+    open_ones, solved_ones = (
+        {
+            c.metadata.exercise: c.source
+            for c in lesson.render(source, solved).cells
+            if "exercise" in c.metadata
+        }
+        for solved in (False, True)
+    )
+    assert list(open_ones) == list(solved_ones)
+    for id, stub in open_ones.items():
+        solution = iter(solved_ones[id].splitlines())
+        kept = [line for line in stub.splitlines() if line.strip() != lesson.STUB]
+        assert all(line in solution for line in kept), f"{id}: the stub has other lines"
+        assert len(kept) < len(solved_ones[id].splitlines())
+        assert "SOLUTION" not in stub + solved_ones[id]
+        compile(stub, id, "exec")
+
+
+# ---- As run: every cell, in this process ---------------------------------------------------------
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """An IPython like a kernel's, with figures shown inline and no history."""
+    import builtins
+
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui=None):
+            assert gui is None, "lessons open no windows"
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path / "no data"))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    backend = plt.get_backend()
+    shell = Shell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.run_line_magic("matplotlib", "inline")
+    yield shell
+    plt.close("all")
+    plt.switch_backend(backend)
+    Shell.clear_instance()
+    for name in ("get_ipython", "display"):
+        vars(builtins).pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as in a kernel, which shows only
+@pytest.mark.filterwarnings("error::DeprecationWarning:__main__")  # those of a lesson's own lines
+@every_notebook
+def test_a_lesson_runs_from_top_to_bottom(source, solved, shell, monkeypatch):
+    verdicts = []
+    monkeypatch.setattr(engine, "_show", lambda mark, id, message: verdicts.append((id, mark)))
+    monkeypatch.chdir(lesson.notebook_path(source, solved=False).parent)
+    from IPython.utils.capture import capture_output
+
+    for number, cell in enumerate(lesson.render(source, solved).cells, 1):
+        if cell.cell_type == "code":
+            with capture_output() as captured:
+                result = shell.run_cell(cell.source)
+            error = result.error_before_exec or result.error_in_exec
+            assert error is None, f"cell {number}: {error!r}\n{captured.stdout[-2000:]}"
+    expected = "✓" if solved else "○"
+    assert verdicts == [(task.id, expected) for task in engine.exercises_of(source.name[:2])]
+
+
+# ---- The machine, on small sources ---------------------------------------------------------------
+
+TRIAL = '''
+# %% [markdown] needs="CPU, patience"
+# # 90 · A trial
+#
+# **Does it
+# run?**
+#
+# It was {{results.size.rows[1].accuracy:.1f}}%, and {{results.size.rows[px=64].accuracy}}% before.
+# See [the data](../data/README.md).
+
+# %%
+import os
+from pathlib import Path
+
+import ipywidgets
+from tqdm import tqdm
+
+print(Path.cwd().name, os.listdir(os.environ["VIT_TUTORIAL_DATA"]))
+
+# %% definition="trial_package.double"
+
+# %% exercise="90.1"
+def triple(x):
+    """Three times x."""
+    if x:
+        ### BEGIN SOLUTION
+        x = x + x + x
+
+        x = x + 0
+        ### END SOLUTION
+    return x
+
+# %%
+for _ in tqdm(range(3)):
+    pass
+ipywidgets.IntSlider()
+
+# %%
+double(4)
+
+# %%
+double(4)
+
+# %% [markdown] solved_only=true
+# **Why.** Because.
+'''
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A project with the source of one lesson, 90, and everything that it needs."""
+    files = {
+        "notebooks/src/90_trial.py": TRIAL.lstrip(),
+        "pyproject.toml": '[project]\nname = "vit"\nurls.Repository = "https://github.com/me/vit"\n',
+        "README.md": "Hello.\n<!-- lessons:begin -->\n<!-- lessons:end -->\nBye.\n",
+        "benchmarks/results/size.json": json.dumps(
+            {"rows": [{"px": 32, "accuracy": 1.0}, {"px": 64, "accuracy": 71.25}]}
+        ),
+        "trial_package.py": "def double(x):\n    return 2 * x\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "trial_package", raising=False)
+    task = engine.Exercise("90.1", "Three times", 2, 7, ("a", "b"), lambda answer: "")
+    monkeypatch.setitem(engine._EXERCISES, "90.1", task)
+    return tmp_path
+
+
+@pytest.fixture
+def source(course):
+    return course / "notebooks/src/90_trial.py"
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def outputs_of(notebook):
+    return [cell.outputs for cell in build.code_cells(notebook)]
+
+
+def never_execute(notebook, name, folder):
+    raise AssertionError(f"{name} was executed")
+
+
+def test_a_build_executes_what_changed_and_is_stable_to_the_byte(
+    course, source, monkeypatch, capsys
+):
+    assert build.main([], course) == 0, capsys.readouterr().err
+    paths = [build.notebook_path(source, solved) for solved in (False, True)]
+    first = [path.read_bytes() for path in paths]
+    learner, solved = map(build.load, paths)
+
+    _, start, _, _, play, number, again = outputs_of(learner)
+    assert start[0].text == "notebooks []\n"
+    assert play == []  # neither a dead slider nor the remains of a bar
+    assert number[0].data["text/plain"] == again[0].data["text/plain"] == "8"
+    assert outputs_of(solved)[1][0].text == "solutions []\n"
+    assert set(learner.metadata) == {"kernelspec", "language_info", "vit_tutorial"}
+    assert build.drift(course) == []
+    readme = (course / "README.md").read_text(encoding="utf-8")
+    row = "| [90 · A trial](notebooks/90_trial.ipynb) | Does it run? | 9 | CPU, patience |"
+    assert row in readme.splitlines()
+
+    build.build(source, solved=True, force=True)
+    monkeypatch.setattr(build, "execute", never_execute)
+    assert build.main(["90"], course) == 0
+    assert [path.read_bytes() for path in paths] == first
+
+    edit(source, "Because.", "Because of it.")  # text alone
+    assert any("another source" in line for line in build.drift(course))
+    assert build.main([], course) == 0
+    assert build.drift(course) == []
+
+    edit(source, "double(4)\n\n# %%\n", "double(5)\n\n# %%\n")
+    assert any("another source" in line for line in build.drift(course))
+    with pytest.raises(AssertionError, match="was executed"):
+        build.main([], course)
+    edit(source, "double(5)\n\n# %%\n", "double(4)\n\n# %%\n")
+
+    edit(paths[0], '"double(4)"', '"double(6)"')  # by hand, in the notebook
+    assert any("not those of its code" in line for line in build.drift(course))
+    paths[1].rename(paths[1].with_name("91_other.ipynb"))
+    assert "solutions/90_trial.ipynb: missing" in build.drift(course)
+    assert "solutions/91_other.ipynb: it has no source" in build.drift(course)
+    edit(course / "README.md", "| Does it run?", "| Does it walk?")
+    assert "README.md: its tables are out of date" in build.drift(course)
+
+
+def test_a_notebook_is_rendered_from_its_source(source, course):
+    learner, solved = (lesson.render(source, solved, 10) for solved in (False, True))
+    assert len({cell.id for cell in solved.cells}) == len(solved.cells)
+    assert lesson.render(source, True, 10) == solved
+    text = {cell.id: cell.source for cell in learner.cells}
+    assert text["title"].startswith(
+        "# 90 · A trial\n\n**9 minutes**: 1 to read, 7 for the exercises"
+    )
+    assert "all cells run in 10 seconds. **Needs**: CPU, patience." in text["title"]
+    assert "It was 71.2%, and 71.25% before." in text["title"]
+    assert "/github/me/vit/blob/main/notebooks/90_trial.ipynb)" in text["title"]
+    assert '"vit @ git+https://github.com/me/vit"' in text["colab"]
+    assert text["about-90-1"] == "**Exercise 90.1 · Three times** ●●○ · about 7 minutes"
+    assert text["exercise-90-1"].endswith(
+        "    if x:\n        raise NotImplementedError  # your code here\n    return x"
+    )
+    assert "# trial_package.py\ndef double(x):\n    return 2 * x" in text.values()
+    assert "Because" not in "".join(text.values())
+
+    text = {cell.id: cell.source for cell in solved.cells}
+    assert text["title"].startswith("# 90 · A trial (solved)\n")
+    assert "](../../data/README.md)" in text["title"]
+    assert "        x = x + x + x\n\n        x = x + 0\n    return x" in text["exercise-90-1"]
+    assert "**Why.** Because." in text.values()
+
+
+def test_lessons_are_linked_with_those_before_and_after(source):
+    for number in ("89", "91"):
+        other = source.with_name(f"{number}_other.py")
+        other.write_text(f"# %% [markdown]\n# # {number} · Other\n#\n# Why?\n", encoding="utf-8")
+    links = "← [89 · Other](89_other.ipynb) · [91 · Other](91_other.ipynb) → · "
+    top, *_, bottom = lesson.render(source, False, 10).cells
+    assert links in top.source
+    assert bottom.source == links + "[the solved notebook](../notebooks/solutions/90_trial.ipynb)"
+
+
+BROKEN = {
+    "long": (
+        "double(4)\n\n# %%\n",
+        "double(4)\n" * 26 + "\n# %%\n",
+        "cell 6: 26 lines, more than 25",
+    ),
+    "median": ("double(4)\n", "double(4)\n" * 7, r"more than 6 lines \(the median is 7\)"),
+    "marker": ("# %% exercise=", "# %% exercize=", "unknown marker exercize"),
+    "no end": ("        ### END SOLUTION\n", "", "cell 4: expected .* inside a function"),
+    "not in line": ("        ### END", "    ### END", "cell 4: expected .* inside a function"),
+    "twice begun": ("        x = x + 0", "        ### BEGIN SOLUTION", "cell 4: expected"),
+    "unmarked": ('# %% exercise="90.1"', "# %%", "a solution, but no marker"),
+    "undeclared": ('exercise="90.1"', 'exercise="90.2"', r"exercises \['90.2'\], declared .*90.1"),
+    "definition": ("trial_package.double", "trial_package.treble", "no definition trial_package"),
+    "field": (
+        "accuracy:.1f",
+        "speed:.1f",
+        r"cell 1: .* nothing for {{results.size.rows\[1\].speed",
+    ),
+    "file": ("results.size.rows[1]", "results.sizes.rows[1]", "cell 1: .* nothing for"),
+    "row": ("px=64", "px=65", "cell 1: .* nothing for"),
+    "brackets": ("{{results.size.rows[1]", "{{ size.rows[1]", "cell 1: .* nothing for"),
+    "title": ("# # 90", "# 90", "expected a title"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_source_that_breaks_a_rule_is_refused(fault, source):
+    old, new, cause = BROKEN[fault]
+    edit(source, old, new)
+    with pytest.raises(lesson.BuildError, match=cause) as raised:
+        lesson.render(source, True, 10)
+    assert "90_trial.py" in str(raised.value)
+
+
+def test_a_definition_is_shown_once(source, course):
+    lesson.check_definitions(course)
+    text = '# %% [markdown]\n# # 91\n#\n# Why?\n\n# %% definition="trial_package.double"\n'
+    source.with_name("91_other.py").write_text(text, encoding="utf-8")
+    with pytest.raises(lesson.BuildError, match="91_other.py: .*double is shown in 90_trial.py"):
+        lesson.check_definitions(course)
+
+
+def run_cells(*code, folder):
+    """Execute cells in a kernel of their own and return the notebook."""
+    cells = [nbformat.v4.new_code_cell(text) for text in code]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    build.execute(notebook, "trial", folder)
+    return notebook
+
+
+def test_what_must_not_stand_in_an_output_is_found(tmp_path):
+    notebook = run_cells(
+        "import warnings; warnings.warn('old')",
+        "import os; print('x'); os.getcwd()",
+        "object()",
+        "import sys; print('50%|##   | 1/2', file=sys.stderr); print('a'); print('\\rb')",
+        "import urllib.request; urllib.request.urlopen('http://example.com', timeout=9)",
+        "print('not reached')",
+        folder=tmp_path,
+    )
+    found = build.faults(notebook)
+    assert [fault.partition(" (")[0] for fault in found] == ["cell 1", "cell 2", "cell 3", "cell 5"]
+    for fault, part in zip(
+        found, ["a warning, ", "of this machine, /tmp/", "at 0x", "error, URLError"], strict=True
+    ):
+        assert part in fault.replace(str(tmp_path), "/tmp/")
+    assert notebook.cells[-1].execution_count is None
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "MAX_SECONDS", 1)
+    with pytest.raises(lesson.BuildError, match="trial, cell 2: it ran for too long"):
+        run_cells("1", "while True: pass", folder=tmp_path)
+
+
+BAD_OUTPUTS = {
+    "error": nbformat.v4.new_output("error", ename="KeyError", evalue="'x'", traceback=[]),
+    "warning": nbformat.v4.new_output("stream", name="stderr", text="DeprecationWarning"),
+    "path": nbformat.v4.new_output("stream", name="stdout", text="it is in /opt/there"),
+    "windows": nbformat.v4.new_output("execute_result", data={"text/html": "C:\\Users\\me"}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OUTPUTS)
+def test_a_build_with_a_bad_output_fails_and_writes_nothing(
+    kind, course, source, monkeypatch, capsys
+):
+    def execute(notebook, name, folder):
+        for count, cell in enumerate(build.code_cells(notebook), 1):
+            cell.execution_count = count
+        notebook.cells[2].outputs = [BAD_OUTPUTS[kind]]
+        return 1.0
+
+    monkeypatch.setattr(build, "execute", execute)
+    assert build.main([], course) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("build: notebooks/90_trial.ipynb, cell 3 (import os): a")
+    assert said.count("\n") == 1
+    assert not build.notebook_path(source, False).exists()
+
+
+def test_limits_of_time_and_size(tmp_path):
+    assert [build.coarse(3.2, 0, "x"), build.coarse(12, 0, "x"), build.coarse(60, 0, "x")] == [
+        5,
+        20,
+        60,
+    ]
+    assert build.coarse(8.0, 20, "x") == 20  # near enough to what is written
+    assert build.coarse(5.0, 20, "x") == 5
+    with pytest.raises(lesson.BuildError, match="x: it ran for 61 seconds, more than 60"):
+        build.coarse(61, 0, "x")
+    with pytest.raises(lesson.BuildError, match=r"big.ipynb: 1.2 MB, more than 1 MB"):
+        build.write(tmp_path / "big.ipynb", "x" * 1_200_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_no_path_is_no_path():
+    found = build.MACHINE.findall(
+        r"a/b, /home/me/x, https://a.org/tutorial C:\x D: 1/home at 0x7f12ab34cd"
+    )
+    assert found == ["/home/me/x,", r"C:\x", "at 0x7f12ab34cd"]
+
+
+def test_results_become_tables(course):
+    rows = [{"from": "a", "to": "b", "ms_median": 3, "ms_low": 2, "ms_high": 4, "moves": 9}]
+    result = {"hardware": "a chip, 2 cores", "command": "python x.py", "data": None, "rows": rows}
+    path = course / "benchmarks/results/lesson_in_browser.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    readme = course / "README.md"
+    readme.write_text("<!-- results:begin -->\nold\n<!-- results:end -->\n", encoding="utf-8")
+    text = build.readme(course)
+    assert "| a | b | 3 ms | 2–4 ms |\n\nMeasured on a chip, 2 cores: `python x.py`" in text
+    assert "old" not in text
+    assert text.endswith("<!-- results:end -->\n")
+
+
+def test_an_unknown_lesson_is_one_sentence(course, capsys):
+    assert build.main(["7"], course) == 2
+    assert capsys.readouterr().err == "build: there is no source of lesson 07\n"

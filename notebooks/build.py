@@ -9,6 +9,8 @@ README.md are made here, too.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -22,6 +24,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from PIL import Image
 from render import (
     BuildError,
     check_definitions,
@@ -39,6 +42,7 @@ from render import sources as find_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SECONDS, MAX_BYTES = 60, 1_000_000
+LARGE_FIGURE = 100_000  # bytes; a PNG of a photograph takes five times what a JPEG does
 STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the same as the next
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -110,7 +114,15 @@ def build(source: Path, solved: bool, force: bool = False) -> str:
         new.outputs, new.execution_count = old.outputs, old.execution_count
     for fault in faults(notebook):
         raise BuildError(f"{name}, {fault}")
-    write(path, nbformat.writes(notebook) + "\n")
+    text = nbformat.writes(notebook) + "\n"
+    if len(text.encode()) > MAX_BYTES:
+        sizes = [len(json.dumps(cell)) for cell in notebook.cells]
+        largest = max(sizes)
+        raise BuildError(
+            f"{name}: {len(text.encode()) / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g}; "
+            f"{largest / 1e6:.1f} of it in cell {sizes.index(largest) + 1}"
+        )
+    write(path, text)
     return f"{name}: {done}"
 
 
@@ -144,6 +156,7 @@ def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
             kernel_name="python3",
             timeout=MAX_SECONDS,
             coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             record_timing=False,
             store_widget_state=False,
             on_cell_start=note,
@@ -169,11 +182,24 @@ def clean(notebook: NotebookNode) -> None:
         for output in cell.outputs:
             if output.output_type == "stream":
                 output.text = PROGRESS_BAR.sub("", output.text)
+            elif len(output.get("data", {}).get("image/png", "")) > LARGE_FIGURE:
+                store_as_jpeg(output.data)
         cell.outputs = [
             output
             for output in cell.outputs
             if WIDGET not in output.get("data", {}) and output.get("text", "something").strip()
         ]
+
+
+def store_as_jpeg(data: NotebookNode) -> None:
+    """Replace a PNG by a JPEG where that takes less than half: where photographs are in it."""
+    png = base64.b64decode(data["image/png"])
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as figure:
+        figure.convert("RGB").save(file, "JPEG", quality=90, subsampling=0, optimize=True)
+    if len(file.getvalue()) < len(png) / 2:
+        del data["image/png"]
+        data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
 
 
 def faults(notebook: NotebookNode) -> list[str]:
@@ -234,14 +260,7 @@ def load(path: Path) -> NotebookNode | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file so that it is always the old one or the new one, never a half.
-
-    Raises:
-        BuildError: it is too large.
-    """
-    size = len(text.encode())
-    if size > MAX_BYTES:
-        raise BuildError(f"{path.name}: {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g} MB")
+    """Write a file so that it is always the old one or the new one, never a half."""
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8", newline="\n")
     os.replace(beside, path)

@@ -50,10 +50,10 @@ def drawn(figure: Figure) -> bytes:
 # ---- overlay ----
 
 
-def test_overlay_mixes_photograph_and_colour_by_the_square_of_the_heat():
+def test_overlay_mixes_photograph_and_colour_by_the_heat():
     painted = plots.overlay(PHOTO, HEAT, strength=0.6)
     colours = matplotlib.colormaps["cividis"](np.rint(HEAT * 255).astype(int))[..., :3] * 255
-    share = 0.6 * HEAT[..., None] ** 2
+    share = 0.6 * HEAT[..., None]
     expected = (1 - share) * PHOTO + share * colours
     assert painted.dtype == np.uint8
     assert np.abs(painted - expected).max() <= 0.51
@@ -110,7 +110,9 @@ def test_probabilities_are_sorted_and_written_beside_their_bars():
 
 
 def test_an_explanation_shows_the_photograph_what_was_said_and_where_it_looked():
-    figure = plots.explanation(PHOTO, (2, 0, 14, 12), CLASSES, [0.2, 0.7, 0.1], 5 * HEAT)
+    heat = 5 + 5 * HEAT
+    heat[:, :2] = heat[:, 14:] = 0  # what the network did not see
+    figure = plots.explanation(PHOTO, (2, 0, 14, 12), CLASSES, [0.2, 0.7, 0.1], heat)
     given, says, looked = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "What it was given",
@@ -119,7 +121,9 @@ def test_an_explanation_shows_the_photograph_what_was_said_and_where_it_looked()
     ]
     assert "70%" in words_in(figure)
     assert np.array_equal(given.images[0].get_array(), PHOTO)
-    expected = plots.overlay(PHOTO, HEAT / HEAT.max())
+    seen = heat[:, 2:14]
+    share = np.clip((heat - seen.min()) / (seen.max() - seen.min()), 0, 1)
+    expected = plots.overlay(PHOTO, share)  # from the least to the greatest that it saw
     assert np.abs(looked.images[0].get_array().astype(int) - expected).max() <= 1
     for box in [patch for patch in given.patches if isinstance(patch, Rectangle)]:
         assert (*box.get_xy(), box.get_width(), box.get_height()) == (1.5, -0.5, 12, 12)
@@ -152,13 +156,17 @@ def test_an_atlas_has_a_labelled_picture_per_layer_and_head_each_with_its_own_sc
     assert len(drawn(figure)) > 1000
 
 
-def test_a_row_of_pictures_has_its_titles_and_a_scale_only_when_named():
+def test_a_row_of_pictures_has_its_titles():
     figure = plots.photo_row([PHOTO, PHOTO[..., 0]], ["one", "two"])
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two"]
-    with_scale = plots.photo_row([PHOTO], ["one"], heat_scale="attention")
-    assert len(with_scale.axes) == 2
-    assert {"none", "most", "attention"} <= set(words_in(with_scale))
-    assert len(drawn(with_scale)) > 1000
+    assert len(drawn(figure)) > 1000
+
+
+def test_an_explanation_frames_a_part_and_says_when_it_is_the_whole():
+    part = plots.explanation(PHOTO, (2, 0, 14, 12), CLASSES, [1, 0, 0], HEAT).axes[0]
+    assert (part.get_xlabel(), len(part.patches)) == ("inside the frame: what the network sees", 2)
+    whole = plots.explanation(PHOTO, (0, -2, 16, 14), CLASSES, [1, 0, 0], HEAT).axes[0]
+    assert (whole.get_xlabel(), len(whole.patches)) == ("the network sees all of it", 0)
 
 
 def test_a_picture_of_greys_is_drawn_with_black_at_0_and_white_at_255():
@@ -182,7 +190,11 @@ def test_a_picture_of_greys_is_drawn_with_black_at_0_and_white_at_255():
         ),
         (
             lambda: plots.explanation(PHOTO, (0, 0, 1, 1), CLASSES, [1, 0, 0], -HEAT),
-            "heat must lie in 0..1",
+            "heat must be 0 or more, got -",
+        ),
+        (
+            lambda: plots.explanation(PHOTO, (0, 0, 1, 1), CLASSES, [1, 0, 0], HEAT * np.nan),
+            "heat must be 0 or more, got nan",
         ),
         (lambda: plots.attention_atlas(PHOTO, np.ones((2, 2, 5, 5))), r"got \(5, 5\)"),
         (lambda: plots.attention_atlas(PHOTO, HEAT), r"\(layers, heads, H, W\), got \(12, 16\)"),

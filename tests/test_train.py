@@ -353,13 +353,11 @@ def test_evaluate_names_bad_input(test, batch_size, sentence):
 
 def test_the_cards_count_is_that_of_the_written_file(tmp_path):
     """Half precision changes answers here: the card must tell the file's count."""
-    torch.manual_seed(5)
-    model, test = randomize(new_model(), seed=5).float(), stripes(200, seed=9)
-    with torch.no_grad():  # both classes nearly alike: rounding decides
-        model.head.weight[1] = model.head.weight[0] * (1 + 3e-4 * torch.randn(8))
-        model.head.bias.zero_()
-        answers = model(normalize(test.images, (0.5,), (0.2,))).argmax(dim=1)
-    test = replace(test, labels=answers)  # so that unrounded it names all rightly
+    model = randomize(new_model()).float()
+    with torch.no_grad():  # rounded, both are equal, and the first wins
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([0.1, 0.100001]))
+    test = replace(stripes(200), labels=(torch.arange(200) < 150).long())
     card = Card("tiny", TINY, test.classes, (0.5,), (0.2,), data="stripes", training={"seed": 5})
     written = make_checkpoint(model, tmp_path / "tiny", card, test, batch_size=64)
     shipped, read = load_checkpoint(tmp_path / "tiny")
@@ -375,5 +373,5 @@ def test_the_cards_count_is_that_of_the_written_file(tmp_path):
         "dtype": "float32",
         "device": "cpu",
     }
-    assert evaluate(model, test, (0.5,), (0.2,)).correct == 200
-    assert fresh.correct < 200
+    assert evaluate(model, test, (0.5,), (0.2,)).correct == 150
+    assert fresh.correct == 50

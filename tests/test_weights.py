@@ -437,7 +437,6 @@ def test_a_bundled_checkpoint_is_small_and_its_card_complete(name):
         assert model(images).isfinite().all()
 
 
-@pytest.mark.skipif("digits" not in bundled(), reason="the checkpoint `digits` is not there")
 def test_the_digits_measured_again_give_the_count_on_the_card():
     model, card = load_checkpoint("digits")
     test = data.digits("test")

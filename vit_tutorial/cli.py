@@ -5,12 +5,13 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 
 # torch and matplotlib are imported where they are needed, so that --help answers at once.
@@ -201,12 +202,19 @@ def _check_python() -> str:
 
 
 def _check_libraries() -> str:
-    """Import each: a wheel for another machine is found out only then."""
-    found = []
-    for name in ("torch", "torchvision", "matplotlib", "ipywidgets", "einops", "safetensors"):
-        import_module(name)
-        found.append(f"{name} {version(name)}")
-    return ", ".join(found)
+    """Import what the lessons use: a wheel for another machine is found out only then."""
+    names = ("torch", "torchvision", "matplotlib", "ipywidgets", "einops", "safetensors")
+    for name in names:
+        if name != "torchvision":  # takes seconds to import, and says which torch it needs
+            import_module(name)
+    needs = re.search(r"\btorch \(?==([\d.]+)", "; ".join(requires("torchvision") or []))
+    wanted, found = needs and needs[1], version("torch").split("+")[0]
+    if wanted and wanted != found:
+        raise ValueError(
+            f"torchvision {version('torchvision')} was built for torch {wanted}, but torch is "
+            f"{found}: install both together"
+        )
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _check_devices() -> str:

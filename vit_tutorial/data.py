@@ -190,9 +190,11 @@ def cifar10(split: str, root: str | Path | None = None, download: bool = True) -
 
 
 def _read_cifar10(folder: Path, split: str) -> ImageSet:
+    if not (folder / "cifar-10-batches-py").is_dir():
+        raise RuntimeError(f"nothing in {folder}")  # torchvision takes seconds to import
     from torchvision.datasets import CIFAR10
 
-    with warnings.catch_warnings():  # the pickles are from 2009, NumPy 2.4 remarks on their dtypes
+    with warnings.catch_warnings():  # the pickles are from 2009, and NumPy 2.4.0 warns of it
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         stored = CIFAR10(folder, train=split == "train", download=False)
     return ImageSet(

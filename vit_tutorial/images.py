@@ -212,7 +212,7 @@ def _render(image: Image.Image, box: Box, width: int, height: int) -> Image.Imag
     inside = inside[0] - x, inside[1] - y, inside[2] - x, inside[3] - y
     seen = cut.resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BICUBIC, box=inside)
     canvas = Image.new(image.mode, (width, height), "#808080")
-    canvas.paste(seen, (min(x0, width - 1), min(y0, height - 1)))
+    canvas.paste(seen, (x0, y0))
     return canvas
 
 

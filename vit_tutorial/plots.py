@@ -13,8 +13,6 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -38,8 +36,7 @@ STYLE: dict[Any, Any] = {
 def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.uint8]:
     """Paint heat over a photograph: uint8 (H, W, 3) and (H, W) in 0..1 -> uint8 (H, W, 3).
 
-    Opacity is `strength` times the square of the heat: no heat leaves the photograph untouched,
-    and a faint background stays faint.
+    Opacity is `strength` times the heat, so no heat leaves the photograph untouched.
 
     Raises:
         ValueError: a photograph that is not uint8 RGB, heat of another size or outside 0..1, or a
@@ -59,7 +56,7 @@ def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in 0..1, got {strength}")
     colours = _cividis()[np.rint(heat * 255).astype(np.uint8)]  # (H, W, 3)
-    alpha = (strength * heat**2).astype(np.float32)[..., None]
+    alpha = (strength * heat).astype(np.float32)[..., None]
     return np.rint(photo + alpha * (colours - photo)).astype(np.uint8)
 
 
@@ -97,31 +94,32 @@ def explanation(
         seen: left, top, right, bottom of the network's view, in pixels of `photo`.
         classes: the names, as many as `values`.
         values: probabilities.
-        heat: (H, W), any scale from 0 up; it is drawn relative to its maximum.
+        heat: (H, W), 0 where the network saw nothing; drawn from its least to its greatest.
 
     Raises:
-        ValueError: another number of values than of classes, or heat of another size.
+        ValueError: another number of values than of classes, or heat of another size or below 0.
     """
     _require_as_many(classes, values)
-    highest = float(heat.max())
-    painted = overlay(photo, heat / highest if highest > 0 else heat)
+    if not heat.min() >= 0:  # also refuses NaN
+        raise ValueError(f"heat must be 0 or more, got {heat.min():.3g}")
+    lowest, highest = (heat[heat > 0].min(), heat.max()) if heat.any() else (0.0, 1.0)
+    spread = max(float(highest - lowest), 1e-12)
+    painted = overlay(photo, np.clip((heat - lowest) / spread, 0, 1))
     width = 3.4 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(
             1, 3, figsize=(2 * width + 3.4, 3.6), width_ratios=[width, 3.0, width]
         )
         _photo(left, photo, "What it was given")
-        box = Rectangle((seen[0] - 0.5, seen[1] - 0.5), seen[2] - seen[0], seen[3] - seen[1])
-        box.set(fill=False, edgecolor="white", linewidth=3)
-        left.add_patch(box)
-        inner = Rectangle(box.get_xy(), box.get_width(), box.get_height())
-        inner.set(fill=False, edgecolor=ACCENT, linewidth=1.5)
-        left.add_patch(inner)
-        left.set_xlabel("inside the frame: what the network sees", color=FAINT)
+        if seen[0] > 0 or seen[1] > 0:  # a part of it
+            _frame(left, seen)
+            left.set_xlabel("inside the frame: what the network sees", color=FAINT)
+        else:
+            left.set_xlabel("the network sees all of it", color=FAINT)
         _bars(middle, classes, values, top=5)
         middle.set_title("What it says")
         _photo(right, painted, "Where it looked")
-        right.set_xlabel("attention rollout, yellow: most", color=FAINT)
+        right.set_xlabel("attention rollout, from least (clear) to most (yellow)", color=FAINT)
     return _closed(figure)
 
 
@@ -158,8 +156,8 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
     return _closed(figure)
 
 
-def photo_row(photos: Sequence[NDArray], titles: Sequence[str], heat_scale: str = "") -> Figure:
-    """Draw pictures side by side, a title over each, and a scale of heat if it is named.
+def photo_row(photos: Sequence[NDArray], titles: Sequence[str]) -> Figure:
+    """Draw pictures side by side, a title over each.
 
     Raises:
         ValueError: another number of titles than of pictures.
@@ -177,12 +175,16 @@ def photo_row(photos: Sequence[NDArray], titles: Sequence[str], heat_scale: str 
         )
         for axis, photo, title in zip(axes[0], photos, titles, strict=True):
             _photo(axis, photo, title)
-        if heat_scale:
-            scale = ScalarMappable(cmap=ListedColormap(_cividis() / 255))
-            bar = figure.colorbar(scale, ax=axes[0, -1], ticks=[0, 1], fraction=0.05)
-            bar.ax.set_yticklabels(["none", "most"])
-            bar.set_label(heat_scale)
     return _closed(figure)
+
+
+def _frame(axes: Axes, box: tuple[float, float, float, float]) -> None:
+    """Outline a box in two colours, so that it shows on any photograph."""
+    left, top, right, bottom = box
+    for colour, width in (("white", 3.0), (ACCENT, 1.5)):
+        outline = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top)
+        outline.set(fill=False, edgecolor=colour, linewidth=width)
+        axes.add_patch(outline)
 
 
 def _photo(axes: Axes, photo: NDArray, title: str) -> None:

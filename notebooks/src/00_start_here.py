@@ -1,15 +1,161 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# **A network looks at a photograph. Which of its patches does it look at most?**
+# **A network looks at a photograph of a cat. What does it see, what does it say, and where did it look?**
 #
-# (A first draft: it shows that the machine works.)
+# A Vision Transformer (ViT) cuts an image into patches, lets every patch look at every other, and names
+# what it sees. In this course you build one by hand, piece by piece, and prove each piece right. Today you
+# meet a finished one. It was trained for this course, it comes with it, and everything below runs on an
+# ordinary laptop with no network.
+#
+# **You will**
+#
+# - check that your installation works,
+# - let a ViT classify a photograph, and one of yours,
+# - see what each of its attention heads looks at, and follow attention through all its layers,
+# - feed it a larger image than it was trained on, and measure what that costs,
+# - solve the first exercise.
+
+# %% [markdown]
+# ## How the lessons work
+#
+# A lesson is a notebook. Run a cell with **Shift + Enter**; run them in order, top to bottom. Change
+# anything you like: what you have open is your own copy, and `python3 course.py reset 00` brings the
+# original back.
+#
+# You will be asked to **predict** before you run a cell. Do it, even when you are unsure: a wrong guess
+# that you made yourself is the fastest way to learn. **Exercises** are cells with a gap for your code,
+# followed by `check(...)`, which tells you what is wrong, and `hint(...)`, which gives one hint at a time.
+# The solved notebooks lie in `notebooks/solutions`.
+#
+# First, is everything in place?
+
+# %%
+import vit_tutorial
+
+all_is_well = vit_tutorial.doctor()
+# %% [markdown]
+# ## A network and a photograph
+#
+# The network is called `cifar10`, after the 50,000 small images that it learned from. Its *card* says what
+# it is and how good it is.
+
+# %%
+from vit_tutorial import load_checkpoint
+
+vit, card = load_checkpoint("cifar10")
+print("classes:   ", ", ".join(card.classes))
+print("parameters:", f"{sum(p.numel() for p in vit.parameters()):,}")
+print("trained on:", card.data)
+print("accuracy:  ", f"{card.evaluation['accuracy']:.1f}% of {card.evaluation['n']:,} test images")
+
+# %% [markdown]
+# The photograph is Chelsea the cat, by Stéfan van der Walt (public domain), from scikit-image.
+#
+# The network reads 32×32 pixels, no more. `fit_image` takes the largest square from the middle and shrinks
+# it. On the right is the result: this is *all* that the network gets.
+
+# %%
+import numpy as np
+from skimage import data as photographs
+
+from vit_tutorial import fit_image, open_image, plots
+
+photo = open_image(photographs.chelsea())
+fitted = fit_image(photo, 32)
+pixels = fitted.pixels.permute(1, 2, 0).numpy()  # (32, 32, 3)
+plots.photo_row([np.asarray(photo), pixels], ["the photograph", "what the network gets"])
+
+# %% [markdown]
+# **Predict.** The network tells ten classes apart. Which will it name for this image, and how sure will it
+# be: about 30%, 60%, or 90%?
+
+# %%
+from vit_tutorial import normalize
+
+images = normalize(fitted.pixels[None], card.mean, card.std)  # (1, 3, 32, 32)
+logits = vit(images)  # (1, 10): one number per class
+shares = logits.softmax(dim=1)[0]  # made positive, adding up to 1
+plots.probabilities(card.classes, shares.tolist())
+
+# %% [markdown]
+# Two things to keep in mind whenever you read such a picture:
+#
+# - The network **must** name one of its ten classes. Show it a rocket, and it will still answer.
+# - These numbers add up to 1, but they are not a promise. A network can be very sure and wrong.
+
+# %%
+for name in ("rocket", "astronaut", "coffee"):
+    other = fit_image(getattr(photographs, name)(), 32)
+    answer = vit(normalize(other.pixels[None], card.mean, card.std)).softmax(dim=1)[0]
+    print(f"{name:9} is taken for: {card.classes[answer.argmax()]} ({answer.max():.0%})")
+
+# %% [markdown]
+# ## Where did it look?
+#
+# The network cuts the 32×32 pixels into 8×8 patches of 4×4 pixels and turns each into a vector, a *token*.
+# One more token, called CLS, stands in front: at the end, the answer is read from it. In each layer every
+# token collects information from all tokens, and the **attention weights** say how much from which.
+
+# %%
+from vit_tutorial import record_attention
+
+record = record_attention(vit, images)
+print("patches:       ", record.grid)
+print("layers:        ", len(record.weights))
+print("one layer:     ", tuple(record.weights[0].shape), "= (images, heads, tokens, tokens)")
+print("a row adds up to", record.weights[0][0, 0, 0].sum().item())
+
+# %% [markdown]
+# 65 tokens: CLS and 64 patches. The first row of each 65×65 table is what CLS looks at. Its 64 numbers for
+# the patches, laid back over the photograph, make a map; there is one per layer and head.
+#
+# **Predict.** Will all heads look at the same place?
 
 # %%
 import torch
 
-weights = torch.tensor([0.4, 0.1, 0.1, 0.3, 0.1, 0.0, 0.0])  # CLS, then 2 × 3 patches
-weights[1:].reshape(2, 3)
+cls_rows = torch.stack([weights[0, :, 0, 1:] for weights in record.weights])  # (layers, heads, 64)
+maps = cls_rows.unflatten(-1, record.grid)  # (layers, heads, 8, 8)
+heats = np.stack([[fitted.to_original(head) for head in layer] for layer in maps])
+plots.attention_atlas(np.asarray(photo), heats, "What CLS attends to. Yellow: most")
+
+# %% [markdown]
+# Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for
+# lesson 08; whether such a map tells the truth about the network's *reasons* is one for lesson 09.
+#
+# **Play.** Move the sliders, or click one and use the arrow keys. The line below the picture says in words
+# what you see.
+
+# %%
+from vit_tutorial import attention_sliders
+
+sliders = attention_sliders(vit, card, photo)
+sliders
+
+# %% [markdown]
+# One of its views, as a still picture (layer 3, head 0), for those who read without a running kernel:
+
+# %%
+heat = heats[3, 0] / heats[3, 0].max()
+still = plots.overlay(np.asarray(photo), heat)
+plots.photo_row([np.asarray(photo), still], ["the photograph", "layer 3, head 0; yellow: most"])
+
+# %% [markdown]
+# A single layer tells little: what layer 3 collects from a patch, that patch had collected before from
+# others. **Attention rollout** (Abnar & Zuidema 2020) multiplies the layers' tables, so that it follows
+# attention all the way from CLS down to the pixels.
+
+# %%
+from vit_tutorial import rollout
+
+followed = rollout(record)[0]  # (8, 8)
+plots.explanation(
+    np.asarray(photo), fitted.box, card.classes, shares.tolist(), fitted.to_original(followed)
+)
+
+# %% [markdown]
+# ## Your turn
 
 
 # %% exercise="00.1"
@@ -30,24 +176,108 @@ def strongest_patch(weights, grid):
 from vit_tutorial.lessons import check, hint
 
 check("00.1", strongest_patch)
-# hint("00.1")  # take away the first # for a hint; run it again for the next one
+# hint("00.1")  # take away the # in front for a hint; run again for the next one
 
 # %% [markdown] solved_only=true
-# **Why.** `weights[1:]` leaves CLS out, so that index 0 is the first patch. Patches are counted row by
-# row: the row is the whole part of `index / columns`, the column is the rest.
+# **Why.** `weights[1:]` leaves CLS out, so that index 0 is the first patch. Patches are counted row by row:
+# each row has `columns` of them, so the row is the whole part of `index / columns` and the column the rest.
 #
-# **The common wrong answer** divides by the number of *rows*. On a square grid that is the same.
+# **The common wrong answer** divides by the number of *rows*. On a square grid that is the same, so nobody
+# notices until the first photograph that is wider than high.
+
+# %% [markdown]
+# ## Your own photograph
+#
+# Drag an image file into the list of files on the left, put its name between the quotation marks, and run
+# the cell. Any format and any shape will do. Until then it shows a cup of coffee (photograph by Rachel
+# Michetti, CC0).
 
 # %%
-import ipywidgets
+MY_PHOTO = ""  # for example "my_dog.jpg"
 
-ipywidgets.IntSlider(description="layer")
+mine = open_image(MY_PHOTO or photographs.coffee())
+attention_sliders(vit, card, mine, fit="pad")
 
 # %%
-import matplotlib.pyplot as plt
-from tqdm.auto import tqdm
+mine_fitted = fit_image(mine, 32, fit="pad")  # the whole picture, with grey bars
+mine_record = record_attention(vit, normalize(mine_fitted.pixels[None], card.mean, card.std))
+plots.explanation(
+    np.asarray(mine),
+    mine_fitted.box,
+    card.classes,
+    mine_record.logits.softmax(dim=1)[0].tolist(),
+    mine_fitted.to_original(rollout(mine_record)[0]),
+)
 
-for _ in tqdm(range(3)):
-    pass
-plt.figure(figsize=(3, 2))
-plt.imshow(weights[1:].reshape(2, 3), cmap="cividis")
+# %% [markdown]
+# ## A larger image
+#
+# Patches of 4×4 pixels on a 64×64 image: 256 of them instead of 64. Every part of the network takes any
+# number of tokens, except one: the table of positions has 64 entries. `resized` stretches it like an image.
+#
+# **Predict.** The photograph is now four times as detailed. Will the network be better or worse at it?
+
+# %%
+large_vit = vit.resized(64)
+large = fit_image(photo, 64)
+large_record = record_attention(large_vit, normalize(large.pixels[None], card.mean, card.std))
+print("patches:", large_record.grid, " tokens:", large_record.num_tokens)
+plots.explanation(
+    np.asarray(photo),
+    large.box,
+    card.classes,
+    large_record.logits.softmax(dim=1)[0].tolist(),
+    large.to_original(rollout(large_record)[0]),
+)
+
+# %% [markdown]
+# The map is finer. But one photograph proves nothing; a test set does. Here is the digits network, measured
+# on its 360 test images at their own size and at larger ones. It takes a few seconds.
+
+# %%
+from vit_tutorial import evaluate
+from vit_tutorial.data import digits
+
+digits_vit, digits_card = load_checkpoint("digits")
+test = digits("test")
+for size in (8, 12, 16, 24):
+    model, images = digits_vit.resized(size), test.resized(size)
+    result = evaluate(model, images, digits_card.mean, digits_card.std)
+    print(f"{size:2} pixels, {size**2 // 4:3} patches: {result.accuracy:5.1f}% right")
+
+# %% [markdown]
+# And the photograph network on 10,000 test images ({{results.input_size.data}}):
+#
+# | image size | tokens | right | time, compared with 32×32 |
+# |---|---|---|---|
+# | 32×32, as trained | {{results.input_size.rows[0].tokens}} | {{results.input_size.rows[0].test_accuracy:.1f}}% | 1 |
+# | 40×40 | {{results.input_size.rows[1].tokens}} | {{results.input_size.rows[1].test_accuracy:.1f}}% | {{results.input_size.rows[1].time_ratio_median:.1f}} |
+# | 48×48 | {{results.input_size.rows[2].tokens}} | {{results.input_size.rows[2].test_accuracy:.1f}}% | {{results.input_size.rows[2].time_ratio_median:.1f}} |
+# | 64×64 | {{results.input_size.rows[3].tokens}} | {{results.input_size.rows[3].test_accuracy:.1f}}% | {{results.input_size.rows[3].time_ratio_median:.1f}} |
+#
+# (Enlarged from 32×32 pixels, so the larger images hold no more detail; measured by
+# `benchmarks/input_size.py` on {{results.input_size.hardware}}.)
+#
+# So a ViT *accepts* any size, and it gets worse all the same: each patch now shows a smaller piece of the
+# world than any patch that it learned from. "A ViT does not care about the input size" is a common mistake.
+# Lesson 03 takes the positions apart; a short training at the new size would bring the accuracy back.
+
+# %% [markdown]
+# ## What we now have
+#
+# | what | shape | here |
+# |---|---|---|
+# | image, normalised | (B, C, H, W) | (1, 3, 32, 32) |
+# | tokens: CLS and patches | (B, T, D) | (1, 65, 96) |
+# | attention weights of one layer | (B, h, T, T) | (1, 3, 65, 65) |
+# | rollout | (B, rows, columns) | (1, 8, 8) |
+# | logits | (B, classes) | (1, 10) |
+#
+# B images in the batch, C channels, H×W pixels, T tokens of width D, h heads. These letters mean the same in
+# every lesson.
+#
+# ## A stretch
+#
+# Give `attention_sliders` the rocket instead of the cat. In which layer do the heads find its edge? Then
+# flip the photograph (`photo.transpose(0)`) and look again: does the attention flip with it? It need not,
+# and you will see why in lesson 03.

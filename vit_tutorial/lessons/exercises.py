@@ -142,7 +142,7 @@ def hint(id: Any) -> None:
     if given > len(hints):
         return _show("?", id, "No hint is left. All of them:\n" + "\n".join(hints))
     left = len(hints) - given
-    more = f"{left} more {'is' if left == 1 else 'are'} left." if left else "It is the last one."
+    more = f"{left} more {'hint is' if left == 1 else 'hints are'} left." if left else "It is the last one."
     _show("?", id, f"Hint {given} of {len(hints)}: {hints[given - 1]}\n{more}")
 
 

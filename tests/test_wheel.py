@@ -53,7 +53,7 @@ def run(fresh, *command, cwd):
 
 
 def test_wheel_explains_a_photograph_without_network(fresh, tmp_path):
-    scripts, packages = fresh
+    _, packages = fresh
     Image.fromarray(photographs.chelsea()).save(tmp_path / "cat.jpg")
     found = run(fresh, "python", "-c", "import vit_tutorial as v; print(v.__file__)", cwd=tmp_path)
     assert found.stdout.startswith(str(packages)), found.stderr
@@ -69,9 +69,7 @@ def test_wheel_holds_the_package_and_nothing_else(fresh):
     (info,) = packages.glob("vit_tutorial-*.dist-info")
     recorded = [line.split(",")[0] for line in (info / "RECORD").read_text().splitlines()]
     inside = {
-        path
-        for path in recorded
-        if path.startswith("vit_tutorial/") and not path.endswith(".pyc")
+        path for path in recorded if path.startswith("vit_tutorial/") and not path.endswith(".pyc")
     }
     committed = {
         path.relative_to(ROOT).as_posix()

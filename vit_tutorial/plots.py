@@ -105,10 +105,10 @@ def explanation(
     lowest, highest = (heat[heat > 0].min(), heat.max()) if heat.any() else (0.0, 1.0)
     spread = max(float(highest - lowest), 1e-12)
     painted = overlay(photo, np.clip((heat - lowest) / spread, 0, 1))
-    width = 3.4 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
+    width = 3.0 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(
-            1, 3, figsize=(2 * width + 3.4, 3.6), width_ratios=[width, 3.0, width]
+            1, 3, figsize=(2 * width + 3.0, 3.2), width_ratios=[width, 2.6, width]
         )
         _photo(left, photo, "What it was given")
         if seen[0] > 0 or seen[1] > 0:  # a part of it
@@ -143,7 +143,7 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
         figure, grid = plt.subplots(
             layers,
             heads,
-            figsize=(1.9 * heads + 0.5, 1.9 * ratio * layers + 0.6),
+            figsize=(2.2 * heads + 0.5, 2.2 * ratio * layers + 0.6),
             squeeze=False,
         )
         for layer in range(layers):

@@ -231,8 +231,9 @@ plots.explanation(
 )
 
 # %% [markdown]
-# The map is finer. But one photograph proves nothing; a test set does. Here is the digits network, measured
-# on its 360 test images at their own size and at larger ones. It takes a few seconds.
+# The map is finer, and the network is surer of its cat than before. But one photograph proves nothing; a
+# test set does. Here is the digits network, measured on its 360 test images at their own size and at larger
+# ones. It takes a few seconds.
 
 # %%
 from vit_tutorial import evaluate

@@ -1,6 +1,7 @@
 """The exercises: what a check accepts, what it refuses and why, and what a learner reads."""
 
 import re
+import signal
 import time
 
 import numpy as np
@@ -144,7 +145,12 @@ def test_nothing_said_gives_the_answer_away(capsys):
 @pytest.mark.parametrize("answer", [never_ends, endless_rows])
 def test_an_answer_that_never_ends_is_stopped(answer, monkeypatch):
     monkeypatch.setattr(engine, "SECONDS", 0.2)
-    verdict = judge("00.1", answer)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background
+    try:
+        verdict = judge("00.1", answer)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert verdict.mark == "✗"
     assert "more than 0.2 seconds" in verdict.message
 

@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import signal
 import sys
 import sysconfig
 import threading
@@ -142,7 +143,11 @@ def hint(id: Any) -> None:
     if given > len(hints):
         return _show("?", id, "No hint is left. All of them:\n" + "\n".join(hints))
     left = len(hints) - given
-    more = f"{left} more {'hint is' if left == 1 else 'hints are'} left." if left else "It is the last one."
+    more = (
+        f"{left} more {'hint is' if left == 1 else 'hints are'} left."
+        if left
+        else "It is the last one."
+    )
     _show("?", id, f"Hint {given} of {len(hints)}: {hints[given - 1]}\n{more}")
 
 
@@ -307,6 +312,8 @@ def _time_limit(seconds: float) -> Generator[None]:
                 late.set()
                 _thread.interrupt_main()
 
+    # where Ctrl-C is ignored, as in a script in the background, so would the interruption be
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
     timer.start()
@@ -321,3 +328,4 @@ def _time_limit(seconds: float) -> Generator[None]:
         timer.cancel()
         with lock:
             running = False
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import statistics
 import time
 
 import numpy as np
@@ -158,8 +159,12 @@ def test_an_answer_that_never_ends_is_stopped(answer, monkeypatch):
 # ---- What a learner reads ------------------------------------------------------------------------
 
 
-def raises_in_a_library(weights, grid):
+def raises_in_torch(weights, grid):
     return weights.view(3, 999)
+
+
+def raises_in_python(weights, grid):
+    return statistics.mean(())  # the exception comes from a line of Python's own
 
 
 def not_done(weights, grid):
@@ -171,11 +176,15 @@ def leaves(weights, grid):
 
 
 def test_an_exception_is_told_with_the_line_of_the_learners_code(capsys):
-    check("00.1", raises_in_a_library)
-    said = capsys.readouterr().out
-    line = raises_in_a_library.__code__.co_firstlineno + 1
-    assert f"Your line {line}, `return weights.view(3, 999)`, stopped with RuntimeError" in said
-    assert "Traceback" not in said
+    for answer, code, kind in (
+        (raises_in_torch, "return weights.view(3, 999)", "RuntimeError"),
+        (raises_in_python, "return statistics.mean(())", "StatisticsError: mean requires"),
+    ):
+        check("00.1", answer)
+        said = capsys.readouterr().out
+        line = answer.__code__.co_firstlineno + 1
+        assert re.search(rf"Your line {line}, `{re.escape(code)}.*`, stopped with {kind}", said)
+        assert "Traceback" not in said
     check("00.1", leaves)
     assert "SystemExit: bye" in capsys.readouterr().out
 

@@ -41,11 +41,11 @@ class AttentionSliders(widgets.VBox):
             )
         self._photo, self._heads, self._rollouts = photo, heads, rollouts
         self._to_photo = to_photo
-        layout = widgets.Layout(width="360px")
+        layout = widgets.Layout(width="420px")
         style = {"description_width": "60px"}
         last = heads.shape[0] - 1
         self.show = widgets.ToggleButtons(options=SHOW, tooltips=["", "", ""])
-        self.show.style.button_width = "114px"
+        self.show.style.button_width = "132px"
         self.layer = widgets.IntSlider(
             last, 0, last, description="layer", layout=layout, style=style
         )

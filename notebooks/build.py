@@ -12,6 +12,7 @@ import argparse
 import base64
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -290,8 +291,8 @@ def lessons_table(root: Path) -> str:
 
 
 def results_tables(root: Path) -> str:
-    """Return one table for each results file that there is."""
-    parts = []
+    """Return a table of the bundled networks, and one for each results file that there is."""
+    parts = [networks_table(root)]
     for name, (about, columns) in RESULTS.items():
         path = root / "benchmarks" / "results" / f"{name}.json"
         if path.exists():
@@ -303,6 +304,19 @@ def results_tables(root: Path) -> str:
             source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
             parts.append(f"**{about}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n")
     return "\n".join(parts)
+
+
+def networks_table(root: Path) -> str:
+    """Return the bundled networks as their cards describe them."""
+    rows = [("network", "trained on", "right on the test set", "trained in", "command")]
+    for path in sorted((root / "vit_tutorial" / "checkpoints").glob("*.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        result, training = card["evaluation"], card["training"]
+        right = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
+        took = f"{training['epochs']} epochs, {math.ceil(training['seconds'] / 60)} min"
+        on = f"{took} on {training['hardware']}"
+        rows.append((card["name"], card["data"], right, on, f"`{training['command']}`"))
+    return f"**The bundled networks**, one seed each\n\n{as_table(rows)}\n"
 
 
 def as_table(rows: list[tuple[str, ...]]) -> str:

@@ -25,7 +25,8 @@ MOVES = 15
 
 # The same course.py lab as a learner's, but with the copies of the lessons in another folder.
 LAB = """
-import sys, pathlib
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # or the server would be left running
 sys.path.insert(0, {course!r})
 import course
 course.ROOT = pathlib.Path({folder!r})
@@ -37,8 +38,9 @@ sys.exit(course.lab(None, browser=False))
 
 # From the key press to the first frame with the new picture.
 TIME_ONE_MOVE = """
-([handle, image, key]) => new Promise((done) => {
+([handle, image, key]) => new Promise((done, fail) => {
   const start = performance.now();
+  setTimeout(() => fail(new Error("no new picture within 10 seconds")), 10000);
   image.addEventListener(
     "load", () => requestAnimationFrame(() => done(performance.now() - start)), { once: true });
   handle.focus();
@@ -96,8 +98,9 @@ def run_all_cells(page: Page, notebook: Path, timeout: float = 120) -> list[dict
     for _ in range(100):
         page.wait_for_timeout(100)
         if notebook.stat().st_mtime_ns != saved:
-            break
-    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+            with contextlib.suppress(ValueError):  # half written
+                return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    raise RuntimeError("JupyterLab did not save the notebook within 10 seconds")
 
 
 def move_slider(page: Page, key: str) -> float:
@@ -105,6 +108,7 @@ def move_slider(page: Page, key: str) -> float:
     handle = page.locator(".widget-slider .noUi-handle").first
     image = page.locator("img.widget-image").first
     handle.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # until the last move has settled
     return page.evaluate(TIME_ONE_MOVE, [handle.element_handle(), image.element_handle(), key])
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name = "digits" if arguments.data == "digits" else "laptop"
     recipe = RECIPES[name]
-    train, test = load_train_test(arguments.data, recipe.model.img_size)
+    train, test = load_train_test(arguments.data, img_size=recipe.model.img_size)
     config = replace(recipe.train, epochs=arguments.epochs or recipe.train.epochs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

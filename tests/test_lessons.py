@@ -1,68 +1,92 @@
 """The exercises: what a check accepts, what it refuses and why, and what a learner reads."""
 
+import importlib
 import re
 import signal
 import statistics
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from vit_tutorial.lessons import check, hint
 from vit_tutorial.lessons import exercises as engine
-from vit_tutorial.lessons.exercises import Wrong, call, exercise, exercises_of, expect_tensor, judge
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    exercise,
+    exercises_of,
+    expect_tensor,
+    judge,
+)
 
-# ---- Right answers to 00.1, each by another way --------------------------------------------------
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted(path.stem[-2:] for path in (ROOT / "tests" / "answers").glob("lesson_*.py"))
+ANSWERS = {number: importlib.import_module(f"answers.lesson_{number}") for number in LESSONS}
+RIGHT = [
+    (id, answer)
+    for lesson in ANSWERS.values()
+    for id, answers in lesson.RIGHT.items()
+    for answer in answers
+]
+WRONG = [
+    (id, name, *case)
+    for lesson in ANSWERS.values()
+    for id, cases in lesson.WRONG.items()
+    for name, case in cases.items()
+]
+by_divmod = ANSWERS["00"].by_divmod
 
-
-def by_divmod(weights, grid):
-    return divmod(weights[1:].argmax().item(), grid[1])
-
-
-def by_reshape(weights, grid):
-    patches = weights[1:].reshape(grid)
-    return (patches == patches.max()).nonzero()[0]  # a tensor of two
-
-
-def by_numpy(weights, grid):
-    patches = weights.detach().numpy()[1:].reshape(grid)
-    return np.unravel_index(patches.argmax(), patches.shape)
-
-
-def by_loops(weights, grid):
-    best = (0, 0)
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            if weights[1 + row * grid[1] + column] > weights[1 + best[0] * grid[1] + best[1]]:
-                best = (row, column)
-    return list(best)
-
-
-def by_tensors(weights, grid):
-    index = weights[1:].argmax()
-    return index // grid[1], index % grid[1]
+# ---- What a check accepts and refuses, for every exercise ----------------------------------------
 
 
-@pytest.mark.parametrize("answer", [by_divmod, by_reshape, by_numpy, by_loops, by_tensors])
-def test_right_answers_are_accepted_in_less_than_a_second(answer):
+def test_every_exercise_is_tested_with_right_and_wrong_answers():
+    for source in (ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"):
+        number = source.name[:2]
+        for task in exercises_of(number):
+            lesson = ANSWERS[number]
+            assert len(lesson.RIGHT[task.id]) >= 1, "another way than the lesson's own solution"
+            assert len(lesson.WRONG[task.id]) >= 2
+            assert lesson.SECRETS[task.id]
+
+
+@pytest.mark.parametrize(
+    ("id", "answer"), RIGHT, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_right_answers_are_accepted_in_less_than_a_second(id, answer):
     began = time.process_time()
-    verdict = judge("00.1", answer)
+    verdict = judge(id, answer)
     assert verdict.mark == "✓", verdict.message
-    assert "not square" in verdict.message
     assert time.process_time() - began < 1
 
 
-# ---- Wrong answers to 00.1, and the cause that must be named -------------------------------------
+@pytest.mark.parametrize(
+    ("id", "name", "answer", "cause"), WRONG, ids=[f"{case[0]}-{case[1]}" for case in WRONG]
+)
+def test_wrong_answers_are_refused_with_their_cause(id, name, answer, cause):
+    began = time.process_time()
+    verdict = judge(id, answer)
+    assert verdict.mark == "✗", verdict.message
+    assert re.search(cause, verdict.message), verdict.message
+    assert time.process_time() - began < 1
 
 
-def changes_its_input(weights, grid):
-    weights[0] = 0
-    return divmod(weights.argmax().item() - 1, grid[1])
+@pytest.mark.parametrize("number", LESSONS)
+def test_nothing_said_gives_the_answer_away(number):
+    lesson = ANSWERS[number]
+    for task in exercises_of(number):
+        said = [*task.hints, judge(task.id, lesson.RIGHT[task.id][0]).message]
+        said += [judge(task.id, answer).message for answer, _ in lesson.WRONG[task.id].values()]
+        for secret in lesson.SECRETS[task.id]:
+            assert secret not in "\n".join(said), f"{task.id} gives {secret!r} away"
 
 
-def only_the_middle(weights, grid):
-    return grid[0] // 2, grid[1] // 2
+def test_two_faults_are_both_named():
+    message = judge("00.1", lambda w, g: divmod(w.argmax().item(), g[1])[::-1]).message
+    assert "CLS itself" in message
+    assert "swapped" in message
 
 
 def never_ends(weights, grid):
@@ -73,74 +97,6 @@ def never_ends(weights, grid):
 def endless_rows(weights, grid):
     while True:
         yield 0
-
-
-WRONG = {
-    "CLS kept": (lambda w, g: divmod(w.argmax().item(), g[1]), r"`weights\[0\]` is CLS itself"),
-    "CLS can win": (lambda w, g: divmod(w.argmax().item() - 1, g[1]), "CLS takes part"),
-    "one too far": (
-        lambda w, g: divmod(w[1:].argmax().item() + 1, g[1]),
-        "first patch is number 0",
-    ),
-    "last left out": (lambda w, g: divmod(w[:-1].argmax().item(), g[1]), "left out the last"),
-    "least": (lambda w, g: divmod(w[1:].argmin().item(), g[1]), "least, not most"),
-    "swapped": (lambda w, g: divmod(w[1:].argmax().item(), g[1])[::-1], "swapped"),
-    "by rows": (lambda w, g: divmod(w[1:].argmax().item(), g[0]), "divide by the number of rows"),
-    "row by rows": (
-        lambda w, g: (w[1:].argmax().item() // g[0], w[1:].argmax().item() % g[1]),
-        "The row is wrong",
-    ),
-    "down the columns": (
-        lambda w, g: divmod(w[1:].argmax().item(), g[0])[::-1],
-        "count down the columns",
-    ),
-    "square": (
-        lambda w, g: divmod(w[1:].argmax().item(), int((len(w) - 1) ** 0.5)),
-        "Right for squares only",
-    ),
-    "counted from 1": (
-        lambda w, g: (w[1:].argmax().item() // g[1] + 1, w[1:].argmax().item() % g[1] + 1),
-        "counted from 0",
-    ),
-    "flat index": (lambda w, g: w[1:].argmax(), "got one, .* place in the sequence"),
-    "flat int": (lambda w, g: w[1:].argmax().item(), "got one, .* place in the sequence"),
-    "flat numpy": (lambda w, g: w[1:].detach().numpy().argmax(), "got one, .* in the sequence"),
-    "fraction": (lambda w, g: (w[1:].argmax().item() / g[1], 0), "row must be a whole number"),
-    "the weights": (lambda w, g: w[1:].reshape(g), r"got a tensor of shape \(2, 3\)"),
-    "three numbers": (lambda w, g: (0, 0, 0), "got a tuple of length 3"),
-    "a word": (lambda w, g: object(), "got an object of type object"),
-    "None": (lambda w, g: None, "returned None"),
-    "by luck": (only_the_middle, r"Right for \d+ of 42 .* expected \(\d, \d\), got \(\d, \d\)"),
-    "one argument": (lambda w: (0, 0), "must take 2 arguments"),
-    "in place": (changes_its_input, "changes `weights`"),
-    "called": ((0, 1), "without calling it: got a tuple"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_answers_are_refused_with_their_cause(name):
-    answer, cause = WRONG[name]
-    began = time.process_time()
-    verdict = judge("00.1", answer)
-    assert verdict.mark == "✗"
-    assert re.search(cause, verdict.message), verdict.message
-    assert time.process_time() - began < 1
-
-
-def test_two_faults_are_both_named():
-    message = judge("00.1", lambda w, g: divmod(w.argmax().item(), g[1])[::-1]).message
-    assert "CLS itself" in message
-    assert "swapped" in message
-
-
-def test_nothing_said_gives_the_answer_away(capsys):
-    for answer, _ in WRONG.values():
-        check("00.1", answer)
-    for _ in range(4):
-        hint("00.1")
-    said = capsys.readouterr().out
-    for secret in ("divmod", "argmax", "[1:]", "grid[1]", "//", "%"):
-        assert secret not in said
 
 
 @pytest.mark.parametrize("answer", [never_ends, endless_rows])
@@ -283,3 +239,19 @@ def test_an_exercise_must_be_declared_whole():
     with pytest.raises(ValueError, match="two or three hints, got 1, 5 and 1"):
         exercise("97.1", title="t", difficulty=1, minutes=5, hints=("only one",))(lambda a: "")
     assert exercises_of("97") == []
+
+
+def test_an_answer_is_compared_with_the_right_one_and_with_known_mistakes():
+    inputs = [(torch.rand(2, 3),), (torch.rand(4, dtype=torch.float64),)]
+    causes = {"not squared": lambda x: x, "only for matrices": lambda x: x @ x.T}
+    compare(lambda x: x * x, torch.square, inputs, causes)
+    with pytest.raises(Wrong, match=r"^not squared$"):
+        compare(lambda x: x.clone(), torch.square, inputs, causes)
+    with pytest.raises(
+        Wrong, match=r"Right for 0 of 2 inputs. For a tensor \(2, 3\), .* at \[\d, "
+    ):
+        compare(lambda x: x * x + 0.01, torch.square, inputs, causes)
+    with pytest.raises(Wrong, match=r"Expected the shape \(2, 3\), got \(3, 2\)"):
+        compare(lambda x: (x * x).reshape(-1, 2), torch.square, inputs, causes)
+    with pytest.raises(Wrong, match=r"numbers of type torch.float64, got torch.float32"):
+        compare(lambda x: (x * x).float(), torch.square, inputs, causes)

@@ -22,9 +22,6 @@ from vit_tutorial.positions import (
     sincos_2d,
 )
 
-_POSITIVE = ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
-_ALLOWED = {"pos_embed": ("none", "learned", "sincos", "rope"), "pool": ("cls", "mean")}
-
 
 @dataclass(frozen=True)
 class ViTConfig:
@@ -56,36 +53,7 @@ class ViTConfig:
         for name in ("img_size", "trained_grid"):  # JSON has lists where we want tuples
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        sizes = {name: getattr(self, name) for name in _POSITIVE}
-        sizes["img_size height"], sizes["img_size width"] = self.image_hw
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-        for side in self.image_hw:
-            if side % self.patch_size:
-                raise ValueError(
-                    f"an image side of {side} pixels cannot be cut into patches of "
-                    f"{self.patch_size}: {side} / {self.patch_size} is not whole"
-                )
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"embed_dim {self.embed_dim} cannot be shared by {self.num_heads} heads: "
-                f"{self.embed_dim} / {self.num_heads} is not whole"
-            )
-        for name, allowed in _ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.pos_embed == "sincos" and self.embed_dim % 4:
-            raise ValueError(f'pos_embed="sincos" needs embed_dim % 4 == 0, got {self.embed_dim}')
-        if self.pos_embed == "rope" and self.head_dim % 4:
-            raise ValueError(
-                f'pos_embed="rope" needs embed_dim / num_heads to be a multiple of 4, '
-                f"got {self.embed_dim} / {self.num_heads} = {self.head_dim}"
-            )
-        if not self.mlp_ratio > 0 or self.hidden_dim < 1:
-            raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {self.mlp_ratio}")
-        if not self.norm_eps > 0:
-            raise ValueError(f"norm_eps must be positive, got {self.norm_eps}")
+        check_config(self)
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -128,6 +96,46 @@ class ViTConfig:
     def hidden_dim(self) -> int:
         """Width of the hidden layer of the MLP."""
         return int(self.embed_dim * self.mlp_ratio)
+
+
+def check_config(config: ViTConfig) -> None:
+    """See that the numbers of a config fit together; `ViTConfig` calls it.
+
+    Raises:
+        ValueError: they do not, with both of them named.
+    """
+    counts = ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
+    numbers = {name: getattr(config, name) for name in counts}
+    numbers["img_size height"], numbers["img_size width"] = config.image_hw
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    for side in config.image_hw:
+        if side % config.patch_size:
+            raise ValueError(
+                f"an image side of {side} pixels cannot be cut into patches of "
+                f"{config.patch_size}: {side} / {config.patch_size} is not whole"
+            )
+    if config.embed_dim % config.num_heads:
+        raise ValueError(
+            f"embed_dim {config.embed_dim} cannot be shared by {config.num_heads} heads: "
+            f"{config.embed_dim} / {config.num_heads} is not whole"
+        )
+    choices = {"pos_embed": ("none", "learned", "sincos", "rope"), "pool": ("cls", "mean")}
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {getattr(config, name)!r}")
+    if config.pos_embed == "sincos" and config.embed_dim % 4:
+        raise ValueError(f'pos_embed="sincos" needs embed_dim % 4 == 0, got {config.embed_dim}')
+    if config.pos_embed == "rope" and config.head_dim % 4:
+        raise ValueError(
+            f'pos_embed="rope" needs embed_dim / num_heads to be a multiple of 4, '
+            f"got {config.embed_dim} / {config.num_heads} = {config.head_dim}"
+        )
+    if not config.mlp_ratio > 0 or config.hidden_dim < 1:
+        raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {config.mlp_ratio}")
+    if not config.norm_eps > 0:
+        raise ValueError(f"norm_eps must be positive, got {config.norm_eps}")
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -287,6 +295,41 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+def position_tables(config: ViTConfig) -> tuple[Tensor | None, Tensor | None]:
+    """Compute the positions that are not learned: a sin-cos table (1, T, D), RoPE angles (T, d/2).
+
+    None for what the config does not use. The CLS token has no place in the image: its row is zero.
+
+    Examples:
+        >>> table, angles = position_tables(ViTConfig(pos_embed="sincos"))
+        >>> table.shape, angles
+        (torch.Size([1, 65, 192]), None)
+    """
+    coordinates = patch_coordinates(config.grid, config.trained_grid)  # (N, 2)
+    prefix = (0, 0, config.num_prefix, 0)  # zero rows in front
+    table = angles = None
+    if config.pos_embed == "sincos":
+        table = F.pad(sincos_2d(coordinates, config.embed_dim), prefix)[None]
+    if config.pos_embed == "rope":
+        angles = F.pad(rope_2d(coordinates, config.head_dim), prefix)
+    return table, angles
+
+
+def init_weights(model: nn.Module) -> None:
+    """Set every parameter to its starting value, in place.
+
+    Zero biases, norms at one, everything else normal with std 0.02. Only the patch projection is
+    wider, so that tokens start with the variance of the pixels.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name == "patch_embed.proj.weight":
+            nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif parameter.ndim > 1:  # linear layers, CLS token, positions
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+
 class VisionTransformer(nn.Module):
     """The whole network: normalised images (B, C, H, W) -> logits (B, num_classes).
 
@@ -294,11 +337,8 @@ class VisionTransformer(nn.Module):
         ValueError: images of another shape than the config says, on call.
 
     Examples:
-        >>> model = VisionTransformer(ViTConfig(num_classes=10))
-        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        >>> VisionTransformer(ViTConfig())(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
-        >>> sum(p.numel() for p in model.parameters())
-        2697610
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -308,14 +348,19 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(config.image_hw, config.patch_size, config.in_chans, dim)
         if config.pool == "cls":
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self._build_positions()
+        table, angles = position_tables(config)
+        if config.pos_embed == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
+        else:
+            self.register_buffer("pos_embed", table, persistent=False)
+        self.register_buffer("rope", angles, persistent=False)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_heads, config.hidden_dim, config.norm_eps)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
-        self._init_weights()
+        init_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
@@ -345,8 +390,7 @@ class VisionTransformer(nn.Module):
     def resized(self, img_size: int | tuple[int, int]) -> "VisionTransformer":
         """Make a copy of the network for another image size; only its positions change.
 
-        A learned table is resampled; sin-cos and rotary positions are computed at scaled
-        coordinates.
+        A learned table is resampled; the other kinds are computed at scaled coordinates.
 
         Raises:
             ValueError: a size that the patches do not divide.
@@ -365,35 +409,3 @@ class VisionTransformer(nn.Module):
         model = VisionTransformer(config).to(self.head.weight)  # same dtype and device
         model.load_state_dict(state)
         return model.train(self.training)
-
-    def _build_positions(self) -> None:
-        """Set `pos_embed` (1, T, D), added to the tokens, or `rope` (T, d/2), given to the blocks.
-
-        The CLS token has no place in the image: its sin-cos entry and its angles are zero.
-        """
-        config = self.config
-        coordinates = patch_coordinates(config.grid, config.trained_grid)  # (N, 2)
-        prefix = (0, 0, config.num_prefix, 0)  # zero rows in front
-        table = angles = None
-        if config.pos_embed == "sincos":
-            table = F.pad(sincos_2d(coordinates, config.embed_dim), prefix)[None]
-        if config.pos_embed == "rope":
-            angles = F.pad(rope_2d(coordinates, config.head_dim), prefix)
-        if config.pos_embed == "learned":
-            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.embed_dim))
-        else:
-            self.register_buffer("pos_embed", table, persistent=False)
-        self.register_buffer("rope", angles, persistent=False)
-
-    def _init_weights(self) -> None:
-        """Zero biases, norms at one, everything else normal with std 0.02.
-
-        Only the patch projection is wider, so that tokens start with the variance of the pixels.
-        """
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name == "patch_embed.proj.weight":
-                nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
-            elif parameter.ndim > 1:  # linear layers, CLS token, positions
-                nn.init.trunc_normal_(parameter, std=0.02)

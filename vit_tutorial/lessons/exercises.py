@@ -23,7 +23,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,6 +249,70 @@ def expect_tensor(came: Any, like: Tensor) -> Tensor:
             f"exponential of something large?"
         )
     return came
+
+
+def compare(
+    answer: Callable,
+    right: Callable[..., Tensor],
+    inputs: Sequence[tuple],
+    causes: Mapping[str, Callable],
+) -> None:
+    """Compare an answer with the right function, input by input.
+
+    Args:
+        answer: the learner's function.
+        right: returns the right tensor for the same arguments.
+        inputs: tuples of arguments, chosen so that no two functions of `causes` always agree.
+        causes: what to say -> a wrong function; said where the answer returns, for every input,
+            what that function returns.
+
+    Raises:
+        Wrong: it differs for an input; the message names the cause, or else where it differs.
+    """
+    came = [call(answer, *arguments) for arguments in inputs]
+    expected = [right(*arguments) for arguments in inputs]
+    same = [_close(a, b) for a, b in zip(came, expected, strict=True)]
+    if all(same):
+        return
+    for cause, wrong in causes.items():
+        try:
+            matches = all(_close(a, wrong(*b)) for a, b in zip(came, inputs, strict=True))
+        except Exception:  # it does not take all of the inputs
+            continue
+        if matches:
+            raise Wrong(cause)
+    first = same.index(False)
+    got = expect_tensor(came[first], expected[first])
+    off = (got - expected[first]).abs()
+    place = tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))
+    raise Wrong(
+        f"Right for {sum(same)} of {len(inputs)} inputs. For {_shapes(inputs[first])}, the number "
+        f"at {list(place)} should be {expected[first][place].item():.4g}; "
+        f"got {got[place].item():.4g}."
+    )
+
+
+def _close(came: Any, expected: Tensor) -> bool:
+    """Tell whether two tensors agree up to rounding, in shape and type too."""
+    if not isinstance(came, Tensor) or came.shape != expected.shape:
+        return False
+    if came.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(came, expected)
+    tolerance = torch.finfo(expected.dtype).eps ** 0.6  # 7e-5 of the largest, in float32
+    scale = expected.abs().max().item() if expected.numel() else 0.0
+    return torch.allclose(came, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _shapes(arguments: tuple) -> str:
+    """Say in a few words what a function was given."""
+    said = [
+        f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)[:40]
+        for value in arguments
+        if not callable(value)
+    ]
+    return ", ".join(said)
 
 
 def describe(value: Any) -> str:

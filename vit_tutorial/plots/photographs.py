@@ -1,13 +1,7 @@
-"""Figures from plain arrays: every function returns a matplotlib `Figure` and shows nothing.
-
-Figures stand on a white card, so that they read on light and dark pages. Heat is drawn in cividis,
-which people with any kind of colour vision read alike, and fades from transparent: where there is
-little attention the photograph stays as it is.
-"""
+"""Photographs, what a network says of them, and where it looked."""
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -17,20 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-ACCENT, INK, FAINT = "#00529b", "#222222", "#8a8a8a"
-STYLE: dict[Any, Any] = {
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "figure.dpi": 100,
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-}
+from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, STYLE, closed
 
 
 def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.uint8]:
@@ -63,7 +44,7 @@ def overlay(photo: NDArray, heat: NDArray, strength: float = 0.8) -> NDArray[np.
 @cache
 def _cividis() -> NDArray[np.float32]:
     """The 256 colours, 0..255."""
-    table = matplotlib.colormaps["cividis"](np.arange(256))[:, :3]
+    table = matplotlib.colormaps[HEAT](np.arange(256))[:, :3]
     return (table * 255).astype(np.float32)
 
 
@@ -77,7 +58,7 @@ def probabilities(classes: Sequence[str], values: Sequence[float], top: int = 5)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.5, 0.4 * top + 0.4))
         _bars(axes, classes, values, top)
-    return _closed(figure)
+    return closed(figure)
 
 
 def explanation(
@@ -110,7 +91,7 @@ def explanation(
         figure, (left, middle, right) = plt.subplots(
             1, 3, figsize=(2 * width + 3.0, 3.2), width_ratios=[width, 2.6, width]
         )
-        _photo(left, photo, "What it was given")
+        photo_axes(left, photo, "What it was given")
         if seen[0] > 0 or seen[1] > 0:  # a part of it
             _frame(left, seen)
             left.set_xlabel("inside the frame: what the network sees", color=FAINT)
@@ -118,9 +99,9 @@ def explanation(
             left.set_xlabel("the network sees all of it", color=FAINT)
         _bars(middle, classes, values, top=5)
         middle.set_title("What it says")
-        _photo(right, painted, "Where it looked")
+        photo_axes(right, painted, "Where it looked")
         right.set_xlabel("attention rollout, from least (clear) to most (yellow)", color=FAINT)
-    return _closed(figure)
+    return closed(figure)
 
 
 def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
@@ -148,12 +129,12 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
         )
         for layer in range(layers):
             for head in range(heads):
-                _photo(grid[layer, head], painted[layer][head], "")
+                photo_axes(grid[layer, head], painted[layer][head], "")
             grid[layer, 0].set_ylabel(f"layer {layer}")
         for head in range(heads):
             grid[0, head].set_title(f"head {head}", loc="center")
         figure.suptitle(title, x=0.02, ha="left")
-    return _closed(figure)
+    return closed(figure)
 
 
 def photo_row(photos: Sequence[NDArray], titles: Sequence[str]) -> Figure:
@@ -174,8 +155,8 @@ def photo_row(photos: Sequence[NDArray], titles: Sequence[str]) -> Figure:
             squeeze=False,
         )
         for axis, photo, title in zip(axes[0], photos, titles, strict=True):
-            _photo(axis, photo, title)
-    return _closed(figure)
+            photo_axes(axis, photo, title)
+    return closed(figure)
 
 
 def _frame(axes: Axes, box: tuple[float, float, float, float]) -> None:
@@ -187,7 +168,8 @@ def _frame(axes: Axes, box: tuple[float, float, float, float]) -> None:
         axes.add_patch(outline)
 
 
-def _photo(axes: Axes, photo: NDArray, title: str) -> None:
+def photo_axes(axes: Axes, photo: NDArray, title: str) -> None:
+    """Show a photograph in `axes`, smoothly enlarged, without a frame."""
     axes.imshow(photo, interpolation="lanczos", cmap="gray", vmin=0, vmax=255)
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -210,9 +192,3 @@ def _require_as_many(classes: Sequence[str], values: Sequence[float]) -> None:
     """Ask before a figure is opened, or the error would leave it behind."""
     if len(classes) != len(values):
         raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")
-
-
-def _closed(figure: Figure) -> Figure:
-    """Take the figure out of pyplot's list, or a notebook would show it twice."""
-    plt.close(figure)
-    return figure

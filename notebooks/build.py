@@ -64,6 +64,22 @@ RESULTS: dict[str, tuple[str, dict[str, str]]] = {
             "time": "×{time_ratio_median:.2f} ({time_ratio_low:.2f}–{time_ratio_high:.2f})",
         },
     ),
+    "positions_digits": (
+        "Kinds of positions, on the digits (five seeds each, mean ± standard deviation)",
+        {
+            "positions": "{pos_embed}",
+            "epochs": "{epochs}",
+            "test accuracy": "{test_accuracy_mean:.1f} ± {test_accuracy_std:.1f}%",
+        },
+    ),
+    "positions_cifar10": (
+        "Kinds of positions, on photographs (one short run each)",
+        {
+            "positions": "{pos_embed}",
+            "epochs": "{epochs}",
+            "test accuracy": "{test_accuracy_mean:.1f}%",
+        },
+    ),
     "lab_start": (
         "`python3 course.py lab`, once set up",
         {

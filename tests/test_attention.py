@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from vit_tutorial import VisionTransformer, ViTConfig, record_attention, rollout
-from vit_tutorial.attention import RecordedAttention
+from vit_tutorial.attention import RecordedAttention, position_similarity
 from vit_tutorial.positions import rotate
 
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
@@ -611,3 +611,42 @@ def test_attention_with_a_mask_is_refused_instead_of_recorded_wrongly():
     model.blocks[1].attn.forward = causal
     with pytest.raises(ValueError, match="is_causal"):
         record_attention(model, pictures())
+
+
+# ---- position similarity ----
+
+
+def test_similarity_of_positions_is_the_cosine_of_their_angle():
+    """Against angles in NumPy, in float64, one pair at a time."""
+    rows = np.random.default_rng(0).normal(size=(7, 5)) * [[0.01], [3], [1], [100], [1], [5], [2]]
+    came = position_similarity(torch.from_numpy(rows), num_prefix=2)
+    for i in range(5):
+        for j in range(5):
+            a, b = rows[i + 2], rows[j + 2]
+            angle = 2 * np.arctan2(
+                np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)),
+                np.linalg.norm(a / np.linalg.norm(a) + b / np.linalg.norm(b)),
+            )
+            np.testing.assert_allclose(came[i, j].item(), np.cos(angle), atol=1e-12)
+
+
+def test_similarity_takes_a_models_table_as_it_is():
+    model = tiny_model()
+    with_batch = position_similarity(model.pos_embed, num_prefix=1)
+    assert with_batch.shape == (6, 6)
+    assert not with_batch.requires_grad
+    assert_close(with_batch, position_similarity(model.pos_embed[0], num_prefix=1))
+    assert_close(with_batch.diag(), torch.ones(6, dtype=torch.float64))
+    assert position_similarity(torch.randn(3, 4).half()).dtype == torch.float32
+
+
+def test_a_position_of_zeros_is_like_nothing():
+    assert position_similarity(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "prefix"), [((5,), 0), ((2, 5, 3), 0), ((5, 3), 5), ((5, 3), -1)]
+)
+def test_a_table_that_is_none_is_refused(shape, prefix):
+    with pytest.raises(ValueError, match=r"expected a table \(T, D\) or \(1, T, D\)"):
+        position_similarity(torch.zeros(shape), num_prefix=prefix)

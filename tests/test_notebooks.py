@@ -1,5 +1,6 @@
 """The notebooks as committed, the lessons as run, and the machine that makes them."""
 
+import ast
 import base64
 import importlib
 import io
@@ -36,6 +37,25 @@ def test_notebooks_and_tables_are_what_a_build_would_make():
     assert SOURCES
     lesson.check_definitions(ROOT)
     assert build.drift() == []
+
+
+def test_every_definition_of_the_network_is_shown_in_one_lesson_byte_for_byte():
+    wanted = {}
+    for name in ("model", "positions"):
+        path = ROOT / "vit_tutorial" / f"{name}.py"
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                first = min([node.lineno, *(line.lineno for line in node.decorator_list)])
+                lines = text.splitlines()[first - 1 : node.end_lineno]
+                wanted[f"vit_tutorial.{name}.{node.name}"] = "\n".join(lines)
+    shown = {}
+    for source in SOURCES:
+        for cell in build.load(build.notebook_path(source, solved=False)).cells:
+            if name := cell.metadata.get("definition"):
+                assert name not in shown, f"{name} is shown twice"
+                shown[name] = cell.source.partition("\n")[2]
+    assert {name: shown.get(name) for name in wanted} == wanted
 
 
 @every_notebook
@@ -127,7 +147,7 @@ def shell(monkeypatch, tmp_path):
 def test_a_lesson_runs_from_top_to_bottom(source, solved, shell, monkeypatch):
     verdicts = []
     monkeypatch.setattr(engine, "_show", lambda mark, id, message: verdicts.append((id, mark)))
-    monkeypatch.chdir(lesson.notebook_path(source, solved=False).parent)
+    monkeypatch.chdir(lesson.notebook_path(source, solved).parent)
     from IPython.utils.capture import capture_output
 
     for number, cell in enumerate(lesson.render(source, solved).cells, 1):

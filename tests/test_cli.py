@@ -1,9 +1,12 @@
 """Every command in this process: what it prints, what it writes, and how it refuses."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 from conftest import randomize
 from PIL import Image
 
-from vit_tutorial import VisionTransformer, ViTConfig, cli, data, evaluate, load_checkpoint
+from vit_tutorial import VisionTransformer, ViTConfig, cli, data, evaluate, load_checkpoint, plots
 from vit_tutorial.cli import main
 from vit_tutorial.weights import Card, save_checkpoint
 
@@ -20,9 +23,9 @@ COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A checkpoint for 16x16 colour images."""
+    """A checkpoint for 16x16 colour images, which names 5 of the 9 in `folder` rightly."""
     config = ViTConfig(img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=2)
-    model = randomize(VisionTransformer(config)).float()
+    model = randomize(VisionTransformer(config), seed=23).float()
     card = Card("tiny", config, tuple(COLOURS), (0.5,) * 3, (0.25,) * 3, data="plain colours")
     save_checkpoint(model, tmp_path / "tiny", card)
     return tmp_path / "tiny.safetensors"
@@ -64,15 +67,15 @@ def refused(capsys, *arguments: object) -> str:
 def test_train_writes_a_checkpoint_whose_card_says_how_and_evaluate_agrees(tmp_path, capsys):
     out = tmp_path / "mine.safetensors"
     arguments = ["--recipe", "digits", "--data", "digits", "--out", str(out)]
-    assert main(["train", *arguments, "--epochs", "1", "--seed", "3"]) == 0
+    assert main(["train", *arguments, "--epochs", "3", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     model, card = load_checkpoint(out)
     assert card.name == "mine"
     assert card.classes == tuple("0123456789")
     assert card.data == "scikit-learn digits"
-    assert (card.training["epochs"], card.training["seed"]) == (1, 3)
+    assert (card.training["epochs"], card.training["seed"]) == (3, 3)
     assert card.training["command"].startswith(
-        "vit-tutorial train --recipe digits --data digits --epochs 1 --seed 3"
+        "vit-tutorial train --recipe digits --data digits --epochs 3 --seed 3"
     )
     assert {"hardware", "date", "commit", "seconds"} <= set(card.training)
     assert card.evaluation["n"] == 360
@@ -83,31 +86,163 @@ def test_train_writes_a_checkpoint_whose_card_says_how_and_evaluate_agrees(tmp_p
     )
 
     assert main(["evaluate", "--checkpoint", str(out), "--data", "digits"]) == 0
-    assert capsys.readouterr().out == printed
+    sentence, report = capsys.readouterr().out.split("\n\n", 1)
+    assert sentence.startswith(printed.rstrip())
+    assert len(report.splitlines()) == 12  # a head, a line for each digit, and the mean
     options = ["--json", "--batch-size", "33"]
     assert main(["evaluate", "--checkpoint", str(out), "--data", "digits", *options]) == 0
     answer = json.loads(capsys.readouterr().out)
+    result = evaluate(model, data.digits("test"), card.mean, card.std)
+    assert answer.pop("interval") == list(result.interval)
     assert answer == {key: card.evaluation[key] for key in ("accuracy", "n", "correct")}
-    assert evaluate(model, data.digits("test"), card.mean, card.std).correct == answer["correct"]
+    assert result.correct == answer["correct"]
 
 
-def test_evaluate_measures_a_folder_of_ones_own(tiny, folder, capsys):
+def test_evaluate_measures_a_folder_of_ones_own_in_several_sizes(tiny, folder, capsys):
     arguments = ["evaluate", "--checkpoint", str(tiny), "--data", str(folder)]
     assert main([*arguments, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
     model, card = load_checkpoint(tiny)
-    images = data.image_folder(folder, 16)
-    expected = evaluate(model, images, card.mean, card.std)
-    assert answer == {"accuracy": expected.accuracy, "n": 9, "correct": expected.correct}
+    expected = evaluate(model, data.image_folder(folder, 16), card.mean, card.std)
+    low, high = expected.interval
+    assert json.loads(out) == {
+        "accuracy": expected.accuracy,
+        "n": 9,
+        "correct": expected.correct,
+        "interval": [low, high],
+    }
     assert main(arguments) == 0
-    sentence = f"{expected.correct} of 9 images of mine named rightly: {expected.accuracy:.2f}%\n"
-    assert capsys.readouterr().out == sentence
+    assert capsys.readouterr() == (
+        f"{expected.correct} of 9 images of mine named rightly: {expected.accuracy:.2f}% "
+        f"(95% interval: {low:.2f}% to {high:.2f}%)\n\n{expected.report()}\n",
+        "",
+    )
+
+
+def test_evaluate_draws_the_confusion(tiny, folder, tmp_path, monkeypatch, capsys):
+    drawn = []
+    draw = plots.confusion_matrix
+    monkeypatch.setattr(
+        "vit_tutorial.plots.confusion_matrix", lambda *given: drawn.append(given) or draw(*given)
+    )
+    picture = tmp_path / "confusion.png"
+    picture.write_text("an older one")
+    arguments = ["evaluate", "--checkpoint", str(tiny), "--data", str(folder)]
+    assert main([*arguments, "--confusion", str(picture)]) == 0
+    assert capsys.readouterr().out.endswith(f"\nPicture: {picture}\n")
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+    model, card = load_checkpoint(tiny)
+    expected = evaluate(model, data.image_folder(folder, 16), card.mean, card.std)
+    ((confusion, classes),) = drawn
+    assert confusion.tolist() == expected.confusion.tolist()
+    assert classes == card.classes
+    assert main([*arguments, "--confusion", str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 9
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [("no/a.png", "No such file"), ("mine", "it is a folder"), ("tiny.json/a.png", "Not a dir")],
+)
+def test_a_confusion_that_cannot_be_written_is_refused_before_any_work(
+    place, sentence, tiny, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("vit_tutorial.evaluation.evaluate", None)  # would fail when called
+    arguments = ["--checkpoint", tiny, "--data", folder, "--confusion", tmp_path / place]
+    before = set(tmp_path.rglob("*"))
+    error = refused(capsys, "evaluate", *arguments)
+    assert f"{tmp_path / place} cannot be written: {sentence}" in error
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_the_older_picture(tiny, folder, tmp_path, monkeypatch, capsys):
+    def fill(figure, path, **_):
+        path.write_bytes(b"half a pict")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fill)
+    picture = tmp_path / "confusion.png"
+    picture.write_text("an older one")
+    arguments = ["--checkpoint", tiny, "--data", folder, "--confusion", picture]
+    assert "No space left on device" in refused(capsys, "evaluate", *arguments)
+    assert picture.read_text() == "an older one"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_broken_images_are_left_out_and_named(tiny, folder, capsys):
+    (folder / "red" / "broken.jpg").write_bytes(b"no image")
+    (folder / "green" / "empty.png").touch()
+    assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["n"] == 9
+    assert err.startswith("2 files left out: ")
+    assert "broken.jpg" in err
+    assert "empty.png" in err
+    assert err.count("\n") == 1
+
+
+def test_a_class_folder_without_images_is_refused(tiny, folder, capsys):
+    for file in (folder / "green").iterdir():
+        file.unlink()
+    error = refused(capsys, "evaluate", "--checkpoint", tiny, "--data", folder)
+    assert f"{folder / 'green'} holds no image that can be read" in error
+
+
+def test_one_class_is_enough(tiny, folder, tmp_path, capsys):
+    for name in ("blue", "green"):
+        shutil.rmtree(folder / name)
+    picture = tmp_path / "confusion.png"
+    arguments = ["--checkpoint", str(tiny), "--data", str(folder), "--confusion", str(picture)]
+    assert main(["evaluate", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[3:]}
+    assert list(rows) == ["red", "mean", "Picture:"]
+    model, card = load_checkpoint(tiny)
+    images = data.image_folder(folder, 16).relabelled(card.classes)
+    share = evaluate(model, images, card.mean, card.std).accuracy / 100
+    assert 0 < share < 1  # some are taken for a class of which there are no images
+    assert rows["red"] == rows["mean"]
+    assert (rows["red"][0], rows["red"][1], rows["red"][3]) == ("1.000", f"{share:.3f}", "4")
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_grey_images_are_read_for_a_network_of_colours(tiny, folder, tmp_path, capsys):
+    for file in folder.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    arguments = ["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]
+    assert main(arguments) == 0
+    grey = capsys.readouterr()
+    for file in folder.rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    assert main(arguments) == 0
+    assert capsys.readouterr() == grey
+    assert json.loads(grey.out)["n"] == 9
+
+
+def test_classes_in_another_order_are_matched_by_name(tiny, folder, capsys):
+    """The network's classes need not be in the order of the alphabet, as folders are."""
+    arguments = ["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]
+    model, card = load_checkpoint(tiny)
+    found = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        same, _ = load_checkpoint(tiny)  # the same network, its answers in another order
+        same.head.weight.data, same.head.bias.data = (p[order] for p in model.head.parameters())
+        classes = tuple(card.classes[i] for i in order)
+        save_checkpoint(same, tiny.with_name("same"), replace(card, classes=classes))
+        arguments[2] = str(tiny.with_name("same"))
+        assert main(arguments) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert 0 < found[0]["correct"] < 9
 
 
 def test_a_folder_with_fewer_classes_is_matched_by_name(tiny, folder, capsys):
-    for file in (folder / "blue").iterdir():
-        file.unlink()
-    (folder / "blue").rmdir()
+    shutil.rmtree(folder / "blue")
     assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     model, card = load_checkpoint(tiny)
@@ -154,11 +289,13 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(tiny, folder, capsys
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"--recipe": "cake"}, "--recipe must be one of digits, laptop, got 'cake'"),
+        ({"--recipe": "cake"}, "must be one of smoke, digits, laptop, classroom, flagship, got"),
         ({"--epochs": "0"}, "epochs must be 1, 2, ..., got 0"),
         ({"--epochs": "-4"}, "got -4"),
         ({"--data": "nowhere"}, 'expected "cifar10", "digits" or an image folder'),
         ({"--device": "abacus"}, "--device abacus cannot be used"),
+        ({"--batch-size": "0"}, "batch_size must be 1, 2, ..., got 0"),
+        ({"--minutes": "0.0001"}, "one epoch takes about"),
     ],
 )
 def test_train_refuses_in_one_line_and_writes_nothing(changes, sentence, tmp_path, capsys):
@@ -167,6 +304,34 @@ def test_train_refuses_in_one_line_and_writes_nothing(changes, sentence, tmp_pat
     error = refused(capsys, "train", *(part for pair in given.items() for part in pair))
     assert sentence in error
     assert not list(tmp_path.iterdir())
+
+
+def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, capsys):
+    """The number that was measured is stored: a second measurement would give another."""
+    monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda minutes, *_: int(minutes * 4))
+    arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
+    arguments += ["--out", str(tmp_path / "new.safetensors")]
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vit_tutorial.run.Run.end_epoch", stop)
+        assert main([*arguments, "--minutes", "0.5"]) == 130
+    said, told = capsys.readouterr()
+    assert "2 epochs fit into 0.5 minutes on this machine." in said
+    assert "The same command with --resume goes on from here." in told
+    error = refused(capsys, *arguments)
+    assert "new.state holds a run that is not finished (step 0 of 44)" in error
+    assert main([*arguments, "--resume"]) == 0
+    card = load_checkpoint(tmp_path / "new")[1]
+    assert card.training["epochs"] == 2
+    assert "--epochs 2" in card.training["command"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.csv",
+        "new.json",
+        "new.safetensors",
+    ]
 
 
 def test_missing_arguments_and_unknown_commands_are_usage_errors(capsys):

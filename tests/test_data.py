@@ -465,6 +465,14 @@ def test_a_broken_file_is_skipped_and_named_on_request(pets):
     assert images.labels.tolist() == [0, 1, 2, 2]
 
 
+def test_load_leaves_out_a_broken_file_on_request(pets):
+    (pets / "cat" / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        load(pets, "test")
+    with pytest.warns(UserWarning, match=r"^1 file left out: .*broken\.jpg"):
+        assert len(load(pets, "test", on_error="skip")) == 4
+
+
 def test_many_broken_files_are_counted(pets):
     for i in range(13):
         (pets / "cat" / f"broken{i:02}.jpg").touch()
@@ -620,6 +628,8 @@ def test_normalized_pixels_have_the_stated_mean_and_deviation():
     torch.testing.assert_close(flat.mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(flat.std(dim=1, correction=0), torch.ones(3))
     torch.testing.assert_close(normalize(images[0], mean, std), normal[0])
+    as_tensors = normalize(images, torch.tensor(mean), torch.tensor(std))
+    torch.testing.assert_close(as_tensors, normal, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,29 @@ def model_scores_unrotated(model: nn.Module) -> torch.Tensor:
     return q @ k.mT
 
 
+def drop_path_drops_whole_images_and_keeps_the_mean(m: ModuleType) -> None:
+    x = random_images(4000, 5, 6)
+    dropped = m.drop_path(x, 0.3, training=True)
+    factor = (dropped / x).flatten(1)
+    assert_close(factor, factor[:, :1].expand_as(factor))  # one for each image
+    kept = factor[:, 0] > 0
+    assert_close(factor[kept], torch.full_like(factor[kept], 1 / 0.7))
+    assert abs(kept.double().mean() - 0.7) < 0.04
+    assert m.drop_path(x, 0.3, training=False) is x
+
+    config = m.ViTConfig(**{**SMALL, "num_heads": 2}, drop_path=0.5)
+    model, images = randomize(m.VisionTransformer(config)), random_images(1, 3, 16, 24)
+    assert_close(model(images), model(images), rtol=0, atol=0)
+    block, tokens = model.blocks[0].train(), random_images(64, 7, config.embed_dim)
+    half = tokens + 2 * block.attn(block.norm1(tokens))  # attention kept, at twice its size
+    whole = half + 2 * block.mlp(block.norm2(half))
+    only_mlp = tokens + 2 * block.mlp(block.norm2(tokens))
+    ways = torch.stack([tokens, half, only_mlp, whole])  # (4, 64, T, D)
+    off = (block(tokens) - ways).abs().amax(dim=(2, 3))  # (4, 64)
+    assert off.amin(dim=0).max() < 1e-9
+    assert set(off.argmin(dim=0).tolist()) == {0, 1, 2, 3}  # each way occurs
+
+
 CLAIMS: list[Callable[[ModuleType], None]] = [
     attention_is_multihead_attention,
     block_is_transformer_encoder_layer,
@@ -189,6 +212,7 @@ CLAIMS: list[Callable[[ModuleType], None]] = [
     without_positions_patch_order_is_lost,
     gradient_reaches_every_parameter,
     rotary_scores_depend_on_the_offset_only,
+    drop_path_drops_whole_images_and_keeps_the_mean,
 ]
 
 
@@ -239,16 +263,22 @@ PLANTED_BUGS = {
     "torch's own eps": ("eps=norm_eps", "eps=1e-5"),
     "approximate GELU": ("nn.GELU()", 'nn.GELU("tanh")'),
     "ReLU": ("nn.GELU()", "nn.ReLU()"),
-    "no residual around attention": ("x = x + self.attn(", "x = self.attn("),
-    "no residual around the MLP": ("return x + self.mlp(", "return self.mlp("),
+    "no residual around attention": ("x = x + drop_path(self.attn(", "x = drop_path(self.attn("),
+    "no residual around the MLP": (
+        "return x + drop_path(self.mlp(",
+        "return drop_path(self.mlp(",
+    ),
     "no norm before attention": ("self.attn(self.norm1(x), rope)", "self.attn(x, rope)"),
     "one norm used twice": ("self.mlp(self.norm2(x))", "self.mlp(self.norm1(x))"),
-    "post-norm": ("x + self.attn(self.norm1(x), rope)", "self.norm1(x + self.attn(x, rope))"),
+    "post-norm": (
+        "x + drop_path(self.attn(self.norm1(x), rope), self.drop_path, self.training)",
+        "self.norm1(x + self.attn(x, rope))",
+    ),
     "no final norm": ("return self.norm(x)", "return x"),
     "patches counted column by column": ('"b d r s -> b (r s) d"', '"b d r s -> b (s r) d"'),
     "CLS token last": (
-        "[self.cls_token.expand(len(x), -1, -1), x]",
-        "[x, self.cls_token.expand(len(x), -1, -1)]",
+        "[self.cls_token.to(x).expand(len(x), -1, -1), x]",
+        "[x, self.cls_token.to(x).expand(len(x), -1, -1)]",
     ),
     "head reads the wrong token": ("tokens[:, 0]", "tokens[:, 1]"),
     "head reads image 0 of the batch": (
@@ -268,7 +298,15 @@ PLANTED_BUGS = {
         "b (r s) (c p q) -> b c (r p) (s q)",
         "b (r s) (c q p) -> b c (r p) (s q)",
     ),
-    "CLS token detached": ("[self.cls_token.expand", "[self.cls_token.detach().expand"),
+    "CLS token detached": ("self.cls_token.to(x)", "self.cls_token.detach()"),
+    "dropped, but not made up for": ("x * (keep / (1 - p))", "x * keep"),
+    "dropped for each token": ("new_empty(len(x), 1, 1)", "new_empty(*x.shape[:2], 1)"),
+    "dropped where it should stay": ("bernoulli_(1 - p)", "bernoulli_(p)"),
+    "dropped in use, too": ("if p == 0 or not training", "if p == 0"),
+    "dropped in one branch only": (
+        "drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)",
+        "self.mlp(self.norm2(x))",
+    ),
 }
 
 

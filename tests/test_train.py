@@ -1,4 +1,4 @@
-"""Augmentation against padding, cropping and flipping; the loop against what it promises."""
+"""The loop and its optimizers against what they promise; stopping and going on is in test_run."""
 
 import dataclasses
 import math
@@ -6,22 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import randomize
 from torch import nn
 from torch.testing import assert_close
 
 from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, evaluate, fit, load_checkpoint
-from vit_tutorial.augment import crop_flip, draw_crop_flip
 from vit_tutorial.data import channel_stats, normalize
-from vit_tutorial.train import (
-    RECIPES,
-    Evaluation,
-    TrainConfig,
-    lr_factor,
-    make_checkpoint,
-    parameter_groups,
-)
+from vit_tutorial.optimizers import lr_factor, make_optimizers, parameter_groups
+from vit_tutorial.recipes import RECIPES, TrainConfig
+from vit_tutorial.run import Run
+from vit_tutorial.train import epochs_within, make_checkpoint
 from vit_tutorial.weights import Card
 
 TINY = ViTConfig(
@@ -43,80 +37,6 @@ def stripes(count: int = 64, seed: int = 0, channels: int = 1) -> ImageSet:
 def new_model(config: ViTConfig = TINY, seed: int = 0) -> VisionTransformer:
     torch.manual_seed(seed)
     return VisionTransformer(config)
-
-
-# ---- augmentation ----
-
-
-@pytest.mark.parametrize("shape", [(9, 3, 6, 6), (9, 1, 5, 8)])
-def test_crop_flip_is_padding_by_reflection_then_a_crop_then_a_mirror(shape):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
-    shift, flipped = draw_crop_flip(9, 4, True, generator)
-    result = crop_flip(images, shift, flipped)
-    assert result.dtype == torch.uint8
-    height, width = shape[2:]
-    for image, (down, right), mirror, found in zip(images, shift, flipped, result, strict=True):
-        padded = F.pad(image[None].double(), (4, 4, 4, 4), mode="reflect")[0]
-        expected = padded[:, 4 + down : 4 + down + height, 4 + right : 4 + right + width]
-        expected = expected.flip(2) if mirror else expected
-        assert_close(found.double(), expected, rtol=0, atol=0)
-
-
-def test_no_shift_and_no_mirror_leave_the_images_alone():
-    images = stripes(6).images
-    shift, flipped = draw_crop_flip(6, padding=0, flip=False)
-    assert torch.equal(crop_flip(images, shift, flipped), images)
-    assert crop_flip(images[:0], shift[:0], flipped[:0]).shape == (0, 1, 8, 8)
-
-
-def test_draws_cover_the_whole_range_evenly_and_each_axis_for_itself():
-    shift, flipped = draw_crop_flip(4000, 2, True, torch.Generator().manual_seed(1))
-    for axis in (0, 1):
-        counts = torch.bincount(shift[:, axis] + 2, minlength=5)
-        assert len(counts) == 5
-        assert (counts - 800).abs().max() < 120  # more than four standard deviations
-    assert (shift[:, 0] == shift[:, 1]).float().mean() == pytest.approx(0.2, abs=0.04)
-    assert flipped.float().mean() == pytest.approx(0.5, abs=0.04)
-    assert not draw_crop_flip(100, 2, False)[1].any()
-
-
-def test_draws_are_the_same_for_the_same_seed_and_new_for_another():
-    first, again, other = (
-        draw_crop_flip(50, 4, True, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8)
-    )
-    assert_close(first, again, rtol=0, atol=0)
-    assert not torch.equal(first[0], other[0])
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (lambda: draw_crop_flip(-1, 0, False), "must not be negative, got -1 and 0"),
-        (lambda: draw_crop_flip(2, -3, False), "must not be negative, got 2 and -3"),
-        (
-            lambda: crop_flip(torch.zeros(1, 8, 8), torch.zeros(1, 2), torch.zeros(1)),
-            r"\(B, C, H, W\), got \(1, 8, 8\)",
-        ),
-        (
-            lambda: crop_flip(torch.zeros(2, 1, 8, 8), torch.zeros(3, 2), torch.zeros(2)),
-            r"shifts of shape \(2, 2\).* got \(3, 2\) and \(2,\)",
-        ),
-        (
-            lambda: crop_flip(torch.zeros(2, 1, 8, 8), torch.zeros(2, 2), torch.zeros(3)),
-            r"flips of shape \(2,\), got \(2, 2\) and \(3,\)",
-        ),
-        (
-            lambda: crop_flip(
-                torch.zeros(1, 1, 4, 8), torch.tensor([[4, 0]]), torch.zeros(1, dtype=torch.bool)
-            ),
-            r"smaller than the image \(4x8 pixels\)",
-        ),
-    ],
-)
-def test_augmentation_names_bad_input(call, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        call()
 
 
 # ---- schedule and parameter groups ----
@@ -199,6 +119,13 @@ def test_the_same_seed_gives_the_same_network_to_the_bit():
         {"crop_padding": 1},
         {"flip": True},
         {"batch_size": 8},
+        {"optimizer": "muon"},
+        {"trivial_augment": 1.0},
+        {"erase": 0.5},
+        {"mixup": 0.5},
+        {"cutmix": 0.5},
+        {"ema": 0.5},
+        {"clean": 0.5},
     ],
     ids=str,
 )
@@ -257,7 +184,9 @@ def test_too_few_images_are_refused_before_any_work():
 def test_a_loss_that_is_no_number_stops_with_advice():
     model = new_model()
     nn.init.constant_(model.head.weight, float("nan"))
-    with pytest.raises(FloatingPointError, match=r"loss is nan after epoch 1: try a lower lr than"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss is nan in epoch 1, .* 0.69: try a lower lr than 0.01"
+    ):
         fit(model, stripes(), stripes(16), QUICK)
 
 
@@ -276,76 +205,170 @@ def test_a_loss_that_is_no_number_stops_with_advice():
         ("warmup", 1.0),
         ("warmup", -0.1),
         ("label_smoothing", 1.0),
+        ("ema", 1.0),
+        ("erase", -0.1),
+        ("trivial_augment", 1.1),
+        ("clean", float("nan")),
+        ("optimizer", "sgd"),
     ],
 )
 def test_a_choice_outside_its_range_is_named(name, value):
-    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must .*got {value!r}"):
         TrainConfig(**{"epochs": 1, name: value})
 
 
+def test_mixup_and_cutmix_share_the_images():
+    with pytest.raises(ValueError, match=r"not be more than 1 together, got 0.6 and 0.5"):
+        TrainConfig(epochs=1, mixup=0.6, cutmix=0.5)
+
+
+def test_a_loss_far_above_guessing_stops_with_advice():
+    model = new_model()
+    nn.init.constant_(model.head.bias, 0)
+    model.head.bias.data[0] = 50.0  # sure of the first class, whatever it sees
+    with pytest.raises(FloatingPointError, match=r"the loss is 2\d.* in epoch 1, that of guessing"):
+        fit(model, stripes(), stripes(16), replace(QUICK, lr=1e-6))
+
+
 def test_recipes_say_what_they_are_about():
-    assert set(RECIPES) >= {"digits", "laptop"}
+    assert list(RECIPES) == ["smoke", "digits", "laptop", "classroom", "flagship"]
     for recipe in RECIPES.values():
         assert recipe.about
+        assert recipe.cost
         VisionTransformer(recipe.model)
     assert RECIPES["laptop"].model == ViTConfig(
         img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, mlp_ratio=2.0
     )
 
 
-# ---- evaluate ----
+# ---- optimizers and averages ----
 
 
-def count_by_hand(model, test, mean, std) -> int:
-    """One image after the other."""
-    correct = 0
-    for image, label in zip(test.images, test.labels, strict=True):
-        pixels = (image.double() / 255 - torch.tensor(mean).view(-1, 1, 1)) / std[0]
-        correct += int(model(pixels[None].float())[0].argmax() == label)
-    return correct
+def test_muon_turns_the_gradient_into_a_rotation_and_leaves_the_rest_to_adamw():
+    """One step: all singular values of the change of a matrix in the blocks are about equal."""
+    torch.manual_seed(0)
+    model = VisionTransformer(replace(TINY, embed_dim=32))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = TrainConfig(
+        epochs=1, batch_size=64, lr=1e-3, warmup=0.0, weight_decay=0.0, optimizer="muon"
+    )
+    fit(model, stripes(), stripes(4), config)
+    for name, after in model.named_parameters():
+        change = (after - before[name]).detach()
+        if name.startswith("blocks") and change.ndim == 2:
+            values = torch.linalg.svdvals(change)
+            size = 1e-3 * 0.2 * max(change.shape) ** 0.5
+            large = values[values > 0.3 * size]  # the gradient may have fewer directions
+            assert len(large) >= 2, name
+            assert large.max() < 1.3 * size, name
+            assert (change.square().mean().sqrt() / 1e-3) < 0.3, name
+        elif name.endswith(("bias", "weight")):  # Adam's first step: the rate, in every entry
+            assert change.abs().max() == pytest.approx(1e-3, rel=0.01), name
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30, 500])
-def test_evaluate_counts_the_images_named_rightly(batch_size):
-    model, test = randomize(new_model()).float(), stripes(30)
-    expected = count_by_hand(model, test, (0.4,), (0.2,))
-    assert 0 < expected < 30
-    result = evaluate(model, test, (0.4,), (0.2,), batch_size)
-    assert result == Evaluation(expected, 30)
-    assert result.accuracy == pytest.approx(100 * expected / 30)
+def test_muon_without_matrices_in_blocks_is_refused():
+    config = replace(QUICK, optimizer="muon")
+    with pytest.raises(ValueError, match=r"matrices in `model.blocks`, and there are none"):
+        make_optimizers(nn.Linear(3, 2), config)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_restores_the_mode_and_looks_in_evaluation_mode(training):
-    class Mood(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
-
-        def forward(self, images):  # right in evaluation mode, wrong in training mode
-            lying = images[:, 0].mean(2).var(1) > images[:, 0].mean(1).var(1)
-            lying = ~lying if self.training else lying
-            return torch.stack([lying, ~lying], dim=1).float()
-
-    model = Mood().train(training)
-    assert evaluate(model, stripes(10), (0.5,), (0.2,)).correct == 10
-    assert model.training is training
-    with pytest.raises(ValueError, match="2 classes apart, three has 3"):
-        evaluate(model, replace(stripes(10), classes=("a", "b", "c"), name="three"), (0.5,), (0.2,))
-    assert model.training is training
+def test_every_parameter_is_changed_by_one_optimizer():
+    for kind in ("adamw", "muon"):
+        model = new_model()
+        optimizers = make_optimizers(model, replace(QUICK, optimizer=kind))
+        members = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        assert sorted(map(id, members)) == sorted(map(id, model.parameters()))
 
 
-@pytest.mark.parametrize(
-    ("test", "batch_size", "sentence"),
-    [
-        (stripes(4)[:0], 500, "stripes holds no images"),
-        (stripes(4), 0, "batch_size must be at least 1, got 0"),
-        (stripes(4, channels=3), 500, r"1 means .* got \(4, 3, 8, 8\)"),
-    ],
-)
-def test_evaluate_names_bad_input(test, batch_size, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        evaluate(new_model(), test, (0.5,), (0.2,), batch_size)
+def test_the_average_is_the_exponential_one_and_becomes_the_network():
+    """Against the formula, step by step: a = d a + (1 - d) w, from the end of the warm-up on."""
+    config = TrainConfig(epochs=3, batch_size=16, lr=1e-2, warmup=0.25, ema=0.8)
+    model, train = new_model(), stripes()
+    weights: list[torch.Tensor] = []
+    original = Run.update
+
+    def update(self, loss):
+        original(self, loss)
+        weights.append(self.model.head.weight.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "update", update)
+        rows = fit(model, train, stripes(16), config)
+    assert len(weights) == 12  # 3 epochs of 4 steps, 3 of them warm-up
+    average = weights[3]
+    for weight in weights[4:]:
+        average = 0.8 * average + 0.2 * weight
+    assert_close(model.head.weight.detach(), average)
+    measured = evaluate(model, stripes(16), *channel_stats(train.images)).accuracy
+    assert rows[-1]["test_accuracy"] == measured
+
+
+def test_clean_steps_come_last_and_are_not_disturbed():
+    train, mean, std = stripes(), torch.tensor([0.5]), torch.tensor([0.25])
+    config = TrainConfig(
+        epochs=10, batch_size=64, trivial_augment=1.0, erase=1.0, cutmix=1.0, clean=0.3
+    )
+    run = Run(new_model(), config, train, None)
+    plain = normalize(train.images, mean, std)
+    hard = nn.functional.one_hot(train.labels, 2).float()
+    for step in range(10):
+        run.step = step
+        pixels, targets = run.augmented(train.images, train.labels, mean, std)
+        assert torch.equal(pixels, plain) == (step >= 7)
+        assert torch.equal(targets, hard) == (step >= 7)
+        assert_close(targets.sum(dim=1), torch.ones(64))
+
+
+def test_the_accuracy_is_measured_about_forty_times_and_at_the_end():
+    train = stripes(16)
+    for epochs, times in ((1, 1), (7, 7), (40, 40), (41, 21), (90, 30), (401, 37)):
+        run = Run(new_model(), TrainConfig(epochs=epochs, batch_size=16), train, None)
+        measured = []
+        for step in range(1, epochs + 1):
+            run.step = step
+            measured += [step] * run.to_be_measured()
+        assert (len(measured), measured[-1]) == (times, epochs)
+
+
+# ---- how long it takes ----
+
+
+class Clock:
+    """A clock that stands still but for what the test says."""
+
+    def __init__(self, monkeypatch, step: float, measuring: float) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("vit_tutorial.train.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("vit_tutorial.train.train_step", lambda *_: self.spend(step))
+        monkeypatch.setattr("vit_tutorial.train.evaluate", lambda *_: self.spend(measuring))
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_epochs_within_fills_the_time_and_counts_the_measurements(monkeypatch):
+    """4 steps of 3 s and a measurement of 40 s for 40 test images out of 20: 12 + 80 s."""
+    Clock(monkeypatch, step=3.0, measuring=40.0)
+    monkeypatch.setattr("vit_tutorial.train.PROBE_IMAGES", 20)
+    arguments = new_model(), stripes(64), stripes(40), QUICK
+    per_epoch = 4 * 3.0 + 40.0 * 2
+    for minutes in (5, 10, 60):
+        epochs = epochs_within(minutes, *arguments)
+        assert epochs * per_epoch <= 60 * minutes
+        assert (epochs + 1.5) * per_epoch > 0.95 * 60 * minutes - 3
+    # 1000 minutes: only forty measurements or so, however many epochs
+    epochs = epochs_within(1000, *arguments)
+    assert epochs > 4000
+    with pytest.raises(ValueError, match=r"one epoch takes about 1.5 minutes here, .* 1 minutes"):
+        epochs_within(1, *arguments)
+
+
+def test_epochs_within_leaves_the_network_alone():
+    model = new_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert epochs_within(0.05, model, stripes(), stripes(16), QUICK) >= 1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 # ---- a checkpoint with its number ----

@@ -1,18 +1,21 @@
 """The command line: `vit-tutorial doctor | train | evaluate | explain`."""
 
 import argparse
+import errno
 import io
 import json
-import os
 import platform
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import metadata, requires, version
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 # torch and matplotlib are imported where they are needed, so that --help answers at once.
 
@@ -24,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"vit-tutorial {arguments.command}: {error}", file=sys.stderr)
         return 2
 
@@ -37,13 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     train = commands.add_parser("train", help="train a network and save it with its card")
-    train.add_argument("--recipe", required=True, help="digits or laptop")
+    train.add_argument("--recipe", required=True, help="smoke, digits, laptop, classroom, flagship")
     train.add_argument("--data", required=True, help="cifar10, digits or an image folder")
     train.add_argument("--data-name", help="what results call the data (default: its own name)")
     train.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
-    train.add_argument("--epochs", type=int, help="instead of the recipe's")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="instead of the recipe's")
+    length.add_argument(
+        "--minutes", type=float, help="as many epochs as fit, measured at the start"
+    )
+    length.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint's accuracy")
@@ -51,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, help="cifar10, digits or an image folder")
     evaluate.add_argument("--batch-size", type=int, default=500)
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    evaluate.add_argument("--confusion", type=Path, help="PNG to write: what is taken for what")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
@@ -64,21 +74,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from vit_tutorial import hardware
+
+    device = _device(arguments.device or hardware.best_device())
+    with hardware.processes(device) as own_device:
+        try:
+            return _train_on(own_device, arguments)
+        except KeyboardInterrupt:
+            print("Stopped. The same command with --resume goes on from here.", file=sys.stderr)
+            return 130
+
+
+def _train_on(device: str, arguments: argparse.Namespace) -> int:
     import torch
 
-    from vit_tutorial import data, train, weights
+    from vit_tutorial import data, hardware, recipes, run, train, weights
     from vit_tutorial.model import VisionTransformer
     from vit_tutorial.provenance import provenance
 
-    if arguments.recipe not in train.RECIPES:
+    if arguments.recipe not in recipes.RECIPES:
         raise ValueError(
-            f"--recipe must be one of {', '.join(train.RECIPES)}, got {arguments.recipe!r}"
+            f"--recipe must be one of {', '.join(recipes.RECIPES)}, got {arguments.recipe!r}"
         )
-    recipe = train.RECIPES[arguments.recipe]
-    device = _device(arguments.device)
+    recipe = recipes.RECIPES[arguments.recipe]
     config = replace(recipe.train, seed=arguments.seed)
     if arguments.epochs is not None:
         config = replace(config, epochs=arguments.epochs)
+    if arguments.batch_size is not None:
+        config = replace(config, batch_size=arguments.batch_size)
     mode = "L" if recipe.model.in_chans == 1 else "RGB"
     sets = data.load_train_test(arguments.data, img_size=recipe.model.img_size, mode=mode)
     training, test = (replace(images, name=arguments.data_name or images.name) for images in sets)
@@ -86,7 +109,15 @@ def _train(arguments: argparse.Namespace) -> int:
 
     torch.manual_seed(config.seed)
     model = VisionTransformer(model_config).to(device)
-    rows = train.fit(model, training, test, config)
+    if arguments.resume:  # with the number of epochs that was measured, for example
+        config = recipes.TrainConfig(**run.read_state(arguments.out)["config"])
+    elif arguments.minutes is not None:
+        epochs = train.epochs_within(arguments.minutes, model, training, test, config)
+        config = replace(config, epochs=epochs)
+        print(f"{epochs} epochs fit into {arguments.minutes:g} minutes on this machine.")
+    rows = train.fit(model, training, test, config, save_to=arguments.out, resume=arguments.resume)
+    if hardware.rank() > 0:
+        return 0
 
     mean, std = data.channel_stats(training.images)
     command = ["train", "--recipe", arguments.recipe, "--data", Path(arguments.data).name]
@@ -107,23 +138,58 @@ def _train(arguments: argparse.Namespace) -> int:
             **provenance(),
         },
     )
-    card = train.make_checkpoint(model, arguments.out, card, test)
+    card = train.make_checkpoint(model.cpu(), arguments.out, card, test)
+    run.state_path(arguments.out).unlink(missing_ok=True)  # nothing is left to go on with
     print(_sentence(card.evaluation))
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import data, train, weights
+    from vit_tutorial import data, evaluation, weights
 
     device = _device(arguments.device)
+    if arguments.confusion:
+        _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
-    mode = "L" if card.config.in_chans == 1 else "RGB"
-    test = data.load(arguments.data, "test", img_size=card.config.img_size, mode=mode)
-    test = test.relabelled(card.classes)
-    result = train.evaluate(model.to(device), test, card.mean, card.std, arguments.batch_size)
+    size, mode = card.config.img_size, "L" if card.config.in_chans == 1 else "RGB"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        test = data.load(arguments.data, "test", img_size=size, mode=mode, on_error="skip")
+    for warning in caught:  # names the files that were left out
+        print(warning.message, file=sys.stderr)
+    test, model = test.relabelled(card.classes), model.to(device)
+    result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
+    if arguments.confusion:
+        _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
     answer = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
-    print(json.dumps(answer) if arguments.json else _sentence({**answer, "data": test.name}))
+    if arguments.json:
+        print(json.dumps({**answer, "interval": result.interval}))
+        return 0
+    low, high = result.interval
+    print(f"{_sentence({**answer, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
+    print(f"\n{result.report()}")
+    if arguments.confusion:
+        print(f"Picture: {arguments.confusion}")
     return 0
+
+
+def _draw_confusion(confusion: Any, classes: Sequence[str], path: Path) -> None:
+    from vit_tutorial import files, plots
+
+    figure = plots.confusion_matrix(confusion, classes)
+    with files.whole_file(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+
+
+def _require_writable(path: Path) -> None:
+    """Make sure that a file can be written before any work is done for it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _device(name: str) -> str:
@@ -148,7 +214,7 @@ def _sentence(evaluation: dict) -> str:
 def _explain(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from vit_tutorial import attention, data, images, plots, weights
+    from vit_tutorial import attention, data, files, images, plots, weights
 
     model, card = weights.load_checkpoint(arguments.checkpoint)
     photo = images.open_image(arguments.photo)
@@ -162,9 +228,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     figure = plots.explanation(
         np.asarray(photo), fitted.box, card.classes, probabilities.tolist(), heat
     )
-    partial = out.with_name(out.name + ".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    os.replace(partial, out)
+    with files.whole_file(out) as beside:
+        figure.savefig(beside, format="png", dpi=150)
     for index in probabilities.argsort(descending=True)[:3].tolist():
         print(f"{probabilities[index]:6.1%}  {card.classes[index]}")
     print(f"It knows {', '.join(card.classes)}, and must name one of them whatever it is shown.")

@@ -104,11 +104,12 @@ def load(
     *,
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
+    on_error: str = "raise",
 ) -> ImageSet:
     """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder.
 
     A folder with a subfolder called like the split gives that one, any other folder all it holds.
-    `img_size` and `mode` are for folders, see `image_folder`.
+    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
 
     Raises:
         ValueError: an unknown split, or a source that is neither a known name nor a folder.
@@ -123,7 +124,7 @@ def load(
         raise ValueError(f'expected "cifar10", "digits" or an image folder, got {str(source)!r}')
     inner = folder / split
     inner = inner if inner.is_dir() else folder
-    return image_folder(inner, img_size, mode=mode, name=folder.name)
+    return image_folder(inner, img_size, mode=mode, on_error=on_error, name=folder.name)
 
 
 def load_train_test(
@@ -299,7 +300,9 @@ def image_folder(
     if skipped:
         more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
         warnings.warn(
-            f"{len(skipped)} files left out: {'; '.join(skipped[:10])}{more}", stacklevel=2
+            f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'} left out: "
+            f"{'; '.join(skipped[:10])}{more}",
+            stacklevel=2,
         )
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name or folder.name)
 
@@ -322,10 +325,13 @@ def hold_out(whole: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Ima
     return whole[rest], whole[held_out]
 
 
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(
+    images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
     """Turn uint8 pixels into what the network reads: (..., C, H, W) -> float32, same shape.
 
-    Scales to 0..1, subtracts each channel's mean and divides by its standard deviation.
+    Scales to 0..1, subtracts each channel's mean and divides by its standard deviation. Where a GPU
+    must not be waited for, give these as tensors (C,) on the device of the images.
 
     Raises:
         ValueError: images that are not uint8, or another number of channels than of means.
@@ -341,7 +347,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
             f"{len(mean)} means and {len(std)} standard deviations need images of shape "
             f"(..., {len(mean)}, H, W), got {tuple(images.shape)}"
         )
-    mean_, std_ = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    mean_, std_ = (torch.as_tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
     return (images / 255 - mean_) / std_
 
 

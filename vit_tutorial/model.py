@@ -47,6 +47,7 @@ class ViTConfig:
     pos_embed: str = "learned"  # "none", "learned", "sincos" or "rope"
     pool: str = "cls"  # what the head reads: the "cls" token, or the "mean" of the patch tokens
     norm_eps: float = 1e-6  # of every LayerNorm
+    drop_path: float = 0.0  # in training, the chance that a half-block skips an image
     trained_grid: tuple[int, int] | None = None  # set by `resized`: where the positions were learnt
 
     def __post_init__(self) -> None:
@@ -134,6 +135,8 @@ def check_config(config: ViTConfig) -> None:
         )
     if not config.mlp_ratio > 0 or config.hidden_dim < 1:
         raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {config.mlp_ratio}")
+    if not 0 <= config.drop_path < 1:
+        raise ValueError(f"drop_path must be in 0..1, 1 excluded, got {config.drop_path}")
     if not config.norm_eps > 0:
         raise ValueError(f"norm_eps must be positive, got {config.norm_eps}")
 
@@ -272,6 +275,22 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
+    """Drop what a branch adds, for some images of a batch: (B, T, D) -> (B, T, D).
+
+    Each image loses it with probability p; where it is kept it is divided by 1 - p, so that the
+    mean stays (stochastic depth, Huang et al. 2016, arXiv 1603.09382). Nothing outside training.
+
+    Examples:
+        >>> drop_path(torch.ones(2, 17, 64), p=0.5, training=False).mean()
+        tensor(1.)
+    """
+    if p == 0 or not training:
+        return x
+    keep = x.new_empty(len(x), 1, 1).bernoulli_(1 - p)  # one coin per image
+    return x * (keep / (1 - p))
+
+
 class Block(nn.Module):
     """One pre-norm encoder block: tokens talk, then think: (B, T, D) -> (B, T, D).
 
@@ -282,17 +301,25 @@ class Block(nn.Module):
         torch.Size([2, 65, 192])
     """
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, norm_eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        norm_eps: float = 1e-6,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, hidden_dim)
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        x = x + self.attn(self.norm1(x), rope)
-        return x + self.mlp(self.norm2(x))
+        x = x + drop_path(self.attn(self.norm1(x), rope), self.drop_path, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
 def position_tables(config: ViTConfig) -> tuple[Tensor | None, Tensor | None]:
@@ -355,7 +382,7 @@ class VisionTransformer(nn.Module):
             self.register_buffer("pos_embed", table, persistent=False)
         self.register_buffer("rope", angles, persistent=False)
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.hidden_dim, config.norm_eps)
+            Block(dim, config.num_heads, config.hidden_dim, config.norm_eps, config.drop_path)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
@@ -382,9 +409,9 @@ class VisionTransformer(nn.Module):
         """Map images (B, C, H, W) to the tokens that enter the first block (B, T, D)."""
         x = self.patch_embed(images)  # (B, N, D)
         if self.config.pool == "cls":
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N + 1, D)
+            x = torch.cat([self.cls_token.to(x).expand(len(x), -1, -1), x], dim=1)  # (B, T, D)
         if self.pos_embed is not None:
-            x = x + self.pos_embed
+            x = x + self.pos_embed.to(x)  # whose precision it takes over
         return x
 
     def resized(self, img_size: int | tuple[int, int]) -> "VisionTransformer":

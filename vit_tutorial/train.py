@@ -1,92 +1,33 @@
-"""Train a network on an `ImageSet`, measure it, and make a checkpoint of it: one plain loop."""
+"""Train any network on an `ImageSet`: one loop, which a stopped run enters again where it left."""
 
-import math
+import copy
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from vit_tutorial.augment import crop_flip, draw_crop_flip
-from vit_tutorial.data import ImageSet, channel_stats, normalize
-from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.data import ImageSet, channel_stats
+from vit_tutorial.evaluation import evaluate
+from vit_tutorial.hardware import compiled, rank, synchronised, world_size
+from vit_tutorial.model import VisionTransformer
+from vit_tutorial.progress import Row
+from vit_tutorial.recipes import TrainConfig
+from vit_tutorial.run import (
+    MEASUREMENTS,
+    Run,
+    memory_errors_explained,
+    refuse_unfinished,
+    stop_signals,
+)
 from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every choice of a training run.
-
-    Raises:
-        ValueError: a number outside its range.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    lr: float = 2e-3  # the highest, reached after the warm-up
-    weight_decay: float = 0.05  # on matrices only
-    warmup: float = 0.1  # share of all steps in which the rate rises from 0
-    label_smoothing: float = 0.05
-    clip_norm: float = 1.0  # the longest gradient allowed
-    crop_padding: int = 0  # pixels by which an image may be shifted
-    flip: bool = False  # mirror every second image, left to right
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ValueError(f"{name} must be 1, 2, ..., got {getattr(self, name)}")
-        for name in ("weight_decay", "crop_padding"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in 0..1, 1 excluded, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A network and how to train it."""
-
-    model: ViTConfig
-    train: TrainConfig
-    about: str  # data, cost, expected accuracy
-
-
-RECIPES = {
-    "digits": Recipe(
-        ViTConfig(
-            img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0
-        ),
-        TrainConfig(epochs=40, batch_size=64, lr=2e-3),
-        "the digits, about a minute on two CPU cores",
-    ),
-    "laptop": Recipe(
-        ViTConfig(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, mlp_ratio=2.0),
-        TrainConfig(epochs=20, crop_padding=4, flip=True),
-        "CIFAR-10, half an hour on two CPU cores",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How many of n images a network named rightly."""
-
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        """Percent."""
-        return 100 * self.correct / self.n
+SAVE_EVERY = 60.0  # seconds between two copies of a run on disk
+PROBE_IMAGES = 1000  # on which the time of a measurement is tried
 
 
 def fit(
@@ -94,133 +35,116 @@ def fit(
     train: ImageSet,
     test: ImageSet,
     config: TrainConfig,
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
-) -> list[dict[str, float]]:
+    *,
+    save_to: str | Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> list[Row]:
     """Train `model` in place, on the device it is on, and return one row per epoch.
 
-    A row holds epoch, loss (mean over the epoch's batches), test_accuracy (percent) and seconds
-    (since the start); `on_epoch` gets each as it comes. AdamW (Loshchilov & Hutter 2017, arXiv
-    1711.05101), linear warm-up, then a cosine to zero.
+    A row holds epoch, loss (mean over the epoch), lr, images_per_second, seconds (since the start)
+    and, about 40 times in a run, test_accuracy (percent); `on_epoch` gets each as it comes. With
+    `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With `resume` it goes on from
+    there, and ends with the same weights as if it had never stopped.
 
     Raises:
-        ValueError: fewer training images than one batch.
-        FloatingPointError: the loss is no longer a number.
+        ValueError: fewer training images than a batch, or a saved run that does not fit.
+        FloatingPointError: the loss is no longer a number, or far worse than that of guessing.
+        MemoryError: a batch does not fit into the memory of the device.
+        KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
-    if len(train) < config.batch_size:
-        raise ValueError(
-            f"{len(train)} training images do not fill one batch of {config.batch_size}"
-        )
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(config.seed)
-    mean, std = channel_stats(train.images)
-    images, labels = train.images.to(device), train.labels.to(device)
+    run = Run(model, config, train, save_to)
+    if resume:
+        run.load()
+    else:
+        refuse_unfinished(save_to)
+    run.save(must=True)  # what cannot be written is found out now, not after the training
+    # on the device, or normalising each batch would wait for the copy
+    mean, std = (torch.tensor(value, device=run.device) for value in channel_stats(train.images))
+    images, labels = train.images.to(run.device), train.labels.to(run.device)
+    network, order = synchronised(model), run.order()
+    gpus = [run.device] if run.device.type == "cuda" else []
+    with (
+        compiled(model, config.compile and bool(gpus)),
+        torch.random.fork_rng(gpus),  # leaves chance elsewhere as it was
+        stop_signals() as stopped,
+        run.progress() as progress,
+    ):
+        while run.step < run.total_steps:
+            batch = order[run.place : run.place + config.batch_size][rank() :: world_size()]
+            with memory_errors_explained(model, images[batch]):
+                train_step(network, run, images[batch], labels[batch], mean, std)
+            progress.step(config.batch_size)
+            if run.place == 0:  # the end of an epoch
+                row = run.end_epoch()
+                if rank() == 0 and run.to_be_measured():
+                    row["test_accuracy"] = evaluate(run.result(), test, mean, std).accuracy
+                progress.epoch(row)
+                if on_epoch is not None:
+                    on_epoch(row)
+                order = run.order()
+            if stopped() or run.since_saved() > SAVE_EVERY:
+                run.save()
+            if stopped():
+                raise KeyboardInterrupt
+        run.save()
+    run.finish()
+    return run.rows
 
-    steps_per_epoch = len(train) // config.batch_size
-    total_steps = config.epochs * steps_per_epoch
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, total_steps, config.warmup)
+
+def train_step(
+    network: nn.Module,
+    run: Run,
+    images: Tensor,
+    labels: Tensor,
+    mean: Tensor,
+    std: Tensor,
+) -> None:
+    """Take one step of `run` on uint8 images (B, C, H, W) and their labels (B,)."""
+    torch.manual_seed(run.seed())  # what a step draws depends on no step before it
+    pixels, targets = run.augmented(images, labels, mean, std)
+    with torch.autocast(run.device.type, run.half, enabled=run.half is not None):
+        logits = network(pixels)
+    run.update(F.cross_entropy(logits.to(targets.dtype), targets))
+
+
+def epochs_within(
+    minutes: float, model: nn.Module, train: ImageSet, test: ImageSet, config: TrainConfig
+) -> int:
+    """Tell how many epochs of `config` fit into `minutes` on this machine, by trying a few batches.
+
+    `model` is left as it is. Counts the measurements of the test accuracy, too.
+
+    Raises:
+        ValueError: not even one epoch fits.
+    """
+    stats = channel_stats(train.images[:1000])
+    few = train[: config.batch_size]
+    trial = copy.deepcopy(model)
+    run = Run(trial, replace(config, epochs=100), few, save_to=None)
+    mean, std = (torch.tensor(value, device=run.device) for value in stats)
+    images, labels = few.images.to(run.device), few.labels.to(run.device)
+    seconds = []
+    gpus = [run.device] if run.device.type == "cuda" else []
+    with compiled(trial, config.compile and bool(gpus)), torch.random.fork_rng(gpus):
+        for _ in range(10):
+            start = time.perf_counter()
+            train_step(trial, run, images, labels, mean, std)
+            run.total_loss.item()  # waits for the device
+            seconds.append(time.perf_counter() - start)
+    per_epoch = statistics.median(seconds[2:]) * (len(train) // config.batch_size)
+    start = time.perf_counter()
+    evaluate(trial, test[:PROBE_IMAGES], *stats)
+    measuring = (time.perf_counter() - start) * len(test) / len(test[:PROBE_IMAGES])
+    spare = 0.97 * 60 * minutes - seconds[0]  # what happens once, happens once more
+    for epochs in range(int(spare // per_epoch), 0, -1):
+        measured = min(epochs, MEASUREMENTS)
+        if epochs * per_epoch + measured * measuring <= spare:
+            return epochs
+    raise ValueError(
+        f"one epoch takes about {(per_epoch + measuring) / 60:.1f} minutes here, more than the "
+        f"{minutes:g} minutes given"
     )
-
-    rows, start = [], time.perf_counter()
-    with tqdm(total=total_steps, unit="batch", dynamic_ncols=True) as progress:
-        for epoch in range(config.epochs):
-            model.train()
-            total_loss = torch.zeros((), device=device)
-            order = torch.randperm(len(train), generator=generator)
-            for batch in order.split(config.batch_size)[:steps_per_epoch]:
-                shift, flipped = draw_crop_flip(
-                    len(batch), config.crop_padding, config.flip, generator
-                )
-                batch = batch.to(device)
-                pixels = crop_flip(images[batch], shift.to(device), flipped.to(device))
-                logits = model(normalize(pixels, mean, std))
-                loss = F.cross_entropy(
-                    logits, labels[batch], label_smoothing=config.label_smoothing
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-                optimizer.step()
-                schedule.step()
-                total_loss += loss.detach()
-                progress.update()
-            row = {
-                "epoch": epoch + 1,
-                "loss": total_loss.item() / steps_per_epoch,
-                "test_accuracy": evaluate(model, test, mean, std).accuracy,
-                "seconds": time.perf_counter() - start,
-            }
-            if not math.isfinite(row["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {row['loss']} after epoch {epoch + 1}: try a lower lr than "
-                    f"{config.lr} or a longer warmup than {config.warmup}"
-                )
-            rows.append(row)
-            progress.set_postfix(loss=f"{row['loss']:.3f}", test=f"{row['test_accuracy']:.1f}%")
-            on_epoch(row)
-    return rows
-
-
-def lr_factor(step: int, total_steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at `step`: linear warm-up, then a cosine to 0.
-
-    Examples:
-        >>> [round(lr_factor(step, 100, warmup=0.1), 3) for step in (0, 9, 55, 100)]
-        [0.1, 1.0, 0.5, 0.0]
-    """
-    warmup_steps = warmup * total_steps
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Give weight decay to matrices only: not to biases, norms, CLS token and positions."""
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        table = name.endswith(("pos_embed", "cls_token"))
-        (matrices if parameter.ndim > 1 and not table else others).append(parameter)
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    test: ImageSet,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = 500,
-) -> Evaluation:
-    """Count the images that `model` names rightly, in evaluation mode, on the device it is on.
-
-    Raises:
-        ValueError: no images, no batch size, or another number of classes than of logits.
-    """
-    if not len(test):
-        raise ValueError(f"{test.name} holds no images to evaluate on")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    correct = 0
-    try:
-        for images, labels in zip(
-            test.images.split(batch_size), test.labels.split(batch_size), strict=True
-        ):
-            logits: Tensor = model(normalize(images.to(device), mean, std))
-            if logits.shape[1] != len(test.classes):
-                raise ValueError(
-                    f"the network tells {logits.shape[1]} classes apart, "
-                    f"{test.name} has {len(test.classes)}"
-                )
-            correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-    finally:
-        model.train(was_training)
-    return Evaluation(correct, len(test))
 
 
 def make_checkpoint(
@@ -232,7 +156,8 @@ def make_checkpoint(
     result = evaluate(shipped, test, card.mean, card.std, batch_size)
     evaluation = {
         "data": test.name,
-        **asdict(result),
+        "correct": result.correct,
+        "n": result.n,
         "accuracy": result.accuracy,
         "batch_size": batch_size,
         "dtype": "float32",

@@ -5,7 +5,6 @@ NAME.json, a card that says what they are and how good they are.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vit_tutorial.files import whole_file
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 BUNDLED = Path(__file__).parent / "checkpoints"
@@ -75,9 +75,8 @@ class Card:
     def write(self, path: Path) -> None:
         """Write the card as JSON, beside first and then renamed."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def bundled() -> list[str]:
@@ -100,10 +99,9 @@ def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> N
     if broken:
         raise ValueError(f"not finite in half precision: {', '.join(broken)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.contiguous() for name, value in state.items()}, partial)
-    card.write(path.with_suffix(".json"))
-    os.replace(partial, path)
+    with whole_file(path) as beside:
+        save_file({name: value.contiguous() for name, value in state.items()}, beside)
+        card.write(path.with_suffix(".json"))
 
 
 def load_checkpoint(name_or_path: str | Path) -> tuple[VisionTransformer, Card]:

@@ -548,7 +548,11 @@ print([tensor.norm().item() for tensor in collected])
 # %% [markdown]
 # Three times the same tensor, in its last state. Written `x = x + 1`, there would be three.
 #
-# The package's block, whole:
+# The package's block, whole. (Its `drop_path` passes on what it gets, as long as p is 0; the last part of this
+# lesson shows what else it can do.)
+
+# %%
+from vit_tutorial.model import drop_path
 
 # %% definition="vit_tutorial.model.Block"
 
@@ -850,9 +854,8 @@ factors = [F.dropout(torch.ones(4, 3, 4), 0.5), F.dropout(torch.ones(4, 1, 1), 0
 plots.token_stacks(torch.stack(factors).numpy(), ["dropout, p = 0.5", "drop path, p = 0.5"])
 
 # %% [markdown]
-# **Our package's `Block` has neither.** The recipes with which the bundled networks were trained did not use
-# them, and a part that nobody uses is only in the way. Should a recipe of a later lesson want drop path, it
-# goes into the branch, like this: `x = x + drop_path(self.attn(self.norm1(x)), p, self.training)`.
+# Our package's `Block` has drop path, in both of its branches, and no dropout: the recipes for large networks
+# (lesson 07) use the first and not the second. Unless a config asks for it, p is 0 and nothing is dropped.
 
 
 # %% exercise="05.6"
@@ -882,6 +885,11 @@ check("05.6", my_drop_path)
 #
 # **The common wrong answer** forgets the division. In training every branch then adds less on average than
 # it will add in use, and the stream of the finished network is longer than any that it was trained on.
+
+# %% [markdown]
+# The package's own:
+
+# %% definition="vit_tutorial.model.drop_path"
 
 # %% [markdown]
 # And the mistake that everybody makes once: dropout that stays on when the network is used.

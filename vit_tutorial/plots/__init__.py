@@ -66,13 +66,25 @@ from vit_tutorial.plots.positions import (
     waves,
 )
 from vit_tutorial.plots.style import heat_colours
+from vit_tutorial.plots.training import (
+    ablation_bars,
+    augmentation_gallery,
+    confusion_matrix,
+    lr_finder_curve,
+    sick_curves,
+    training_curve,
+    worst_mistakes,
+)
 
 __all__ = [
+    "ablation_bars",
     "activation_curves",
     "attention_atlas",
     "attention_by_hand",
+    "augmentation_gallery",
     "block_wirings",
     "clock_hands",
+    "confusion_matrix",
     "cost_curves",
     "cut_up",
     "embedding_by_hand",
@@ -85,6 +97,7 @@ __all__ = [
     "logit_pairs",
     "loss_against_lead",
     "loss_curves",
+    "lr_finder_curve",
     "network_stages",
     "norm_map",
     "number_tables",
@@ -106,13 +119,16 @@ __all__ = [
     "run_curves",
     "score_scales",
     "share_bars",
+    "sick_curves",
     "stream_norms",
     "token_cost",
     "token_spreads",
     "token_stacks",
     "token_tables",
     "touched_pixels",
+    "training_curve",
     "waves",
     "weight_bars",
     "weight_tables",
+    "worst_mistakes",
 ]

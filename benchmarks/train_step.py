@@ -1,0 +1,267 @@
+"""Time a training step of our network against the same network in other libraries.
+
+Run it with `.venv/bin/python benchmarks/train_step.py`. A step is forward, backward and AdamW; all
+networks have a CLS token and learned positions, so all do the same work. They take turns in one
+process. A ratio above 1 says that ours is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from results import write_results
+from torch import Tensor, nn
+
+from vit_tutorial.hardware import compiled, half_precision
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.weights import from_library
+
+BLOCKS = 5  # of steps, for each network in turn
+LIBRARIES = {  # and the names under which they are imported
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "Hugging Face": "transformers",
+    "vit-pytorch": "vit_pytorch",
+}
+
+
+def build(library: str, config: ViTConfig) -> nn.Module:
+    """Make the network of `config` as a library has it, with the library's own defaults."""
+    size, width, hidden = config.image_hw[0], config.embed_dim, config.hidden_dim
+    if library == "timm":
+        import timm
+
+        return timm.models.VisionTransformer(
+            img_size=size,
+            patch_size=config.patch_size,
+            num_classes=config.num_classes,
+            embed_dim=width,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+        )
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.VisionTransformer(
+            image_size=size,
+            patch_size=config.patch_size,
+            num_layers=config.depth,
+            num_heads=config.num_heads,
+            hidden_dim=width,
+            mlp_dim=hidden,
+            num_classes=config.num_classes,
+        )
+    if library == "Hugging Face":
+        import transformers
+
+        theirs = transformers.ViTConfig(
+            image_size=size,
+            patch_size=config.patch_size,
+            num_labels=config.num_classes,  # ty: ignore[unknown-argument]
+            hidden_size=width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.num_heads,
+            intermediate_size=hidden,
+            layer_norm_eps=config.norm_eps,
+        )
+        return transformers.ViTForImageClassification(theirs)
+    import vit_pytorch  # ty: ignore[import-not-found]
+
+    return vit_pytorch.ViT(
+        image_size=size,
+        patch_size=config.patch_size,
+        num_classes=config.num_classes,
+        dim=width,
+        depth=config.depth,
+        heads=config.num_heads,
+        dim_head=config.head_dim,
+        mlp_dim=hidden,
+    )
+
+
+def require_equal_work(library: str, theirs: nn.Module, config: ViTConfig) -> int:
+    """Check that a network is the one of `config`; return its number of parameters.
+
+    vit-pytorch normalises the patches and has no bias in q, k and v: nearly equal must do.
+
+    Raises:
+        ValueError: it is another network.
+    """
+    ours = VisionTransformer(config)
+    count, wanted = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
+    same = abs(count / wanted - 1) < 0.02
+    if library != "vit-pytorch":
+        found = from_library(theirs).config
+        same = count == wanted and replace(found, img_size=found.image_hw) == replace(
+            config, img_size=config.image_hw
+        )
+    if not same:
+        raise ValueError(f"{library} has {count:,} parameters and ours {wanted:,}: other networks")
+    return count
+
+
+def stepper(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Return a function that makes one training step, in half precision where a GPU is there."""
+    device, half = images.device.type, half_precision(images.device)
+    half = half if device == "cuda" else None
+    scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, half, enabled=half is not None):
+            answer = model(images)
+            logits = answer if isinstance(answer, Tensor) else answer.logits
+            loss = F.cross_entropy(logits, labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def time_in_turns(
+    steppers: dict[str, Callable[[], None]], steps: int, device: str
+) -> dict[str, list[float]]:
+    """Return the seconds per step of each, for every block; every second round runs backwards."""
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    for name in steppers:  # compiles, and warms up
+        _time(steppers[name], 3, device)
+    for block in range(BLOCKS):
+        for name in list(steppers)[:: 1 if block % 2 == 0 else -1]:
+            seconds[name].append(_time(steppers[name], steps, device))
+    return seconds
+
+
+def _time(step: Callable[[], None], steps: int, device: str) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait()
+    return (time.perf_counter() - began) / steps
+
+
+def compare(ours: Sequence[float], theirs: Sequence[float], batch_size: int) -> dict[str, Any]:
+    """Compare seconds per step, block by block: how many times as fast ours is."""
+    ratios = [slow / fast for fast, slow in zip(ours, theirs, strict=True)]
+    return {
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratio_low": round(min(ratios), 3),
+        "ratio_high": round(max(ratios), 3),
+        "images_per_second": round(batch_size / statistics.median(ours)),
+        "their_images_per_second": round(batch_size / statistics.median(theirs)),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time all networks that are installed, and write the ratios."""
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, value in {
+        "--width": 256 if gpu else 192,
+        "--depth": 12 if gpu else 9,
+        "--heads": 4 if gpu else 6,
+        "--mlp-ratio": 4.0 if gpu else 2.0,
+        "--batch-size": 1024 if gpu else 32,
+        "--steps": 100 if gpu else 5,
+    }.items():
+        help_text = f"default here: {value}"
+        parser.add_argument(option, type=type(value), default=value, help=help_text)
+    options = parser.parse_args(argv)
+    config = ViTConfig(
+        embed_dim=options.width,
+        depth=options.depth,
+        num_heads=options.heads,
+        mlp_ratio=options.mlp_ratio,
+    )
+    rows = measure(config, options.batch_size, options.steps, "cuda" if gpu else "cpu")
+    shown = [
+        word
+        for name, value in vars(options).items()
+        for word in (f"--{name.replace('_', '-')}", f"{value:g}")
+    ]
+    write_results(
+        f"train_step_{'gpu' if gpu else 'cpu'}",
+        command=shlex.join([".venv/bin/python", "benchmarks/train_step.py", *shown]),
+        data=None,
+        rows=rows,
+    )
+    return 0
+
+
+def measure(config: ViTConfig, batch_size: int, steps: int, device: str) -> list[dict[str, Any]]:
+    """Return a row for ours as it is, and compiled, against each library; the last: timm compiled.
+
+    Ours is compiled block by block, as in a training. timm is compiled so, too, and whole.
+    """
+    torch.manual_seed(0)
+    images = torch.randn(batch_size, config.in_chans, *config.image_hw, device=device)
+    labels = torch.randint(config.num_classes, (batch_size,), device=device)
+    models: dict[str, nn.Module] = {"ours": VisionTransformer(config)}
+    parameters = {}
+    for library, module in LIBRARIES.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"{library} is not installed, and is left out")
+            continue
+        models[library] = build(library, config)
+        parameters[library] = require_equal_work(library, models[library], config)
+        print(f"{library}: {parameters[library]:,} parameters")
+    block_by_block = {"ours, compiled": VisionTransformer(config)}
+    pairs = [(own, library) for library in parameters for own in ("ours", "ours, compiled")]
+    if "timm" in models:
+        block_by_block["timm, compiled"] = build("timm", config)
+        models["timm, compiled whole"] = build("timm", config)
+        models["timm, compiled whole"].compile()
+        pairs += [("ours, compiled", "timm, compiled"), ("ours, compiled", "timm, compiled whole")]
+    with contextlib.ExitStack() as stack:
+        if not all([stack.enter_context(compiled(model)) for model in block_by_block.values()]):
+            pairs = [pair for pair in pairs if not any("compiled" in name for name in pair)]
+            models.pop("timm, compiled whole", None)
+            block_by_block = {}
+        steppers = {
+            name: stepper(model, images, labels)
+            for name, model in {**models, **block_by_block}.items()
+        }
+        seconds = time_in_turns(steppers, steps, device)
+    rows = []
+    for own, other in pairs:
+        library = other.partition(",")[0]
+        row = {
+            "ours": own.partition(", ")[2] or "as it is",
+            "against": other,
+            **compare(seconds[own], seconds[other], batch_size),
+            "version": importlib.metadata.version(LIBRARIES[library].replace("_", "-")),
+            "parameters": parameters[library],
+            "embed_dim": config.embed_dim,
+            "depth": config.depth,
+            "batch_size": batch_size,
+            "precision": _precision(device),
+        }
+        rows.append(row)
+        print(f"{own} / {other}: ×{row['ratio_median']} ({row['ratio_low']}-{row['ratio_high']})")
+    return rows
+
+
+def _precision(device: str) -> str:
+    half = half_precision(device) if device == "cuda" else None
+    return str(half or torch.float32).removeprefix("torch.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,434 @@
+"""The benchmarks that train: what they change, keep and skip; and the tables made from results."""
+
+import importlib
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from vit_tutorial import ImageSet, VisionTransformer, ViTConfig
+from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
+accuracy: ModuleType = importlib.import_module("accuracy")
+ablation: ModuleType = importlib.import_module("ablation")
+train_step: ModuleType = importlib.import_module("train_step")
+results: ModuleType = importlib.import_module("results")
+build: ModuleType = importlib.import_module("build")
+
+SMALL = Recipe(
+    ViTConfig(
+        img_size=8, patch_size=4, in_chans=1, num_classes=2, embed_dim=8, depth=1, num_heads=2
+    ),
+    TrainConfig(epochs=1, batch_size=16, lr=1e-2),
+    about="",
+    cost="",
+)
+
+
+def stripes(count: int = 64, name: str = "stripes") -> ImageSet:
+    images = torch.randint(0, 100, (count, 1, 8, 8))
+    labels = torch.arange(count) % 2
+    images[labels == 0, :, ::2] += 150
+    return ImageSet(images.to(torch.uint8), labels, ("lying", "none"), name)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Results and runs land in an empty folder; the data are stripes, the recipe is a small one."""
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(accuracy, "load_train_test", lambda *_, **__: (stripes(), stripes(20)))
+    monkeypatch.setitem(RECIPES, "small", SMALL)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The configs that were trained, in order."""
+    seen = []
+    fit = accuracy.fit
+
+    def noted(model, train, test, config, **options):
+        seen.append((model.config, config, len(train), len(test)))
+        return fit(model, train, test, config, **options)
+
+    monkeypatch.setattr(accuracy, "fit", noted)
+    return seen
+
+
+def stored(root: Path, name: str) -> dict:
+    return json.loads((root / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+# ---- settings ----
+
+
+def test_settings_have_the_kind_of_their_field():
+    found = accuracy.parse_settings(["lr=0.003", "depth=6", "flip=true", "pool=mean", "ema=0"])
+    assert found == {"lr": 0.003, "depth": 6, "flip": True, "pool": "mean", "ema": 0.0}
+    assert {name: type(value) for name, value in found.items()} == {
+        "lr": float,
+        "depth": int,
+        "flip": bool,
+        "pool": str,
+        "ema": float,
+    }
+    changed = accuracy.with_settings(SMALL, found)
+    assert changed.model == replace(SMALL.model, depth=6, pool="mean")
+    assert changed.train == replace(SMALL.train, lr=0.003, flip=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["lr"], "--set expects NAME=VALUE, got 'lr'"),
+        (["speed=9"], r"--set knows no 'speed'; it knows batch_size, .*, weight_decay"),
+        (["seed=3"], "--set knows no 'seed'"),
+        (["num_classes=3"], "--set knows no 'num_classes'"),
+        (["depth=6.5"], "--set depth must be a whole number, got '6.5'"),
+        (["lr=fast"], "--set lr must be a number, got 'fast'"),
+        (["flip=yes"], "--set flip must be true or false, got 'yes'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_setting_is_explained(settings, said):
+    with pytest.raises(ValueError, match=said):
+        accuracy.parse_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["large"], "the recipes are smoke, .*, got 'large'"),
+        (["small", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["small", "--set", "lr=-1"], "lr must be positive, got -1"),
+    ],
+    ids=["recipe", "seeds", "value"],
+)
+def test_bad_input_is_one_sentence(root, capsys, words, said):
+    assert accuracy.main([*words, "--data", "x"]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert len(error.splitlines()) == 1
+    assert re.match(said, error)
+
+
+# ---- accuracy ----
+
+
+def test_what_is_measured_has_a_name_of_its_own():
+    base = accuracy.Experiment(SMALL, stripes(), stripes(20))
+    same = replace(base, recipe=replace(SMALL, train=replace(SMALL.train, seed=7), about="else"))
+    others = [
+        replace(base, recipe=accuracy.with_settings(SMALL, {name: value}))
+        for name, value in (("lr", 0.5), ("epochs", 2), ("pool", "mean"), ("drop_path", 0.1))
+    ]
+    others += [replace(base, train=stripes(32)), replace(base, test=stripes(10))]
+    others += [replace(base, train=stripes(name="dots")), replace(base, minutes=1.0)]
+    assert same.key == base.key
+    assert len({base.key, *(other.key for other in others)}) == 1 + len(others)
+
+
+def test_the_row_is_that_of_the_last_epochs(root):
+    """Against the same two trainings made by hand; no run is left on disk."""
+    command = ["small", "--data", "some/stripes", "--seeds", "2", "--epochs", "3"]
+    torch.manual_seed(3)  # the stripes are drawn when they are loaded
+    assert accuracy.main(command) == 0
+    result = stored(root, "accuracy_small")
+    (row,) = result["rows"]
+
+    torch.manual_seed(3)
+    train, test = stripes(), stripes(20)
+    accuracies = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = VisionTransformer(SMALL.model)
+        rows = accuracy.fit(model, train, test, replace(SMALL.train, epochs=3, seed=seed))
+        accuracies.append(rows[-1]["test_accuracy"])
+    assert row["test_accuracies"] == pytest.approx(accuracies, abs=0.005)
+    assert row["test_accuracy_mean"] == pytest.approx(sum(accuracies) / 2, abs=0.01)
+    spread = abs(accuracies[0] - accuracies[1]) / 2**0.5
+    assert row["test_accuracy_std"] == pytest.approx(spread, abs=0.01)
+    assert (row["recipe"], row["seeds"], row["epochs"]) == ("small", [0, 1], 3)
+    assert row["parameters"] == sum(p.numel() for p in model.parameters())
+    assert row["images_per_second"] == pytest.approx(3 * 64 / row["seconds"], rel=0.5)
+    assert result["data"] == "stripes"
+    assert "some/" not in result["command"]
+    assert result["command"].startswith(".venv/bin/python benchmarks/accuracy.py small ")
+    assert not list(root.rglob("*.state"))
+
+
+def test_the_last_epoch_counts_and_not_the_best(root, monkeypatch):
+    rows = [
+        {"test_accuracy": a, "seconds": s} for a, s in ((60.0, 5.0), (99.0, 9.0), (71.25, 12.5))
+    ]
+    monkeypatch.setattr(accuracy, "fit", lambda *_, **__: rows)
+    assert accuracy.main(["small", "--data", "stripes"]) == 0
+    (row,) = stored(root, "accuracy_small")["rows"]
+    assert (row["test_accuracy_mean"], row["test_accuracy_std"]) == (71.25, None)
+    assert row["seconds"] == 12.5
+
+
+def test_seeds_that_are_there_are_kept_unless_something_else_is_measured(root, trained):
+    command = ["small", "--data", "stripes", "--seeds"]
+    torch.manual_seed(3)
+    accuracy.main([*command, "1"])
+    accuracy.main([*command, "3"])
+    assert [config.seed for _, config, *_ in trained] == [0, 1, 2]
+    before = stored(root, "accuracy_small")
+    accuracy.main([*command, "2"])
+    assert stored(root, "accuracy_small") == before
+    assert before["rows"][0]["seeds"] == [0, 1, 2]
+    accuracy.main([*command, "1", "--epochs", "2"])
+    assert stored(root, "accuracy_small")["rows"][0]["seeds"] == [0]
+
+
+def test_a_stopped_run_goes_on_where_it_was(root, trained, monkeypatch, capsys):
+    """Stopped after the second of three epochs: the third alone is trained, with the same end."""
+    command = ["small", "--data", "stripes", "--minutes", "5"]
+    monkeypatch.setattr(accuracy, "epochs_within", lambda *_: 3)
+    assert accuracy.main([*command, "--name", "whole"]) == 0
+    whole = stored(root, "accuracy_whole")["rows"][0]
+
+    fit = accuracy.fit
+
+    def stopped(*args, **options):
+        def stop(row):
+            epochs.append(row["epoch"])
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+
+        return fit(*args, **options, on_epoch=stop)
+
+    epochs: list[int] = []
+    monkeypatch.setattr(accuracy, "fit", stopped)
+    monkeypatch.setattr("vit_tutorial.train.SAVE_EVERY", 0.0)
+    assert accuracy.main(command) == 130
+    assert "same command" in capsys.readouterr().err
+    assert len(list(root.rglob("*.state"))) == 1
+    monkeypatch.setattr(accuracy, "epochs_within", lambda *_: 99)  # must not be asked again
+    assert accuracy.main(command) == 0
+    assert epochs == [1, 2, 2, 3]  # the stop came before the second epoch was saved
+    again = stored(root, "accuracy_small")["rows"][0]
+    assert (again["epochs"], again["test_accuracies"]) == (3, whole["test_accuracies"])
+
+
+def test_a_sweep_leaves_the_test_set_and_the_results_alone(root, trained, capsys):
+    command = ["small", "--data", "stripes", "--split", "validation", "--set", "lr=0.003"]
+    assert accuracy.main(command) == 0
+    _, config, in_train, in_test = trained[0]
+    assert (in_train, in_test, config.lr) == (57, 7, 0.003)  # a tenth of 64
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["recipe"] == "small, lr=0.003"
+    assert printed["split"] == "validation"
+    assert not (root / "benchmarks/results").exists()
+    assert accuracy.main([*command, "--name", "lower"]) == 0
+    assert stored(root, "accuracy_lower")["rows"][0]["split"] == "validation"
+
+
+# ---- ablation ----
+
+
+@pytest.mark.parametrize("name", ["digits", "laptop", "classroom", "flagship"])
+def test_every_change_is_one_thing_and_really_one(name):
+    recipe = RECIPES[name]
+    listed = ablation.changes(recipe)
+    assert listed[0].settings == {}
+    assert len({change.name for change in listed}) == len(listed)
+    for change in listed[1:]:
+        changed = accuracy.with_settings(recipe, change.settings)
+        assert changed != recipe, change.name
+        before, after = ({**vars(r.train), **vars(r.model)} for r in (recipe, changed))
+        assert {k for k in before if before[k] != after[k]} <= set(change.settings)
+        VisionTransformer(changed.model)
+    names = [change.name for change in listed]
+    assert ("without crop and flip" in names) == (name != "digits")
+    assert ("with TrivialAugment" in names) == (name in ("digits", "laptop"))
+
+
+def test_the_ablation_skips_what_is_done_and_says_what_was_not_measured(root, trained):
+    command = ["--recipe", "small", "--data", "digits", "--seeds", "1"]
+    torch.manual_seed(3)
+    assert ablation.main(command) == 0
+    rows = stored(root, "ablation_digits")["rows"]
+    done = [row["change"] for row in rows if row["measured"]]
+    assert done == [
+        "the recipe",
+        "with crop and flip",
+        "positions: none",
+        "positions: sincos",
+        "positions: rope",
+        "pooling: mean",
+        "patch size: 8",
+    ]
+    assert len(trained) == len(done)
+    assert {model.pos_embed for model, *_ in trained} == {"none", "learned", "sincos", "rope"}
+    assert "without label smoothing" in [r["change"] for r in rows if not r["measured"]]
+    for row in rows:
+        if row["measured"]:
+            gap = row["test_accuracy_mean"] - rows[0]["test_accuracy_mean"]
+            assert row["difference"] == pytest.approx(gap, abs=0.005)
+
+    assert ablation.main(command) == 0
+    assert len(trained) == len(done)
+    path = root / "benchmarks/results/ablation_digits.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lost = next(row for row in result["rows"] if row["change"] == "pooling: mean")
+    for field in [name for name in lost if name not in ("recipe", "change", "settings")]:
+        del lost[field]
+    lost["measured"] = False
+    path.write_text(json.dumps(result), encoding="utf-8")  # as if it had been stopped before
+    assert ablation.main([*command, "--all"]) == 0
+    assert all(row["measured"] for row in stored(root, "ablation_digits")["rows"])
+    again = [(model, config) for model, config, *_ in trained[len(done) :]]
+    assert len(again) == len(rows) - len(done) + 1
+    assert sum(model.pool == "mean" for model, _ in again) == 1
+
+
+# ---- training step ----
+
+STEP = ViTConfig(embed_dim=16, depth=1, num_heads=2, mlp_ratio=2.0)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "Hugging Face"])
+def test_the_compared_networks_do_equal_work(library):
+    theirs = train_step.build(library, STEP)
+    count = train_step.require_equal_work(library, theirs, STEP)
+    assert count == sum(p.numel() for p in VisionTransformer(STEP).parameters())
+    for other in ({"depth": 2}, {"num_heads": 4}, {"mlp_ratio": 4.0}):
+        with pytest.raises(ValueError, match="other networks"):
+            train_step.require_equal_work(library, theirs, replace(STEP, **other))
+
+
+@pytest.mark.parametrize("library", ["ours", "Hugging Face"])
+def test_a_step_is_one_of_adamw_against_the_cross_entropy(library):
+    torch.manual_seed(0)
+    model = VisionTransformer(STEP) if library == "ours" else train_step.build(library, STEP)
+    images, labels = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logits = model.train()(images)
+    logits = logits if library == "ours" else logits.logits
+    (-logits.log_softmax(1)[torch.arange(8), labels].mean()).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    train_step.stepper(model, images, labels)()
+    for name, after in model.named_parameters():
+        gradient, start = gradients[name], before[name]
+        expected = start * (1 - 1e-4 * 0.05) - 1e-4 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(after.detach(), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_all_take_turns_and_the_ratio_is_of_the_same_block():
+    order = []
+    steppers = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = train_step.time_in_turns(steppers, 2, "cpu")
+    assert "".join(order) == "aaabbbccc" + "aabbcc" + "ccbbaa" + "aabbcc" + "ccbbaa" + "aabbcc"
+    assert [len(times) for times in seconds.values()] == [5, 5, 5]
+    row = train_step.compare([1.0, 2.0, 4.0], [2.0, 3.0, 2.0], batch_size=10)
+    assert row["ratio_median"] == 1.5
+    assert (row["ratio_low"], row["ratio_high"]) == (0.5, 2.0)
+    assert (row["images_per_second"], row["their_images_per_second"]) == (5, 5)
+
+
+# ---- tables in README.md ----
+
+
+def write(root: Path, name: str, rows: list[dict], data: str | None = "made up") -> None:
+    folder = root / "benchmarks/results"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"hardware": "a chip", "command": f"run {name}", "data": data, "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def tables(root: Path) -> list[str]:
+    (root / "README.md").write_text("<!-- results:begin -->\n<!-- results:end -->\n", "utf-8")
+    return build.readme(root).splitlines()
+
+
+RECIPE_ROW = {
+    "recipe": "large",
+    "split": "test",
+    "patch_size": 4,
+    "embed_dim": 256,
+    "depth": 12,
+    "parameters": 9_500_000,
+    "test_accuracy_mean": 95.04,
+    "test_accuracy_std": 0.126,
+    "seeds": [0, 1, 2],
+    "epochs": 400,
+    "seconds": 485.0,
+}
+
+
+def test_recipes_stand_in_one_table_from_small_to_large(tmp_path):
+    small = {"recipe": "small", "parameters": 300_000, "test_accuracy_std": None, "seeds": [0]}
+    write(tmp_path, "accuracy_large", [RECIPE_ROW])
+    write(tmp_path, "accuracy_small", [{**RECIPE_ROW, **small, "seconds": 61.2}])
+    write(tmp_path, "accuracy_trial", [{**RECIPE_ROW, "split": "validation", "recipe": "trial"}])
+    lines = tables(tmp_path)
+    first = lines.index(
+        "| small | width 256, depth 12, patch 4, 300,000 parameters | made up | 400 | 1 | "
+        "95.0% | 61 s | a chip |"
+    )
+    assert lines[first + 1] == (
+        "| large | width 256, depth 12, patch 4, 9,500,000 parameters | made up | 400 | 3 | "
+        "95.0 ± 0.1% | 8 min | a chip |"
+    )
+    assert lines[first + 2 : first + 7] == ["", "Measured by", "", "- `run accuracy_small`",
+                                            "- `run accuracy_large`"]  # fmt: skip
+    assert not any("trial" in line for line in lines)
+
+
+def test_the_ablation_table_says_what_was_not_measured(tmp_path):
+    rows = [
+        {**RECIPE_ROW, "change": "the recipe", "measured": True, "difference": 0.0},
+        {**RECIPE_ROW, "change": "without it", "measured": True, "difference": -3.26},
+        {"change": "with Muon", "settings": "optimizer=muon", "measured": False},
+    ]
+    write(tmp_path, "ablation_cifar10", rows)
+    lines = tables(tmp_path)
+    assert "| the recipe | 400 | 3 | 95.0 ± 0.1% | +0.0 |" in lines
+    assert "| without it | 400 | 3 | 95.0 ± 0.1% | -3.3 |" in lines
+    assert "| with Muon | – | – | not measured | – |" in lines
+
+
+def test_ratios_and_the_network_they_are_about(tmp_path):
+    ratio = {"against": "timm", "ratio_median": 1.038, "ratio_low": 0.9, "ratio_high": 1.2}
+    step = {"ours": "compiled", "version": "1.0", "images_per_second": 46_000}
+    network = {"embed_dim": 256, "depth": 12, "batch_size": 1024, "precision": "bfloat16"}
+    write(tmp_path, "train_step_gpu", [{**ratio, **step, **network,
+                                        "their_images_per_second": 44_000}], None)  # fmt: skip
+    speed = {"images_per_second": 9_000, "images_per_second_against": 1_200}
+    write(tmp_path, "data_path", [{**ratio, **speed, "device": "cpu", "batch_size": 128}])
+    text = "\n".join(tables(tmp_path))
+    assert "(width 256, depth 12, batches of 1024 in bfloat16; median and range)**" in text
+    assert "| compiled | timm (1.0) | ×1.04 (0.90–1.20) | 46,000 | 44,000 |" in text
+    assert "Measured on a chip: `run train_step_gpu`" in text
+    assert "**Batches of 128 images drawn and augmented, no network (on: cpu)**" in text
+    assert "| timm | ×1.04 (0.90–1.20) | 9,000 | 1,200 |" in text
+
+
+def test_a_file_that_changed_makes_the_readme_out_of_date(tmp_path):
+    names = ("accuracy_small", "ablation_cifar10", "train_step_cpu", "data_path")
+    (tmp_path / "README.md").write_text(
+        "<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8"
+    )
+    empty = build.readme(tmp_path)
+    assert "**Recipes" not in empty
+    row = {**RECIPE_ROW, "change": "x", "measured": True, "difference": 0.0, "against": "y",
+           "ratio_median": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "ours": "z", "version": "1",
+           "images_per_second": 1, "their_images_per_second": 1, "batch_size": 1,
+           "images_per_second_against": 1, "device": "cpu",
+           "precision": "float32"}  # fmt: skip
+    for name in names:
+        (tmp_path / "README.md").write_text(build.readme(tmp_path), encoding="utf-8")
+        assert "README.md: its tables are out of date" not in build.drift(tmp_path)
+        write(tmp_path, name, [row])
+        assert "README.md: its tables are out of date" in build.drift(tmp_path)

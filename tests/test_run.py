@@ -1,0 +1,377 @@
+"""A training that is stopped, killed, starved of memory or disk, or shared by two processes."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import randomize
+from test_train import QUICK, TINY, new_model, stripes
+from torch import nn
+from torch.testing import assert_close
+from tqdm import tqdm
+
+from vit_tutorial import VisionTransformer, fit
+from vit_tutorial.progress import Progress
+from vit_tutorial.recipes import TrainConfig
+from vit_tutorial.run import read_state, state_path
+
+# everything that draws numbers or keeps a state of its own
+EVERYTHING = TrainConfig(
+    epochs=3,
+    batch_size=16,
+    lr=1e-2,
+    crop_padding=2,
+    flip=True,
+    trivial_augment=0.8,
+    erase=0.3,
+    mixup=0.3,
+    cutmix=0.3,
+    clean=0.2,
+    ema=0.7,
+)
+
+
+class Killed(Exception):
+    """What a test raises in the place of a power cut."""
+
+
+def tiny_model(seed: int = 0) -> VisionTransformer:
+    return new_model(replace(TINY, drop_path=0.3), seed)
+
+
+def assert_same_bits(model: nn.Module, expected: nn.Module) -> None:
+    assert_close(model.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+@pytest.fixture
+def save_always(monkeypatch):
+    """Save after every step, not once a minute."""
+    monkeypatch.setattr("vit_tutorial.train.SAVE_EVERY", 0.0)
+
+
+# ---- going on ----
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 11])
+def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
+    step, optimizer, save_always, tmp_path, monkeypatch
+):
+    config = replace(EVERYTHING, optimizer=optimizer)
+    whole, train, test = tiny_model(), stripes(70), stripes(20, seed=1)
+    rows = fit(whole, train, test, config)
+
+    steps = []
+    original = Progress.step
+
+    def dies(self, images):
+        original(self, images)
+        steps.append(images)
+        if len(steps) == step + 1:  # the step before has been saved
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "step", dies)
+        with pytest.raises(Killed):
+            fit(tiny_model(), train, test, config, save_to=tmp_path / "run")
+    assert read_state(tmp_path / "run")["step"] == step
+
+    torch.manual_seed(99)  # chance elsewhere, and other weights, do not matter
+    resumed = tiny_model(seed=5)
+    again = fit(resumed, train, test, config, save_to=tmp_path / "run", resume=True)
+    assert_same_bits(resumed, whole)
+    assert without_times(again) == without_times(rows)
+    assert [row["epoch"] for row in again] == [1, 2, 3]
+    assert sorted(row["seconds"] for row in again) == [row["seconds"] for row in again]
+
+
+def test_a_finished_run_is_resumed_without_any_work(tmp_path, monkeypatch):
+    model = tiny_model()
+    rows = fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run")
+    monkeypatch.setattr("vit_tutorial.train.train_step", None)
+    again = tiny_model(seed=3)
+    assert fit(
+        again, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run", resume=True
+    ) == (rows)
+    assert_same_bits(again, model)
+
+
+KILLED_FOR_REAL = """
+import sys, vit_tutorial.train, vit_tutorial.cli
+vit_tutorial.train.SAVE_EVERY = 0.0
+sys.exit(vit_tutorial.cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_process_that_is_killed_goes_on_with_the_same_command(tmp_path):
+    """SIGKILL, in the middle of whatever it does, then --resume: the same file as in one go."""
+    command = [sys.executable, "-c", KILLED_FOR_REAL, "train", "--recipe", "digits"]
+    command += ["--data", "digits", "--device", "cpu"]
+
+    def started(out, *more):
+        return subprocess.Popen(
+            [*command, "--out", str(tmp_path / out), *more],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    killed = started("killed.safetensors", "--epochs", "2")
+    state = tmp_path / "killed.state"
+    until = time.monotonic() + 60
+    while time.monotonic() < until:  # until it is well on its way
+        if state.exists() and read_state(state)["step"] > 5:
+            break
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    assert 5 < read_state(state)["step"] < 44
+    assert not (tmp_path / "killed.safetensors").exists()
+
+    whole = started("whole.safetensors", "--epochs", "2")
+    said = started("killed.safetensors", "--resume").communicate(timeout=120)[0]
+    whole.communicate(timeout=120)
+    assert "images of the digits" in said or "named rightly" in said
+    first, second = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("killed", "whole"))
+    assert first == second
+    assert not state.exists()
+    lines = (tmp_path / "killed.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "1", "2"]
+
+
+# ---- being asked to stop ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_waits_for_the_step_and_saves_it(number, tmp_path):
+    """The signal comes in the middle of a step; the state on disk is that of a whole step."""
+    whole, model = tiny_model(), tiny_model()
+    fit(whole, stripes(), stripes(16), EVERYTHING)
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), number)
+
+    handle = model.blocks[0].mlp.register_forward_hook(interrupt)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run")
+    handle.remove()
+    assert signal.getsignal(number) is before
+    assert 1 <= read_state(tmp_path / "run")["step"] < 12
+    fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run", resume=True)
+    assert_same_bits(model, whole)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    model = tiny_model()
+
+    def impatient(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        raise AssertionError("still here")
+
+    model.blocks[0].register_forward_hook(impatient)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run")
+    assert read_state(tmp_path / "run")["step"] == 0  # what was there is still there
+
+
+# ---- what does not fit together ----
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path):
+    place, train, test = tmp_path / "run", stripes(), stripes(16)
+
+    def go(model=None, config=EVERYTHING, **more):
+        return fit(model or tiny_model(), train, test, config, **more)
+
+    with pytest.raises(ValueError, match=r"no run to go on with: .*run.state does not exist"):
+        go(save_to=place, resume=True)
+    with pytest.raises(ValueError, match="resume needs save_to"):
+        go(resume=True)
+
+    with pytest.raises(Killed):
+        go(save_to=place, on_epoch=lambda row: (_ for _ in ()).throw(Killed))
+    with pytest.raises(ValueError, match=r"run.state holds a run that is not finished \(step 0 of"):
+        go(save_to=place)
+    with pytest.raises(ValueError, match=r"started with lr=0.01, ema=0.7, not with lr=0.1, ema=0"):
+        go(save_to=place, resume=True, config=replace(EVERYTHING, lr=0.1, ema=0.0))
+    with pytest.raises(ValueError, match=r"of another network: Error.* loading state_dict"):
+        go(new_model(replace(TINY, embed_dim=16)), save_to=place, resume=True)
+    state_path(place).write_bytes(b"not a run at all")
+    with pytest.raises(ValueError, match=r"run.state is not a saved run"):
+        go(save_to=place, resume=True)
+    with pytest.raises(ValueError, match=r"run.state is not a saved run"):
+        go(save_to=place)
+
+
+def test_a_poisoned_run_never_replaces_a_sound_one(save_always, tmp_path):
+    model, calls = tiny_model(), []
+
+    def poison(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            model.head.weight.data.fill_(float("nan"))
+
+    model.register_forward_pre_hook(poison)
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1"):
+        fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run")
+    state = read_state(tmp_path / "run")
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+# ---- disk and memory ----
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    model = tiny_model()
+    model.register_forward_hook(lambda *_: pytest.fail("it has begun to train"))
+    with pytest.raises(OSError, match=r"the run cannot be written to .*run.state"):
+        fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "file" / "run")
+
+
+def test_a_disk_that_fills_up_stops_nothing_and_spoils_nothing(save_always, tmp_path, monkeypatch):
+    """From the first epoch on, no file may grow beyond 100 bytes: every write fails for real."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
+    expected = tiny_model()
+    fit(expected, stripes(), stripes(16), EVERYTHING)
+    # what the bar writes goes to a file in a test
+    monkeypatch.setattr("vit_tutorial.progress.tqdm", partial(tqdm, file=io.StringIO()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    model = tiny_model()
+
+    def fill_the_disk(row):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+
+    try:
+        with pytest.warns(UserWarning, match=r"cannot be written") as warned:
+            fit(
+                model,
+                stripes(),
+                stripes(16),
+                EVERYTHING,
+                save_to=tmp_path / "run",
+                on_epoch=fill_the_disk,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = " ".join(str(warning.message) for warning in warned)
+    assert "training goes on, what was saved before is still there" in said
+    assert_same_bits(model, expected)
+    assert read_state(tmp_path / "run")["step"] == 3  # the last one before
+    assert sorted(p.name for p in tmp_path.iterdir() if "partial" in p.name) == []
+    resumed = tiny_model(seed=4)
+    fit(resumed, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run", resume=True)
+    assert_same_bits(resumed, expected)
+
+
+class Greedy(nn.Module):
+    """Takes the memory of a device that holds `room` images."""
+
+    def __init__(self, room: int, error: RuntimeError) -> None:
+        super().__init__()
+        self.layer, self.room, self.error = nn.Linear(64, 2), room, error
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise self.error
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_a_batch_too_large_for_the_memory_says_which_one_fits(error):
+    train = stripes()
+    config = replace(QUICK, batch_size=64)
+    with pytest.raises(MemoryError, match=r"batch of 64 images .* memory of cpu; 16 do"):
+        fit(Greedy(20, error), train, stripes(4), config)
+    with pytest.raises(MemoryError, match="not even one image does"):
+        fit(Greedy(0, error), train, stripes(4), config)
+
+
+def test_other_errors_come_through_as_they_are():
+    with pytest.raises(RuntimeError, match="something else"):
+        fit(Greedy(0, RuntimeError("something else")), stripes(), stripes(4), QUICK)
+
+
+# ---- several processes ----
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from test_run import in_parallel_model, PARALLEL
+from test_train import stripes
+from vit_tutorial import fit, hardware
+
+with hardware.processes("cpu"):
+    model = in_parallel_model()
+    rows = fit(model, stripes(70), stripes(16), PARALLEL, save_to={out!r} + "/run")
+    torch.save((model.state_dict(), rows), {out!r} + f"/rank{{hardware.rank()}}.pt")
+"""
+
+PARALLEL = TrainConfig(epochs=3, batch_size=16, lr=1e-2, ema=0.7)
+
+
+def in_parallel_model() -> nn.Module:
+    return randomize(new_model()).train()
+
+
+def test_two_processes_train_as_one_with_the_same_batch(tmp_path):
+    """By torchrun, gloo, float64: equal weights; each process took half of every batch."""
+    script = tmp_path / "script.py"
+    tests = str(Path(__file__).parent)
+    script.write_text(TWO_PROCESSES.format(tests=tests, out=str(tmp_path)))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--standalone",
+            script,
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    alone = in_parallel_model()
+    rows = fit(alone, stripes(70), stripes(16), PARALLEL)
+    for rank in (0, 1):
+        state, theirs = torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)
+        assert_close(state, alone.state_dict(), rtol=0, atol=1e-6)
+        assert_close([r["loss"] for r in theirs], [r["loss"] for r in rows], rtol=0, atol=1e-6)
+        assert [("test_accuracy" in row) for row in theirs] == [rank == 0] * 3
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 4
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(monkeypatch):
+    monkeypatch.setattr("vit_tutorial.run.world_size", lambda: 3)
+    with pytest.raises(ValueError, match="3 processes cannot share a batch of 16 evenly"):
+        fit(new_model(), stripes(), stripes(16), QUICK)

@@ -1,0 +1,28 @@
+"""Files that are there as a whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give the name of a file beside `path` to write to; it becomes `path` when all went well.
+
+    Where it did not, what was at `path` before is still there, and nothing half written is left.
+
+    Examples:
+        >>> with whole_file(getfixture("tmp_path") / "notes.txt") as beside:
+        ...     _ = beside.write_text("all of it")
+        >>> (getfixture("tmp_path") / "notes.txt").read_text()
+        'all of it'
+    """
+    beside = path.with_name(path.name + ".partial")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise

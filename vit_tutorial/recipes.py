@@ -1,0 +1,144 @@
+"""Every choice of a training run, and the recipes: choices that go well together."""
+
+from dataclasses import dataclass
+
+from vit_tutorial.model import ViTConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every choice of a training run.
+
+    Raises:
+        ValueError: a number outside its range, or an unknown optimizer.
+    """
+
+    epochs: int
+    batch_size: int = 128  # of all processes together
+    lr: float = 2e-3  # the highest, reached after the warm-up
+    weight_decay: float = 0.05  # on matrices only
+    warmup: float = 0.1  # share of all steps in which the rate rises from 0
+    optimizer: str = "adamw"  # or "muon", for the matrices in the blocks
+    label_smoothing: float = 0.05
+    clip_norm: float = 1.0  # the longest gradient allowed
+    crop_padding: int = 0  # pixels by which an image may be shifted
+    flip: bool = False  # mirror every second image, left to right
+    trivial_augment: float = 0.0  # share of images changed by one TrivialAugment operation
+    erase: float = 0.0  # share of images that lose a rectangle
+    mixup: float = 0.0  # share of images blended with another one
+    cutmix: float = 0.0  # share of images into which a rectangle of another one is pasted
+    clean: float = 0.0  # share of steps at the end without those four and without smoothing
+    ema: float = 0.0  # decay of a running average of the weights, which replaces them; 0: none
+    compile: bool = False  # on a GPU; see hardware.compiled
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"{name} must be 1, 2, ..., got {getattr(self, name)}")
+        for name in ("weight_decay", "crop_padding"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in 0..1, 1 excluded, got {getattr(self, name)}")
+        for name in ("trivial_augment", "erase", "mixup", "cutmix", "clean"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(
+                f"mixup and cutmix must not be more than 1 together, got {self.mixup} and "
+                f"{self.cutmix}"
+            )
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f'optimizer must be "adamw" or "muon", got {self.optimizer!r}')
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network and how to train it."""
+
+    model: ViTConfig
+    train: TrainConfig
+    about: str  # what it is for
+    cost: str  # on which hardware it takes how long
+
+
+_LAPTOP = ViTConfig(embed_dim=96, depth=4, num_heads=3, mlp_ratio=2.0)
+
+RECIPES = {
+    "smoke": Recipe(
+        ViTConfig(embed_dim=64, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=8),
+        TrainConfig(epochs=1, crop_padding=4, flip=True),
+        "CIFAR-10, to see that everything runs",
+        "under a minute on two CPU cores",
+    ),
+    "digits": Recipe(
+        ViTConfig(
+            img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0
+        ),
+        TrainConfig(epochs=40, batch_size=64, lr=2e-3, optimizer="muon"),
+        "the handwritten digits, and a first look at a training",
+        "about a minute on two CPU cores",
+    ),
+    "laptop": Recipe(
+        _LAPTOP,
+        TrainConfig(epochs=7, lr=4e-3, optimizer="muon", crop_padding=4, flip=True),
+        "CIFAR-10 without a GPU",
+        "about ten minutes on two CPU cores",
+    ),
+    "classroom": Recipe(
+        ViTConfig(embed_dim=192, depth=9, num_heads=6, mlp_ratio=2.0, drop_path=0.05),
+        TrainConfig(
+            epochs=90,
+            batch_size=512,
+            lr=1e-3,
+            weight_decay=0.1,
+            warmup=0.05,
+            label_smoothing=0.1,
+            crop_padding=4,
+            flip=True,
+            trivial_augment=0.5,
+            cutmix=0.3,
+            clean=0.08,
+            ema=0.999,
+            compile=True,
+        ),
+        "CIFAR-10 on a free GPU, in one lesson; with 300 epochs the network that comes with the "
+        "course",
+        "about 15 minutes on a T4",
+    ),
+    "flagship": Recipe(
+        ViTConfig(
+            embed_dim=256,
+            depth=12,
+            num_heads=4,
+            mlp_ratio=4.0,
+            pos_embed="rope",
+            pool="mean",
+            drop_path=0.1,
+        ),
+        TrainConfig(
+            epochs=400,
+            batch_size=512,
+            lr=1e-3,
+            weight_decay=0.1,
+            warmup=0.05,
+            label_smoothing=0.1,
+            crop_padding=4,
+            flip=True,
+            trivial_augment=1.0,
+            erase=0.25,
+            mixup=0.4,
+            cutmix=0.4,
+            clean=0.05,
+            ema=0.999,
+            compile=True,
+        ),
+        "CIFAR-10 as well as this course can",
+        "8 minutes on one H200",
+    ),
+}

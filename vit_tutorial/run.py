@@ -1,0 +1,376 @@
+"""A training run: all that changes while a network is trained, saved whole so that it can go on."""
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vit_tutorial.augment import (
+    crop_flip,
+    draw_crop_flip,
+    draw_erase,
+    draw_mix,
+    draw_trivial_augment,
+    erase,
+    mix,
+    mix_targets,
+    trivial_augment,
+)
+from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.files import whole_file
+from vit_tutorial.hardware import half_precision, rank, world_size
+from vit_tutorial.optimizers import lr_factor, make_optimizers
+from vit_tutorial.progress import Progress, Row, logs
+from vit_tutorial.recipes import TrainConfig
+
+MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
+
+
+class Run:
+    """All that changes while a network is trained: what a saved run has to hold.
+
+    The order of the images and all chance are functions of the config's seed and the step, so a
+    number, the step, is all that has to be kept of them.
+
+    Raises:
+        ValueError: a batch that the images do not fill or the processes cannot share, or a
+            padding as large as the images.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, train: ImageSet, save_to: str | Path | None
+    ) -> None:
+        if len(train) < config.batch_size:
+            raise ValueError(
+                f"{len(train)} training images do not fill one batch of {config.batch_size}"
+            )
+        if config.batch_size % world_size():
+            raise ValueError(
+                f"{world_size()} processes cannot share a batch of {config.batch_size} evenly"
+            )
+        if config.crop_padding >= min(train.images.shape[2:]):
+            raise ValueError(
+                f"crop_padding {config.crop_padding} must be smaller than the images, which have "
+                f"{train.images.shape[2]}x{train.images.shape[3]} pixels"
+            )
+        self.model, self.config, self.save_to = model, config, save_to and Path(save_to)
+        first = next(model.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.half = half_precision(self.device) if self.dtype == torch.float32 else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        self.optimizers = make_optimizers(model, config)
+        self.average = None
+        if config.ema:
+            decay = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        self.num_images, self.num_classes = len(train), len(train.classes)
+        self.steps_per_epoch = len(train) // config.batch_size
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.step, self.rows = 0, []
+        self.total_loss = torch.zeros((), device=self.device, dtype=self.dtype)  # of the epoch
+        self.started, self.saved = time.perf_counter(), -math.inf
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which the next step is, from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def place(self) -> int:
+        """The place of the next batch in the epoch's order."""
+        return self.step % self.steps_per_epoch * self.config.batch_size
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been training, pauses left out."""
+        return time.perf_counter() - self.started
+
+    def order(self) -> Tensor:
+        """Shuffle the images for this epoch: (n,) on the device."""
+        seed = mixed_seed(self.config.seed, self.epoch)
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        return order.to(self.device)
+
+    def seed(self) -> int:
+        """Return the seed for what this step draws in this process."""
+        return mixed_seed(self.config.seed, self.epoch, self.step, rank())
+
+    def augmented(
+        self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Change uint8 images (B, C, H, W) at random, and normalise them; targets (B, classes)."""
+        config, count, size = self.config, len(images), images.shape[2:]
+        clean = self.step >= (1 - config.clean) * self.total_steps
+        if config.crop_padding or config.flip:
+            draw = draw_crop_flip(count, config.crop_padding, config.flip, device=self.device)
+            images = crop_flip(images, *draw)
+        if config.trivial_augment and not clean:
+            draw = draw_trivial_augment(count, config.trivial_augment, device=self.device)
+            images = trivial_augment(images, draw)
+        pixels = normalize(images, mean, std).to(self.dtype)
+        targets = F.one_hot(labels, self.num_classes).to(self.dtype)
+        if clean:
+            return pixels, targets
+        smoothing = config.label_smoothing
+        targets = (1 - smoothing) * targets + smoothing / self.num_classes
+        if config.erase:
+            pixels = erase(pixels, draw_erase(count, size, config.erase, device=self.device))
+        if config.mixup or config.cutmix:
+            draw = draw_mix(count, size, config.mixup, config.cutmix, device=self.device)
+            pixels, targets = mix(pixels, *draw), mix_targets(targets, *draw)
+        return pixels, targets
+
+    def update(self, loss: Tensor) -> None:
+        """Make one step of the optimizers against the gradient of `loss`."""
+        factor = lr_factor(self.step, self.total_steps, self.config.warmup)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr * factor
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.average is not None and self.step >= self.config.warmup * self.total_steps:
+            self.average.update_parameters(self.model)
+        self.total_loss += loss.detach()
+        self.step += 1
+
+    def mean_loss(self, steps: int) -> float:
+        """Return the mean loss of the `steps` made in this epoch.
+
+        Raises:
+            FloatingPointError: it is no number, or far worse than that of guessing.
+        """
+        if world_size() > 1:
+            dist.all_reduce(self.total_loss)
+        loss = self.total_loss.item() / steps / world_size()
+        guessing = math.log(max(self.num_classes, 2))
+        if not loss < 3 * guessing:  # NaN is not, either
+            raise FloatingPointError(
+                f"the loss is {loss:.4g} in epoch {len(self.rows) + 1}, that of guessing is "
+                f"{guessing:.2f}: try a lower lr than {self.config.lr:g} or a longer warmup than "
+                f"{self.config.warmup:g}"
+            )
+        return loss
+
+    def end_epoch(self) -> Row:
+        """Return the row of the epoch that has just ended, and keep it."""
+        before = self.rows[-1]["seconds"] if self.rows else 0.0
+        images = self.steps_per_epoch * self.config.batch_size
+        row = {
+            "epoch": self.epoch,
+            "loss": self.mean_loss(self.steps_per_epoch),
+            "lr": self.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": images / (self.seconds - before),
+            "seconds": self.seconds,
+        }
+        self.total_loss.zero_()
+        self.rows.append(row)
+        return row
+
+    def to_be_measured(self) -> bool:
+        """Tell whether the test accuracy is measured after the epoch that has just ended."""
+        every = math.ceil(self.config.epochs / MEASUREMENTS)
+        return self.epoch % every == 0 or self.epoch == self.config.epochs
+
+    def result(self) -> nn.Module:
+        """Return the network to be used: with averaged weights, if there is an average."""
+        if self.average is None or not self.average.n_averaged:
+            return self.model
+        return self.average.module
+
+    def finish(self) -> None:
+        """Give the model the weights of the result."""
+        self.model.load_state_dict(self.result().state_dict())
+
+    def progress(self) -> Progress:
+        """Start the bar, and the logs of a run that is kept; in the first process only."""
+        total, done = (steps * self.config.batch_size for steps in (self.total_steps, self.step))
+        if self.save_to is None or rank() > 0:
+            return Progress(total, done, hidden=rank() > 0)
+        return Progress(total, done, logs(self.save_to, asdict(self.config), self.rows))
+
+    def since_saved(self) -> float:
+        """Return how many seconds ago the run was saved."""
+        return time.perf_counter() - self.saved
+
+    def save(self, must: bool = False) -> None:
+        """Write the run to FILE.state, if it is kept, beside and then renamed.
+
+        Where that fails the training goes on with a warning, unless it `must` succeed.
+
+        Raises:
+            OSError: it must, and cannot.
+            FloatingPointError: there is no sense in it, see `mean_loss`.
+        """
+        self.saved = time.perf_counter()
+        if self.save_to is None or rank() > 0:
+            return
+        if world_size() == 1 and self.place:
+            self.mean_loss(self.step % self.steps_per_epoch)  # or a sound run would be overwritten
+        state = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "seconds": self.seconds,
+            "total_loss": self.total_loss,
+            "rows": self.rows,
+            "model": self.model.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+        }
+        path = state_path(self.save_to)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as beside:
+                torch.save(state, beside)
+        except (OSError, RuntimeError) as error:  # torch.save has RuntimeErrors for a full disk
+            said = f"the run cannot be written to {path}: {str(error).splitlines()[0]}"
+            if must:
+                raise OSError(said) from error
+            warnings.warn(
+                f"{said}; training goes on, what was saved before is still there", stacklevel=3
+            )
+
+    def load(self) -> None:
+        """Take over a saved run.
+
+        Raises:
+            ValueError: it was made with another config or for another network.
+        """
+        if self.save_to is None:
+            raise ValueError("resume needs save_to, the name of the run to go on with")
+        state = read_state(self.save_to)
+        here = asdict(self.config)
+        other = [name for name in here if here[name] != state["config"].get(name)]
+        if other:
+            raise ValueError(
+                f"the run in {state_path(self.save_to)} was started with "
+                + ", ".join(f"{name}={state['config'].get(name)}" for name in other)
+                + ", not with "
+                + ", ".join(f"{name}={here[name]}" for name in other)
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the run in {state_path(self.save_to)} is of another network: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.rows = state["step"], state["rows"]
+        self.total_loss.copy_(state["total_loss"])
+        self.started = time.perf_counter() - state["seconds"]
+
+
+def state_path(save_to: str | Path) -> Path:
+    """Return the file in which the run called `save_to` is kept."""
+    return Path(save_to).with_suffix(".state")
+
+
+def read_state(save_to: str | Path) -> dict[str, Any]:
+    """Read a saved run; its "config" says how it was started, its "step" how far it is.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    path = state_path(save_to)
+    if not path.exists():
+        raise ValueError(f"there is no run to go on with: {path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in many ways
+        raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
+
+
+def refuse_unfinished(save_to: str | Path | None) -> None:
+    """See that no run which could go on is overwritten.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if save_to is None or not state_path(save_to).exists():
+        return
+    state = read_state(save_to)
+    if state["step"] < state["total_steps"]:
+        raise ValueError(
+            f"{state_path(save_to)} holds a run that is not finished (step {state['step']} of "
+            f"{state['total_steps']}): resume it, or remove the file to start anew"
+        )
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Make one seed of several numbers, so that no two streams of chance are alike."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and a request to end wait for the end of a step; a second Ctrl-C does not wait.
+
+    Gives a function that tells whether one has come. With several processes, and outside the main
+    thread, they work as ever.
+    """
+    if world_size() > 1 or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def memory_errors_explained(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Where a batch does not fit into memory, find out and say which one does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "t allocate mem" in str(error)):
+            raise
+        device, fits = next(model.parameters()).device, len(images)
+        while fits > 1:
+            fits //= 2
+            with suppress(RuntimeError):
+                model.zero_grad()
+                model(images[:fits].to(next(model.parameters()).dtype)).sum().backward()
+                break
+        else:
+            fits = 0
+        raise MemoryError(
+            f"a batch of {len(images) * world_size()} images does not fit into the memory of "
+            f"{device}; " + (f"{fits * world_size()} do" if fits else "not even one image does")
+        ) from error

@@ -14,7 +14,16 @@ import torch
 from conftest import randomize
 from PIL import Image
 
-from vit_tutorial import VisionTransformer, ViTConfig, cli, data, evaluate, load_checkpoint, plots
+from vit_tutorial import (
+    VisionTransformer,
+    ViTConfig,
+    cli,
+    data,
+    evaluate,
+    load_checkpoint,
+    plots,
+    train,
+)
 from vit_tutorial.cli import main
 from vit_tutorial.weights import Card, save_checkpoint
 
@@ -332,6 +341,69 @@ def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, cap
         "new.json",
         "new.safetensors",
     ]
+
+
+def smoke(folder, out, *more) -> list[str]:
+    arguments = ["train", "--recipe", "smoke", "--data", str(folder), "--batch-size", "4"]
+    return [*arguments, "--out", str(out), "--device", "cpu", *more]
+
+
+def test_train_takes_a_folder_as_people_have_it(folder, tmp_path, capsys):
+    """Grey, palette, CMYK and transparent images, many sizes, and one that is broken."""
+    Image.new("L", (7, 90), 30).save(folder / "blue" / "grey.png")
+    Image.new("P", (64, 33), 7).save(folder / "blue" / "palette.gif")
+    Image.new("CMYK", (40, 41), (0, 90, 90, 0)).save(folder / "red" / "print.jpg")
+    Image.new("RGBA", (32, 32), (0, 255, 0, 9)).save(folder / "green" / "glass.png")
+    (folder / "green" / "broken.png").write_bytes(b"no image")
+    assert main(smoke(folder, tmp_path / "new.safetensors")) == 0
+    out, err = capsys.readouterr()
+    assert "1 file left out" in err
+    assert "broken.png" in err
+    assert "images of mine named rightly" in out
+    card = load_checkpoint(tmp_path / "new")[1]
+    assert card.classes == tuple(COLOURS)
+    assert card.evaluation["n"] == 3  # one of each class
+
+
+def test_train_refuses_folders_from_which_nothing_can_be_learnt(folder, tmp_path, capsys):
+    (folder / "empty").mkdir()
+    assert "empty" in refused(capsys, *smoke(folder, tmp_path / "new"))
+    (folder / "empty").rmdir()
+    error = refused(capsys, *smoke(folder, tmp_path / "new"))
+    assert "mine holds 9 images: a test set of 20% cannot have one of each of 3 classes" in error
+    for name in ("green", "blue"):
+        shutil.rmtree(folder / name)
+    error = refused(capsys, *smoke(folder, tmp_path / "new"))
+    assert "a network learns to tell classes apart, mine has only red" in error
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_a_full_disk_at_the_end_of_a_training_loses_nothing(folder, tmp_path, monkeypatch, capsys):
+    """No file may grow beyond 100 bytes when the checkpoint is written; then there is room."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
+    for name in ("blue", "green"):  # enough for a test image of each class
+        Image.new("RGB", (20, 20)).save(folder / name / "more.png")
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / name / "still_more.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    make_checkpoint = train.make_checkpoint
+
+    def on_a_full_disk(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            return make_checkpoint(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    command = smoke(folder, tmp_path / "new.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "make_checkpoint", on_a_full_disk)
+        assert main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "new.safetensors cannot be written" in error
+    assert "--resume" in error
+    assert sorted(path.name for path in tmp_path.glob("new*")) == ["new.csv", "new.state"]
+    assert main([*command, "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "new")[1].evaluation["n"] == 3
 
 
 def test_missing_arguments_and_unknown_commands_are_usage_errors(capsys):

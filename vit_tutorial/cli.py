@@ -9,7 +9,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import metadata, requires, version
@@ -87,6 +88,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _train_on(device: str, arguments: argparse.Namespace) -> int:
     import torch
+    from safetensors import SafetensorError
 
     from vit_tutorial import data, hardware, recipes, run, train, weights
     from vit_tutorial.model import VisionTransformer
@@ -103,7 +105,10 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     if arguments.batch_size is not None:
         config = replace(config, batch_size=arguments.batch_size)
     mode = "L" if recipe.model.in_chans == 1 else "RGB"
-    sets = data.load_train_test(arguments.data, img_size=recipe.model.img_size, mode=mode)
+    with _left_out_files_named():
+        sets = data.load_train_test(
+            arguments.data, img_size=recipe.model.img_size, mode=mode, on_error="skip"
+        )
     training, test = (replace(images, name=arguments.data_name or images.name) for images in sets)
     model_config = replace(recipe.model, num_classes=len(training.classes))
 
@@ -138,7 +143,13 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
             **provenance(),
         },
     )
-    card = train.make_checkpoint(model.cpu(), arguments.out, card, test)
+    try:
+        card = train.make_checkpoint(model.cpu(), arguments.out, card, test)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{arguments.out} cannot be written: {error}. The training is not lost: the same "
+            f"command with --resume writes it, once there is room"
+        ) from error
     run.state_path(arguments.out).unlink(missing_ok=True)  # nothing is left to go on with
     print(_sentence(card.evaluation))
     return 0
@@ -152,11 +163,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
     size, mode = card.config.img_size, "L" if card.config.in_chans == 1 else "RGB"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _left_out_files_named():
         test = data.load(arguments.data, "test", img_size=size, mode=mode, on_error="skip")
-    for warning in caught:  # names the files that were left out
-        print(warning.message, file=sys.stderr)
     test, model = test.relabelled(card.classes), model.to(device)
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
@@ -171,6 +179,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
     return 0
+
+
+@contextmanager
+def _left_out_files_named() -> Iterator[None]:
+    """Print which files of a folder cannot be read as images; the others are used."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
 
 
 def _draw_confusion(confusion: Any, classes: Sequence[str], path: Path) -> None:

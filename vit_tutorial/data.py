@@ -4,6 +4,7 @@ Images stay uint8 until the moment they are used: a whole training set then fits
 (CIFAR-10: 154 MB), and `normalize` turns a batch into what the network reads.
 """
 
+import math
 import os
 import tarfile
 import warnings
@@ -128,16 +129,26 @@ def load(
 
 
 def load_train_test(
-    source: str | Path, *, img_size: int | tuple[int, int] | None = None, mode: str = "RGB"
+    source: str | Path,
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    mode: str = "RGB",
+    on_error: str = "raise",
 ) -> tuple[ImageSet, ImageSet]:
     """Load both splits; a folder without subfolders `train` and `test` is split 80/20, seed 0.
+
+    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
 
     Raises:
         ValueError: as `load`, or a training set and a test set of other classes.
     """
     if Path(source).is_dir() and not all((Path(source) / s).is_dir() for s in ("train", "test")):
-        return hold_out(load(source, "train", img_size=img_size, mode=mode), 0.2, seed=0)
-    train, test = (load(source, s, img_size=img_size, mode=mode) for s in ("train", "test"))
+        whole = load(source, "train", img_size=img_size, mode=mode, on_error=on_error)
+        return hold_out(whole, 0.2, seed=0)
+    train, test = (
+        load(source, split, img_size=img_size, mode=mode, on_error=on_error)
+        for split in ("train", "test")
+    )
     return train, test.relabelled(train.classes)
 
 
@@ -319,6 +330,11 @@ def hold_out(whole: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Ima
     """
     from sklearn.model_selection import train_test_split
 
+    if 0 < fraction < 1 and math.ceil(fraction * len(whole)) < len(whole.classes):
+        raise ValueError(
+            f"{whole.name} holds {len(whole)} images: a test set of {fraction:.0%} cannot have one "
+            f"of each of {len(whole.classes)} classes"
+        )
     rest, held_out = train_test_split(
         torch.arange(len(whole)), test_size=fraction, random_state=seed, stratify=whole.labels
     )

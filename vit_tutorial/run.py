@@ -48,12 +48,17 @@ class Run:
 
     Raises:
         ValueError: a batch that the images do not fill or the processes cannot share, or a
-            padding as large as the images.
+            padding as large as the images, or a single class.
     """
 
     def __init__(
         self, model: nn.Module, config: TrainConfig, train: ImageSet, save_to: str | Path | None
     ) -> None:
+        if len(train.classes) < 2:
+            raise ValueError(
+                f"a network learns to tell classes apart, {train.name} has only "
+                f"{', '.join(train.classes)}"
+            )
         if len(train) < config.batch_size:
             raise ValueError(
                 f"{len(train)} training images do not fill one batch of {config.batch_size}"

@@ -42,7 +42,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "mixup and cutmix": ({"mixup": 0.3, "cutmix": 0.3}, {"mixup": 0.0, "cutmix": 0.0}, True),
     "averaged weights": ({"ema": 0.999}, {"ema": 0.0}, True),
     "drop path": ({"drop_path": 0.1}, {"drop_path": 0.0}, True),
-    "Muon": ({"optimizer": "muon"}, {"optimizer": "adamw"}, True),
+    "Muon": ({"optimizer": "muon"}, {"optimizer": "adamw"}, False),
 }
 # A choice -> its values, and those that take a GPU's time.
 CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {

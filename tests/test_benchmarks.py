@@ -263,6 +263,7 @@ def test_the_ablation_skips_what_is_done_and_says_what_was_not_measured(root, tr
     assert done == [
         "the recipe",
         "with crop and flip",
+        "with Muon",
         "positions: none",
         "positions: sincos",
         "positions: rope",

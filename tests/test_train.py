@@ -52,6 +52,14 @@ def test_the_rate_rises_linearly_to_its_highest_then_falls_as_a_cosine_to_zero()
     assert factors[-2] > 0
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(25, 0.1), (5, 0.1), (44, 0.07), (3, 0.9)])
+def test_a_warm_up_of_no_whole_number_of_steps_never_overshoots(steps, warmup):
+    factors = [lr_factor(step, steps, warmup) for step in range(steps + 1)]
+    assert max(factors) <= 1
+    assert min(factors) >= 0
+    assert factors[-1] == pytest.approx(0)
+
+
 def test_without_a_warm_up_the_rate_starts_at_its_highest():
     assert lr_factor(0, 10, warmup=0.0) == 1
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -182,7 +182,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _left_out_files_named() -> Iterator[None]:
+def _left_out_files_named() -> Generator[None]:
     """Print which files of a folder cannot be read as images; the others are used."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

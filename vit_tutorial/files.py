@@ -1,13 +1,13 @@
 """Files that are there as a whole or not at all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Generator[Path]:
     """Give the name of a file beside `path` to write to; it becomes `path` when all went well.
 
     Where it did not, what was at `path` before is still there, and nothing half written is left.

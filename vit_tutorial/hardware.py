@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
 
 
 @contextmanager
-def compiled(model: nn.Module, wanted: bool = True) -> Iterator[bool]:
+def compiled(model: nn.Module, wanted: bool = True) -> Generator[bool]:
     """Compile the blocks of `model` while the context lasts; give True where that worked.
 
     Blocks that are equal but for their numbers are compiled once. A model without `blocks` is
@@ -72,7 +72,7 @@ def world_size() -> int:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[str]:
+def processes(device: str) -> Generator[str]:
     """Join the processes that `torchrun` started, if it did; give the device of this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device

@@ -58,5 +58,5 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
     """
     warmup_steps = warmup * total_steps
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return min(1.0, (step + 1) / warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))

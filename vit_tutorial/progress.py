@@ -73,7 +73,7 @@ def logs(save_to: Path, config: dict[str, Any], rows: Sequence[Row]) -> Callable
         writer = SummaryWriter(str(save_to.with_suffix(".tensorboard")))
         loggers.append(lambda row: _to_tensorboard(writer, row))
     if find_spec("wandb"):
-        import wandb  # ty: ignore[unresolved-import]
+        import wandb  # ty: ignore[import-not-found]
 
         wandb_run = wandb.init(
             project="vit-tutorial",

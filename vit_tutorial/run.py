@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -72,7 +72,8 @@ class Run:
                 f"crop_padding {config.crop_padding} must be smaller than the images, which have "
                 f"{train.images.shape[2]}x{train.images.shape[3]} pixels"
             )
-        self.model, self.config, self.save_to = model, config, save_to and Path(save_to)
+        self.model, self.config = model, config
+        self.save_to = None if save_to is None else Path(save_to)
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.half = half_precision(self.device) if self.dtype == torch.float32 else None
@@ -118,7 +119,7 @@ class Run:
         self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Change uint8 images (B, C, H, W) at random, and normalise them; targets (B, classes)."""
-        config, count, size = self.config, len(images), images.shape[2:]
+        config, count, size = self.config, len(images), (images.shape[2], images.shape[3])
         clean = self.step >= (1 - config.clean) * self.total_steps
         if config.crop_padding or config.flip:
             draw = draw_crop_flip(count, config.crop_padding, config.flip, device=self.device)
@@ -333,7 +334,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Generator[Callable[[], bool]]:
     """Let Ctrl-C and a request to end wait for the end of a step; a second Ctrl-C does not wait.
 
     Gives a function that tells whether one has come. With several processes, and outside the main
@@ -359,7 +360,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def memory_errors_explained(model: nn.Module, images: Tensor) -> Iterator[None]:
+def memory_errors_explained(model: nn.Module, images: Tensor) -> Generator[None]:
     """Where a batch does not fit into memory, find out and say which one does."""
     try:
         yield

@@ -1,22 +1,24 @@
 """Measure how fast batches are drawn and augmented, without any network.
 
-Ours holds the images as bytes on the device and changes a whole batch at once; the other way is the
-usual one, a DataLoader whose workers change one PIL image after the other with torchvision's
-transforms. Both crop, flip, use TrivialAugment, normalise, erase, and mix. Speed does not depend on
-what is in the pictures, so they are random.
+Ours holds the images as bytes on the device and changes a whole batch at once; the usual way is a
+DataLoader whose workers change one PIL image after the other with torchvision's transforms. Both
+crop, flip, use TrivialAugment, normalise, erase, and mix, with the same settings. They take turns:
+an epoch each, in which the workers can work ahead only within their own.
 
-Run it with `.venv/bin/python benchmarks/data_path.py`.
+Run it with `.venv/bin/python benchmarks/data_path.py`: speed does not depend on what is in the
+pictures, so they are random, of CIFAR's size. Or name `cifar10`, or an image folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -25,17 +27,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from vit_tutorial.data import ImageSet
+from vit_tutorial.data import ImageSet, load
 from vit_tutorial.hardware import best_device
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.run import Run
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+SIZE = 32
 SETTINGS = TrainConfig(
     epochs=1,
     batch_size=128,
-    label_smoothing=0.1,
     crop_padding=4,
     flip=True,
     trivial_augment=1.0,
@@ -43,23 +45,24 @@ SETTINGS = TrainConfig(
     mixup=0.5,
     cutmix=0.5,
 )
+OURS_IN_A_BLOCK = 4  # epochs, or it would be too short to be timed
 
 
 class Pictures(Dataset):
     """The images as PIL has them, each changed when it is asked for."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        self.labels = labels
+    def __init__(self, data: ImageSet) -> None:
+        self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.images]
+        self.labels = data.labels.tolist()
         self.change = v2.Compose(
             [
-                v2.RandomCrop(32, padding=4, padding_mode="reflect"),
+                v2.RandomCrop(SIZE, padding=SETTINGS.crop_padding, padding_mode="reflect"),
                 v2.RandomHorizontalFlip(),
                 v2.TrivialAugmentWide(),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(MEAN, STD),
-                v2.RandomErasing(p=0.25),
+                v2.RandomErasing(p=SETTINGS.erase),
             ]
         )
 
@@ -67,72 +70,104 @@ class Pictures(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.change(self.pictures[index]), int(self.labels[index])
+        return self.change(self.pictures[index]), self.labels[index]
 
 
-def usual_batches(images: Tensor, labels: Tensor, workers: int, device: str) -> Iterator[Tensor]:
-    """Draw batches with a DataLoader, for ever."""
-    blend = v2.RandomChoice([v2.CutMix(num_classes=10), v2.MixUp(num_classes=10, alpha=0.8)])
-    loader = DataLoader(
-        Pictures(images, labels),
-        batch_size=SETTINGS.batch_size,
-        shuffle=True,
-        num_workers=workers,
-        collate_fn=lambda batch: blend(*default_collate(batch)),
-        persistent_workers=workers > 0,
-        drop_last=True,
-    )
-    while True:
-        for pixels, _targets in loader:
-            yield pixels.to(device)
+class Mixed:
+    """Make a batch of images, and mix it by one of the two ways."""
+
+    def __init__(self, classes: int) -> None:
+        ways = [v2.MixUp(num_classes=classes, alpha=0.8), v2.CutMix(num_classes=classes)]
+        self.blend = v2.RandomChoice(ways, p=[SETTINGS.mixup, SETTINGS.cutmix])
+
+    def __call__(self, pairs: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        """Return pixels (B, C, H, W) and targets (B, classes)."""
+        return self.blend(*default_collate(pairs))
 
 
-def our_batches(images: Tensor, labels: Tensor, device: str) -> Iterator[Tensor]:
-    """Draw batches as `fit` does, for ever."""
-    network = VisionTransformer(ViTConfig(embed_dim=12, depth=1, num_heads=1)).to(device)
-    run = Run(network, SETTINGS, ImageSet(images, labels, tuple("abcdefghij"), "random"), None)
-    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
-    images, labels = images.to(device), labels.to(device)
-    while True:
-        for batch in run.order().split(SETTINGS.batch_size):
-            if len(batch) == SETTINGS.batch_size:
-                yield run.augmented(images[batch], labels[batch], mean, std)[0]
+class UsualWay:
+    """Epochs of a DataLoader with PIL images."""
+
+    def __init__(self, data: ImageSet, workers: int, device: str) -> None:
+        self.device = device
+        self.loader = DataLoader(
+            Pictures(data),
+            batch_size=SETTINGS.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            collate_fn=Mixed(len(data.classes)),
+            persistent_workers=workers > 0,
+            pin_memory=device == "cuda",
+            drop_last=True,
+        )
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw pixels and targets of every whole batch, on the device."""
+        for batch in self.loader:
+            pixels, targets = (part.to(self.device, non_blocking=True) for part in batch)
+            yield pixels, targets
 
 
-def images_per_second(batches: Iterator[Tensor], count: int, device: str) -> float:
-    """Draw `count` batches, and wait until the device has them."""
-    start = time.perf_counter()
-    for pixels in islice(batches, count):
-        assert len(pixels) == SETTINGS.batch_size
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return count * SETTINGS.batch_size / (time.perf_counter() - start)
+class OurWay:
+    """Epochs as `fit` draws them."""
+
+    def __init__(self, data: ImageSet, device: str) -> None:
+        config = ViTConfig(img_size=SIZE, embed_dim=12, depth=1, num_heads=1)  # is not asked
+        network = VisionTransformer(config).to(device)
+        self.run = Run(network, SETTINGS, data, None)
+        self.images, self.labels = data.images.to(device), data.labels.to(device)
+        self.stats = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw pixels and targets of every whole batch, on the device."""
+        whole = len(self.images) // SETTINGS.batch_size * SETTINGS.batch_size
+        for batch in self.run.order()[:whole].split(SETTINGS.batch_size):
+            yield self.run.augmented(self.images[batch], self.labels[batch], *self.stats)
+
+
+def images_per_second(way: UsualWay | OurWay, epochs: int, device: str) -> float:
+    """Draw whole epochs, and wait until the device has them."""
+    count, start = 0, time.perf_counter()
+    for _ in range(epochs):
+        for pixels, targets in way.epoch():
+            assert len(pixels) == len(targets) == SETTINGS.batch_size
+            count += len(pixels)
+    if device != "cpu":
+        getattr(torch, device).synchronize()
+    return count / (time.perf_counter() - start)
+
+
+def random_images(count: int) -> ImageSet:
+    """Make noise of CIFAR's size, of ten classes."""
+    images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
+    name = f"random images of {SIZE}×{SIZE} pixels"
+    return ImageSet(images, torch.randint(0, 10, (count,)), tuple("0123456789"), name)
 
 
 def main() -> int:
     """Alternate between the two, and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="?", help="cifar10 or an image folder; default: random")
+    parser.add_argument("--data-name", help="what results call the data")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--batches", type=int, default=20, help="in a block")
+    parser.add_argument("--images", type=int, default=10_000, help="in an epoch, at most")
     parser.add_argument("--blocks", type=int, default=7)
     options = parser.parse_args()
-    device = best_device()
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (10_000,))
+    device = best_device()
+    if options.data is None:
+        data = random_images(options.images)
+    else:
+        data = load(options.data, "train", img_size=SIZE)[: options.images]
 
-    ours = our_batches(images, labels, device)
-    usual = usual_batches(images, labels, options.workers, device)
-    pairs = []
-    for _ in range(options.blocks + 1):
-        many = 4 * options.batches  # or its block would be too short to be timed
-        pairs.append(
-            (
-                images_per_second(ours, many, device),
-                images_per_second(usual, options.batches, device),
-            )
+    ours, usual = OurWay(data, device), UsualWay(data, options.workers, device)
+    pairs = [
+        (
+            images_per_second(ours, OURS_IN_A_BLOCK, device),
+            images_per_second(usual, 1, device),
         )
-    pairs = pairs[1:]  # the first block warms up
+        for _ in range(options.blocks + 1)
+    ][1:]  # the first block warms up, and starts the workers
     ratios = [ours / usual for ours, usual in pairs]
     row = {
         "against": f"DataLoader with {options.workers} workers, PIL and torchvision transforms",
@@ -144,8 +179,13 @@ def main() -> int:
         "device": device,
         "batch_size": SETTINGS.batch_size,
     }
-    command = ".venv/bin/python benchmarks/data_path.py"
-    write_results("data_path", command=command, data="random images of 32x32 pixels", rows=[row])
+    shown = [Path(options.data).name] if options.data else []
+    shown += ["--data-name", options.data_name] if options.data_name else []
+    for name in ("workers", "images", "blocks"):
+        if getattr(options, name) != parser.get_default(name):
+            shown += [f"--{name}", str(getattr(options, name))]
+    command = shlex.join([".venv/bin/python", "benchmarks/data_path.py", *shown])
+    write_results("data_path", command=command, data=options.data_name or data.name, rows=[row])
     print(row)
     return 0
 

@@ -1,7 +1,8 @@
 """Random changes that leave the label true, for a whole batch at once, drawn for each image.
 
 What is drawn (`draw_...`) is apart from what is done with it. Chance comes from PyTorch's own
-generator of the device. Nothing here waits for a GPU: no number is ever looked at in between.
+generator of the device. Nothing here waits for a GPU: no number is looked at in between, and none
+is copied to it.
 """
 
 import math
@@ -36,8 +37,7 @@ def draw_crop_flip(
 def crop_flip(images: Tensor, shift: Tensor, flipped: Tensor) -> Tensor:
     """Shift each image by (down, right) pixels and mirror some: (B, C, H, W) -> (B, C, H, W).
 
-    The same as padding by reflection, cropping and flipping, but as one gather of pixels. A shift
-    must be smaller than the image.
+    The same as padding by reflection, cropping and flipping, but as one gather of pixels.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -49,11 +49,8 @@ def crop_flip(images: Tensor, shift: Tensor, flipped: Tensor) -> Tensor:
     """
     _require_images(images)
     batch, _, height, width = images.shape
-    if shift.shape != (batch, 2) or flipped.shape != (batch,):
-        raise ValueError(
-            f"{batch} images need shifts of shape ({batch}, 2) and flips of shape ({batch},), "
-            f"got {tuple(shift.shape)} and {tuple(flipped.shape)}"
-        )
+    _require_shape("shift", shift, batch, 2)
+    _require_shape("flipped", flipped, batch)
     # the source row of every target row, and the source column of every target column
     rows = torch.arange(height, device=images.device) + shift[:, :1]  # (B, H)
     columns = torch.arange(width, device=images.device) + shift[:, 1:]  # (B, W)
@@ -63,12 +60,13 @@ def crop_flip(images: Tensor, shift: Tensor, flipped: Tensor) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Fold indices outside 0..size-1 back inside, the border pixel itself not repeated."""
-    return (size - 1) - ((size - 1) - index.abs()).abs()
+    """Fold any index back into 0..size-1, the border pixel itself not repeated."""
+    last = size - 1
+    return last - (last - index % max(2 * last, 1)).abs()
 
 
 def _pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Take the pixel (rows, columns), both broadcast to (B, H, W), for every pixel."""
+    """Take the pixel (rows, columns), which broadcast to (B, H, W), for every pixel."""
     index = rows * images.shape[3] + columns  # (B, H, W)
     index = index.flatten(1)[:, None].expand(-1, images.shape[1], -1)
     return images.flatten(2).gather(2, index).view_as(images)
@@ -87,7 +85,7 @@ class Operation(NamedTuple):
 
 
 def _moved(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Take the pixel nearest to (rows, columns), (b, H, W) each; black outside the image."""
+    """Take the pixel nearest to (rows, columns), as for `_pick`; black outside the image."""
     height, width = images.shape[2:]
     rows, columns = rows.round().long(), columns.round().long()
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -102,28 +100,19 @@ def _places(images: Tensor) -> tuple[Tensor, Tensor]:
     return rows[None, :, None], columns[None, None, :]
 
 
-def _shear_x(images: Tensor, strength: Tensor) -> Tensor:
+def _shear_x(images: Tensor, slope: Tensor) -> Tensor:
     rows, columns = _places(images)
-    columns = columns + strength[:, None, None] * (rows + 0.5)
-    return _moved(images, rows.expand_as(columns), columns)
+    return _moved(images, rows, columns + slope[:, None, None] * (rows + 0.5))
 
 
-def _shear_y(images: Tensor, strength: Tensor) -> Tensor:
+def _translate_x(images: Tensor, pixels: Tensor) -> Tensor:
     rows, columns = _places(images)
-    rows = rows + strength[:, None, None] * (columns + 0.5)
-    return _moved(images, rows, columns.expand_as(rows))
+    return _moved(images, rows, columns - pixels.trunc()[:, None, None])
 
 
-def _translate_x(images: Tensor, strength: Tensor) -> Tensor:
-    rows, columns = _places(images)
-    columns, rows = torch.broadcast_tensors(columns - strength.trunc()[:, None, None], rows)
-    return _moved(images, rows, columns)
-
-
-def _translate_y(images: Tensor, strength: Tensor) -> Tensor:
-    rows, columns = _places(images)
-    rows, columns = torch.broadcast_tensors(rows - strength.trunc()[:, None, None], columns)
-    return _moved(images, rows, columns)
+def _transposed(apply: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Do along the rows what `apply` does along the columns."""
+    return lambda images, strength: apply(images.mT, strength).mT
 
 
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -135,7 +124,7 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return _moved(images, sin * x + cos * y + middle_row, cos * x - sin * y + middle_column)
 
 
-def _blend(images: Tensor, other: Tensor, strength: Tensor) -> Tensor:
+def _blend(images: Tensor, other: Tensor | float, strength: Tensor) -> Tensor:
     """Go from `other` to the image and beyond: other + (1 + strength) (image - other)."""
     images, factor = images.float(), 1 + strength[:, None, None, None]
     return (factor * images + (1 - factor) * other).clamp(0, 255).to(torch.uint8)
@@ -145,12 +134,12 @@ def _grey(images: Tensor) -> Tensor:
     """Luminance (b, 1, H, W), whole numbers: ITU-R BT.601. Grey images are their own."""
     if images.shape[1] != 3:
         return images.float().mean(dim=1, keepdim=True)
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True).floor()
+    red, green, blue = images.float().split(1, dim=1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).floor()
 
 
 def _brightness(images: Tensor, strength: Tensor) -> Tensor:
-    return _blend(images, torch.zeros((), device=images.device), strength)
+    return _blend(images, 0.0, strength)
 
 
 def _color(images: Tensor, strength: Tensor) -> Tensor:
@@ -165,11 +154,10 @@ def _sharpness(images: Tensor, strength: Tensor) -> Tensor:
     if min(images.shape[2:]) <= 2:  # no pixel has eight neighbours
         return images
     kernel = torch.ones(images.shape[1], 1, 3, 3, device=images.device)
-    kernel[:, :, 1, 1] = 5
+    kernel[:, :, 1, 1] = 5  # of 13; whole numbers are exact also where a GPU rounds factors
     smooth = images.float()
-    inner = F.conv2d(smooth, kernel / 13, groups=images.shape[1]).round()
-    smooth = smooth.clone()
-    smooth[:, :, 1:-1, 1:-1] = inner
+    inner = F.conv2d(smooth, kernel, groups=images.shape[1]) / 13
+    smooth[:, :, 1:-1, 1:-1] = inner.round()  # the border stays as it is
     return _blend(images, smooth, strength)
 
 
@@ -185,7 +173,7 @@ def _solarize(images: Tensor, threshold: Tensor) -> Tensor:
 def _autocontrast(images: Tensor, strength: Tensor) -> Tensor:
     low = images.amin(dim=(2, 3), keepdim=True).float()
     reach = images.amax(dim=(2, 3), keepdim=True).float() - low
-    stretched = (images - low) * (255 / reach.clamp(min=1))
+    stretched = (images - low) * 255 / reach.clamp(min=1)  # whole numbers stay whole
     return torch.where(reach > 0, stretched.clamp(0, 255).to(torch.uint8), images)
 
 
@@ -203,14 +191,14 @@ def _equalize(images: Tensor, strength: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, changed, images)
 
 
-# Names, ranges and meaning are those of TrivialAugment Wide (Mueller & Hutter 2021, arXiv
+# Names, ranges and meaning are those of TrivialAugment Wide (Müller & Hutter 2021, arXiv
 # 2103.10158), as in torchvision.
 OPERATIONS = {
     "Identity": Operation(lambda images, strength: images, 0.0, 0.0, False),
     "ShearX": Operation(_shear_x, 0.0, 0.99, True),
-    "ShearY": Operation(_shear_y, 0.0, 0.99, True),
+    "ShearY": Operation(_transposed(_shear_x), 0.0, 0.99, True),
     "TranslateX": Operation(_translate_x, 0.0, 32.0, True),  # pixels
-    "TranslateY": Operation(_translate_y, 0.0, 32.0, True),
+    "TranslateY": Operation(_transposed(_translate_x), 0.0, 32.0, True),
     "Rotate": Operation(_rotate, 0.0, 135.0, True),  # degrees
     "Brightness": Operation(_brightness, 0.0, 0.99, True),
     "Color": Operation(_color, 0.0, 0.99, True),
@@ -301,7 +289,13 @@ def draw_erase(count: int, size: tuple[int, int], share: float, device: Device =
 
 
 def erase(pixels: Tensor, keep: Tensor) -> Tensor:
-    """Set normalised pixels (B, C, H, W) to 0, the mean colour, outside `keep` (B, 1, H, W)."""
+    """Set normalised pixels (B, C, H, W) to 0, the mean colour, outside `keep` (B, 1, H, W).
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _require_images(pixels)
+    _require_shape("keep", keep, len(pixels), 1, *pixels.shape[2:])
     return pixels * keep
 
 
@@ -318,16 +312,18 @@ def draw_mix(
         ValueError: a negative count, or shares that are negative or more than 1 together.
     """
     _require_shares(count, mixup=mixup, cutmix=cutmix, together=mixup + cutmix)
-    alpha = torch.full((count,), 0.8, device=device)
-    blend = torch.distributions.Beta(alpha, alpha, validate_args=False).sample()
-    middle = torch.rand(2, count, device=device) * torch.tensor(size).view(2, 1).to(alpha)
+    # Beta(0.8, 0.8) from two even numbers: PyTorch's own Beta does not run on every device
+    # (Devroye 1996, "Random variate generation in one line of code", after Ulrich 1984)
+    radius = (1 - torch.rand(count, device=device) ** (2 / (2 * 0.8 - 1))).sqrt()
+    blend = 0.5 + 0.5 * radius * (2 * math.pi * torch.rand(count, device=device)).cos()
+    row, column = torch.rand(2, count, device=device)  # of the middle, from 0 to 1
     half = 0.5 * (1 - torch.rand(count, device=device)).sqrt()  # of a side, so that areas are even
     box = _boxes(
         size,
-        (middle[0] - half * size[0]).round(),
-        (middle[1] - half * size[1]).round(),
-        (middle[0] + half * size[0]).round(),
-        (middle[1] + half * size[1]).round(),
+        ((row - half) * size[0]).round(),
+        ((column - half) * size[1]).round(),
+        ((row + half) * size[0]).round(),
+        ((column + half) * size[1]).round(),
     )
     kind = torch.rand(count, device=device)[:, None, None, None]
     weight = torch.where(kind < mixup, blend[:, None, None, None], 1.0)
@@ -336,15 +332,32 @@ def draw_mix(
 
 
 def mix(pixels: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
-    """Blend each image with its partner: (B, C, H, W) -> (B, C, H, W)."""
-    weight = weight.to(pixels.dtype)
-    return weight * pixels + (1 - weight) * pixels[partner]
+    """Blend each image with its partner: (B, C, H, W) -> (B, C, H, W), after normalisation.
+
+    Raises:
+        ValueError: shapes that do not fit, or pixels that are whole numbers.
+    """
+    _require_images(pixels)
+    _require_shape("weight", weight, len(pixels), 1, *pixels.shape[2:])
+    return _blended("pixels", pixels, partner, weight)
 
 
 def mix_targets(targets: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
-    """Blend each image's targets (B, classes) with its partner's, by their share of the pixels."""
-    own = weight.mean(dim=(1, 2, 3))[:, None].to(targets.dtype)
-    return own * targets + (1 - own) * targets[partner]
+    """Blend each image's targets (B, classes) with its partner's, by their share of the pixels.
+
+    Raises:
+        ValueError: shapes that do not fit, or targets that are whole numbers.
+    """
+    _require_shape("weight", weight, len(targets), 1, *weight.shape[2:])
+    return _blended("targets", targets, partner, weight.mean(dim=(1, 2, 3))[:, None])
+
+
+def _blended(name: str, values: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
+    _require_shape("partner", partner, len(values))
+    if not values.is_floating_point():
+        raise ValueError(f"expected {name} as floating-point numbers, got {values.dtype}")
+    weight = weight.to(values.dtype)
+    return weight * values + (1 - weight) * values[partner]
 
 
 def _boxes(
@@ -361,6 +374,11 @@ def _boxes(
 def _require_images(images: Tensor) -> None:
     if images.ndim != 4:
         raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(images.shape)}")
+
+
+def _require_shape(name: str, values: Tensor, *shape: int) -> None:
+    if values.shape != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
 
 
 def _require_shares(count: int, **shares: float) -> None:

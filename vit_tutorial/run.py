@@ -318,7 +318,8 @@ def refuse_unfinished(save_to: str | Path | None) -> None:
     Raises:
         ValueError: there is one.
     """
-    if save_to is None or not state_path(save_to).exists():
+    # the first process only: by the time another one looks, the first may have begun to write
+    if save_to is None or rank() > 0 or not state_path(save_to).exists():
         return
     state = read_state(save_to)
     if state["step"] < state["total_steps"]:

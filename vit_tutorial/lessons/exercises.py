@@ -152,6 +152,17 @@ def hint(id: Any) -> None:
     _show("?", id, f"Hint {given} of {len(hints)}: {hints[given - 1]}\n{more}")
 
 
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """Compute on one core: for inputs as small as these, several only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def judge(id: str, answer: Any) -> Verdict:
     """Check an answer without showing anything.
 
@@ -166,7 +177,7 @@ def judge(id: str, answer: Any) -> Verdict:
             "✗", f"Give the function itself, without calling it: got {describe(answer)}."
         )
     try:
-        with torch.random.fork_rng(devices=[]), _time_limit(SECONDS):
+        with torch.random.fork_rng(devices=[]), _one_thread(), _time_limit(SECONDS):
             torch.manual_seed(0)
             return Verdict("✓", exercise.check(answer))
     except Wrong as wrong:

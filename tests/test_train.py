@@ -12,7 +12,13 @@ from torch.testing import assert_close
 
 from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, evaluate, fit, load_checkpoint
 from vit_tutorial.data import channel_stats, normalize
-from vit_tutorial.optimizers import lr_factor, make_optimizers, parameter_groups
+from vit_tutorial.optimizers import (
+    Muon,
+    lr_factor,
+    make_optimizers,
+    orthogonalized,
+    parameter_groups,
+)
 from vit_tutorial.recipes import RECIPES, TrainConfig
 from vit_tutorial.run import Run
 from vit_tutorial.train import epochs_within, make_checkpoint
@@ -272,6 +278,38 @@ def test_muon_turns_the_gradient_into_a_rotation_and_leaves_the_rest_to_adamw():
             assert (change.square().mean().sqrt() / 1e-3) < 0.3, name
         elif name.endswith(("bias", "weight")):  # Adam's first step: the rate, in every entry
             assert change.abs().max() == pytest.approx(1e-3, rel=0.01), name
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
+def test_muon_takes_the_steps_of_torch():
+    """PyTorch's own computes in bfloat16, so a step of ours is as near as its rounding allows."""
+    torch.manual_seed(0)
+    shapes = [(24, 8), (8, 24), (8, 8), (24, 8)]  # tall, wide, square, and one shape twice
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    one = Muon(ours, lr=0.1, weight_decay=0.3)
+    other = torch.optim.Muon(theirs, 0.1, 0.3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for mine, its in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        one.step()
+        other.step()
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=0.02 * 0.1 * max(mine.shape) ** 0.5)
+
+
+def test_orthogonalized_keeps_the_directions_of_a_singular_value_decomposition():
+    """U S V -> U S' V with S' near 1, in float64, for matrices well away from singular."""
+    torch.manual_seed(0)
+    for shape in ((3, 6, 20), (20, 6), (5, 5)):
+        matrices = torch.randn(shape, dtype=torch.float64)
+        u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+        inner = u.mT @ orthogonalized(matrices) @ vh.mT
+        values = torch.diagonal(inner, dim1=-2, dim2=-1)
+        torch.testing.assert_close(inner, torch.diag_embed(values), rtol=0, atol=1e-9)
+        assert values.min() > 0.3
+        assert values.max() < 1.25
 
 
 def test_muon_without_matrices_in_blocks_is_refused():

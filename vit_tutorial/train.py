@@ -72,8 +72,9 @@ def fit(
     ):
         while run.step < run.total_steps:
             batch = order[run.place : run.place + config.batch_size][rank() :: world_size()]
-            with memory_errors_explained(model, images[batch]):
-                train_step(network, run, images[batch], labels[batch], mean, std)
+            batch_images, batch_labels = images[batch], labels[batch]
+            with memory_errors_explained(model, batch_images):
+                train_step(network, run, batch_images, batch_labels, mean, std)
             progress.step(config.batch_size)
             if run.place == 0:  # the end of an epoch
                 row = run.end_epoch()

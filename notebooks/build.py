@@ -80,6 +80,11 @@ def duration(row: dict) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def faith(metric: str) -> str:
+    """Return the form of a score with its interval."""
+    return f"{{{metric}_mean:.3f}} ({{{metric}_low:.3f}}–{{{metric}_high:.3f}})"
+
+
 RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
 TRAIN_STEP: dict[str, Column] = {
     "ours": "{ours}",
@@ -114,6 +119,29 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "our speed / theirs": RATIO,
             "our images/s": "{images_per_second:,}",
             "theirs": "{images_per_second_against:,}",
+        },
+    ),
+    "rollout": (
+        "Rollout and recording at the size of ViT-B/16",
+        {
+            "what": "{what}",
+            "against": "{against}",
+            "our speed / theirs": RATIO,
+            "ours": "{ms:.1f} ms",
+            "theirs": "{their_ms:.1f} ms",
+        },
+    ),
+    "faithfulness": (
+        "How faithful each map is, on test images that the bundled network names rightly (mean and "
+        "95% bootstrap interval; ↑ more is better, ↓ less is better)",
+        {
+            "method": "{method}",
+            "removed patches show": "{baseline}",
+            "deletion ↓": faith("deletion"),
+            "insertion ↑": faith("insertion"),
+            "positive ↓": faith("positive_perturbation"),
+            "negative ↑": faith("negative_perturbation"),
+            "pointing game ↑": faith("pointing_game"),
         },
     ),
     "input_size": (

@@ -1,13 +1,19 @@
 """What the tests share: randomised weights, a seed, and no way out to the network."""
 
+import io
 import os
+import shutil
 import socket
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import nn
 
 
@@ -20,6 +26,22 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
         parameter.data = noise / fan_in**0.5
     return model
+
+
+def words_in(figure: Figure) -> list[str]:
+    """Every text that is drawn, once it has been: a missing glyph or a bad layout would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="png", dpi=40)
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left_open():
+    """A figure that stays open is shown twice in a notebook, and fills the memory of a test."""
+    plt.close("all")
+    yield
+    assert plt.get_fignums() == []
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +64,20 @@ def _this_machine_only(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window, started once."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield opened
+        opened.close()

@@ -24,7 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "images": set(),
     "augment": set(),
     "plots": set(),
-    "attention": set(),
+    "recording": set(),
+    "attention": {"recording"},
+    "faithfulness": {"recording", "attention"},
     "download": set(),
     "files": set(),
     "provenance": set(),
@@ -33,12 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"images", "download"},
     "evaluation": {"data"},
     "weights": {"model", "files"},
+    "pretrained": {"weights"},
     "recipes": {"model"},
-    "optimizers": {"recipes"},
+    "optimizers": {"recipes", "hardware"},
     "progress": {"files", "plots"},
     "run": {"data", "augment", "recipes", "optimizers", "progress", "hardware", "files"},
     "train": {"data", "model", "evaluation", "weights", "recipes", "run", "progress", "hardware"},
-    "explorer": {"explorer", "attention", "images", "data", "plots"},
+    "explorer": {"explorer", "recording", "attention", "files", "images", "data", "plots"},
     "lessons": FIRST_PARTS - {"cli"},
     "cli": FIRST_PARTS - {"lessons"},
 }
@@ -99,8 +102,11 @@ def test_the_rule_notices_every_way_to_import():
 
 
 def test_attention_needs_torch_and_the_standard_library_alone():
-    names = {name.split(".")[0] for name in imported_names(parsed(PACKAGE / "attention.py"))}
-    assert names - set(sys.stdlib_module_names) == {"torch"}
+    for path, siblings_too in (("recording.py", set()), ("attention.py", {"recording"})):
+        names = imported_names(parsed(PACKAGE / path))
+        assert siblings(names) == siblings_too
+        others = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+        assert others - {"vit_tutorial"} == {"torch"}
 
 
 def test_matplotlib_is_imported_in_plots_alone():
@@ -120,7 +126,7 @@ def test_the_explorers_display_part_gets_arrays():
             [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], []
         )
         names = imported_names(at_import)
-        assert siblings(names) <= {"plots", "explorer"}
+        assert siblings(names) <= {"plots", "explorer", "files"}
         assert "torch" not in {name.split(".")[0] for name in names}
 
 

@@ -1,17 +1,22 @@
-"""Recording and rollout against a float64 NumPy oracle, and the identities that both must hold."""
+"""Maps from recorded attention against a float64 NumPy oracle, and the identities they hold."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from conftest import randomize
-from torch import nn
 from torch.testing import assert_close
 
-from vit_tutorial import VisionTransformer, ViTConfig, record_attention, rollout
-from vit_tutorial.attention import RecordedAttention, position_similarity
-from vit_tutorial.positions import rotate
+from vit_tutorial import VisionTransformer, ViTConfig, record_attention, relevance, rollout
+from vit_tutorial.attention import (
+    attention_distance,
+    attention_entropy,
+    attention_map,
+    position_similarity,
+)
+from vit_tutorial.recording import RecordedAttention
 
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
 
@@ -341,276 +346,250 @@ def test_a_record_must_hold_square_maps_over_its_grid(weights, sentence):
         RecordedAttention(weights, (2, 3), 1)
 
 
-# ---- recording ----
+# ---- the popular rollout ----
 
 
-def weights_by_hand(model: VisionTransformer, images: torch.Tensor) -> tuple[list, list]:
-    """Follow the forward pass with softmax written out: the weights and each block's attention."""
-    x, weights, outputs = model.embed(images), [], []
-    for block in model.blocks:
-        heads, width = block.attn.num_heads, model.config.head_dim
-        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, width)).unbind(2)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, h, T, d)
-        if model.rope is not None:
-            q, k = rotate(q, model.rope), rotate(k, model.rope)
-        scores = torch.einsum("bhid,bhjd->bhij", q, k) / width**0.5
-        exponential = (scores - scores.amax(-1, keepdim=True)).exp()
-        weights.append(exponential / exponential.sum(-1, keepdim=True))
-        seen = torch.einsum("bhij,bhjd->bihd", weights[-1], v).flatten(2)  # (B, T, D)
-        outputs.append(seen @ block.attn.proj.weight.T + block.attn.proj.bias)
-        x = x + outputs[-1]
-        x = x + block.mlp(block.norm2(x))
-    return weights, outputs
+def popular_rollout(record: RecordedAttention, fusion: str, discard: float) -> np.ndarray:
+    """The formula that most tutorials use (vit-explain, 2020), for one image, in NumPy.
 
-
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-@pytest.mark.parametrize("pos_embed", ["none", "learned", "sincos", "rope"])
-def test_recorded_weights_are_those_of_the_model(pos_embed, pool):
-    """softmax(q k^T / sqrt(d)), and A V W_o + b is what the attention layer really gave."""
-    model, images = tiny_model(pos_embed=pos_embed, pool=pool), pictures()
-    given = []
-    hooks = [
-        block.attn.register_forward_hook(lambda module, inputs, output: given.append(output))
-        for block in model.blocks
-    ]
-    record = record_attention(model, images)
-    for hook in hooks:
-        hook.remove()
-    weights, outputs = weights_by_hand(model, images)
-    assert_close(record.weights, weights)
-    assert_close(given, outputs)
-    assert record.grid == (2, 3)
-    assert record.num_prefix == (pool == "cls")
-    assert list(record.layers) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("pos_embed", ["learned", "rope"])
-def test_logits_are_the_same_to_the_bit(pos_embed, dtype):
-    model, images = tiny_model(pos_embed=pos_embed).to(dtype), pictures().to(dtype)
-    with torch.no_grad():
-        expected = model(images)
-    record = record_attention(model, images)
-    assert torch.equal(record.logits, expected)
-    for weights in record.weights:
-        assert weights.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        assert not weights.requires_grad
-        tolerance = {"rtol": 0, "atol": 2e-2 if dtype.itemsize == 2 else 1e-6}
-        assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), **tolerance)
-
-
-def everything_about(model: nn.Module) -> dict:
-    """All that a recording might leave behind."""
-    return {
-        "state": {name: value.numpy().tobytes() for name, value in model.state_dict().items()},
-        "modes": [module.training for module in model.modules()],
-        "attributes": [sorted(vars(module)) for module in model.modules()],
-        "forwards": [type(module).forward for module in model.modules()],
-        "hooks": [
-            len(hooks)
-            for module in model.modules()
-            for name, hooks in vars(module).items()
-            if name.endswith("_hooks")
-        ],
-        "gradients": [parameter.grad is None for parameter in model.parameters()],
-        "frozen": [parameter.requires_grad for parameter in model.parameters()],
-        "grad mode": torch.is_grad_enabled(),
-        "attention": nn.functional.scaled_dot_product_attention,
-    }
-
-
-@pytest.mark.parametrize("gradients_of", [None, 2])
-@pytest.mark.parametrize("training", [True, False])
-def test_nothing_on_the_model_changes(training, gradients_of):
-    model = tiny_model().train(training)
-    model.blocks[1].train(not training)  # a network that is half frozen stays so
-    before = everything_about(model)
-    record_attention(model, pictures(), gradients_of=gradients_of)
-    assert everything_about(model) == before
-    with pytest.raises(ValueError, match="expected images"):
-        record_attention(model, torch.zeros(1, 3, 8, 8), gradients_of=gradients_of)
-    assert everything_about(model) == before
-    # and no recorder is left that would listen to later calls
-    assert torch.overrides._get_current_function_mode() is None
-
-
-def test_recording_is_done_in_evaluation_mode():
-    model = tiny_model()
-    expected = record_attention(model, pictures()).logits
-    model.head = nn.Sequential(model.head, nn.Dropout(0.9))
-    assert_close(record_attention(model.train(), pictures()).logits, expected, rtol=0, atol=0)
-
-
-def test_only_the_asked_layers_are_kept():
-    model, images = tiny_model(depth=4), pictures()
-    every = record_attention(model, images, gradients_of=1)
-    some = record_attention(model, images, layers=[1, 3], gradients_of=1)
-    assert list(some.layers) == [1, 3]
-    assert_close(some.weights, [every.weights[1], every.weights[3]], rtol=0, atol=0)
-    assert_close(some.gradients, [every.gradients[1], every.gradients[3]])
-    assert_close(some.logits, every.logits, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_callers_grad_mode_changes_nothing(mode):
-    model = tiny_model()
-    expected = record_attention(model, pictures(), gradients_of=1)
-    with mode():
-        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        plain = record_attention(model, pictures())
-        found = record_attention(model, pictures(), gradients_of=1)
-        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
-    assert_close(found.gradients, expected.gradients, rtol=0, atol=0)
-    assert_close(plain.weights, expected.weights)
-    assert plain.gradients is None
-
-
-def test_an_image_alone_is_recorded_as_in_a_batch():
-    model, images = tiny_model(), pictures(3)
-    batch = record_attention(model, images, gradients_of=1)
-    for i in range(3):
-        alone = record_attention(model, images[i : i + 1], gradients_of=1)
-        assert_close([w[0] for w in alone.weights], [w[i] for w in batch.weights])
-        assert_close([g[0] for g in alone.gradients], [g[i] for g in batch.gradients])
-
-
-# ---- gradients with respect to the weights ----
-
-
-def score_from_weights(model, images, weights, class_index) -> torch.Tensor:
-    """The logit as a function of the attention weights, everything else held as the model has it.
-
-    Each layer's weights are taken as given; queries and keys no longer matter.
+    It divides column j by the sum of row j, and scales the map by its largest value.
     """
-    x = model.embed(images)
-    for block, layer_weights in zip(model.blocks, weights, strict=True):
-        size = (3, block.attn.num_heads, model.config.head_dim)
-        v = block.attn.qkv(block.norm1(x)).unflatten(-1, size)[:, :, 2].transpose(1, 2)
-        x = x + block.attn.proj((layer_weights @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
-    return model.forward_head(model.norm(x))[:, class_index].sum()
+    tokens = record.num_tokens
+    joined = np.eye(tokens)
+    for layer in record.weights:
+        fused = getattr(layer[0].numpy(), fusion)(axis=0)
+        flat = fused.flatten()
+        smallest = np.argsort(flat, kind="stable")[: int(discard * tokens**2)]
+        flat[smallest[smallest != 0]] = 0
+        mixed = (flat.reshape(tokens, tokens) + np.eye(tokens)) / 2
+        joined = (mixed / mixed.sum(-1)) @ joined
+    return joined[0, 1:] / joined[0, 1:].max()
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_last_layers_gradients_are_finite_differences_of_the_score(pool):
-    """Nothing comes after the last weights, so moving one entry moves only what it carries."""
-    model, images = tiny_model(pool=pool), pictures(1)
-    record = record_attention(model, images, gradients_of=3)
-    weights, step = record.weights, 1e-5
-    for head, query, key in [(0, 0, 0), (1, 0, 4), (0, 2, 5), (1, 5, 1)]:
-        scores = []
-        for sign in (1, -1):
-            moved = weights[-1].clone()
-            moved[0, head, query, key] += sign * step
-            scores.append(score_from_weights(model, images, [*weights[:-1], moved], 3))
-        slope = (scores[0] - scores[1]) / (2 * step)
-        assert_close(record.gradients[-1][0, head, query, key], slope, rtol=1e-5, atol=1e-8)
-    assert record.gradients[-1].abs().max() > 1e-3
+def test_the_popular_rollout_is_right_for_means_and_wrong_elsewhere():
+    """With rows that sum to 1 its division does nothing; else it differs by what is pinned here."""
+    record = random_record(batch=1, layers=6, grid=(4, 4))
+    for fusion, discard, difference in (
+        ("mean", 0.0, 0.0),
+        ("mean", 0.9, 0.210),
+        ("max", 0.0, 0.084),
+        ("max", 0.9, 0.518),
+        ("min", 0.0, 0.021),
+    ):
+        right = rollout(record, head_fusion=fusion, discard_ratio=discard).flatten().numpy()
+        wrong = popular_rollout(record, fusion, discard)
+        came = np.abs(right / right.max() - wrong).max()
+        assert came == pytest.approx(difference, abs=0.001), (fusion, discard)
 
 
-def test_gradients_of_every_layer_are_those_of_a_network_written_out():
-    """Earlier weights act through later queries and keys too: the oracle keeps the whole graph."""
-    model, images = tiny_model(pos_embed="rope"), pictures()
-    weights, _ = weights_by_hand(model, images)  # graphs of their own, joined through x
-    x, kept = model.embed(images), []
-    for block in model.blocks:
-        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, model.rope), rotate(k, model.rope)
-        layer = ((q @ k.mT) / 12**0.5).softmax(-1)
-        layer.retain_grad()
-        kept.append(layer)
-        x = x + block.attn.proj((layer @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
-    model.forward_head(model.norm(x))[:, 4].sum().backward()
-    record = record_attention(model, images, gradients_of=4)
-    assert_close(record.weights, weights)
-    assert_close(record.gradients, [layer.grad for layer in kept])
+def test_the_popular_rollout_with_its_division_mended_is_ours():
+    for fusion, discard in (("max", 0.0), ("mean", 0.9), ("max", 0.9), ("min", 0.0)):
+        record = random_record(batch=1, layers=6, grid=(4, 4))
+        tokens, joined = record.num_tokens, np.eye(record.num_tokens)
+        for layer in record.weights:
+            fused = getattr(layer[0].numpy(), fusion)(axis=0)
+            flat = fused.flatten()
+            smallest = np.argsort(flat, kind="stable")[: int(discard * tokens**2)]
+            flat[smallest[smallest != 0]] = 0
+            mixed = (flat.reshape(tokens, tokens) + np.eye(tokens)) / 2
+            joined = (mixed / mixed.sum(-1, keepdims=True)) @ joined
+        ours = rollout(record, head_fusion=fusion, discard_ratio=discard).flatten()
+        np.testing.assert_allclose(ours, joined[0, 1:], atol=1e-12)
 
 
-def test_gradients_pair_with_their_own_layer():
-    """Only the middle block's output reaches the stream: only its gradients are not zero."""
-    model = tiny_model()
-    for block in (model.blocks[0], model.blocks[2]):
-        nn.init.zeros_(block.attn.proj.weight)
-    sizes = [g.abs().max() for g in record_attention(model, pictures(), gradients_of=0).gradients]
-    assert sizes[1] > 1e-3
-    assert sizes[0] == sizes[2] == 0
+def test_equal_entries_lose_no_more_than_was_asked_for():
+    """Where all entries are equal a threshold would take all or none."""
+    record = RecordedAttention([torch.full((2, 1, 5, 5), 0.2, dtype=torch.float64)], (2, 2), 1)
+    whole = rollout(record, discard_ratio=0.36, residual=0.0, query=None)
+    expected = torch.full((5, 5), 0.2, dtype=torch.float64)
+    expected[0] = torch.tensor([1.0, 0, 0, 0, 0])  # the first nine go, but for CLS -> CLS
+    expected[1] = torch.tensor([0, 0, 0, 0, 1.0])
+    assert_close(whole, expected.expand(2, 5, 5))
 
 
-def test_gradients_tell_classes_apart_and_follow_the_score():
-    model, images = tiny_model(), pictures()
-    first, second = (record_attention(model, images, gradients_of=k).gradients for k in (0, 1))
-    assert all((a - b).abs().max() > 1e-4 for a, b in zip(first, second, strict=True))
-    difference = record_attention(
-        model, images, gradients_of=lambda logits: 2 * logits[:, 0] - logits[:, 1]
-    ).gradients
-    assert_close(difference, [2 * a - b for a, b in zip(first, second, strict=True)])
-    assert_close(record_attention(model, images, gradients_of=torch.tensor(1)).gradients, second)
+# ---- one layer ----
 
 
-def test_gradients_do_not_need_trainable_parameters():
-    model = tiny_model()
-    expected = record_attention(model, pictures(), gradients_of=1)
-    model.requires_grad_(False)
-    frozen = record_attention(model, pictures(), gradients_of=1)
-    assert_close(frozen.gradients, expected.gradients)
-    assert_close(frozen.logits, expected.logits)
-
-
-def test_gradients_leave_the_logits_as_they_are():
-    model, images = tiny_model(), pictures()
-    with_gradients = record_attention(model, images, gradients_of=1)
-    assert_close(with_gradients.logits, model(images).detach())
-    assert not with_gradients.logits.requires_grad
-
-
-# ---- bad input ----
+def test_a_map_of_one_layer_is_a_row_of_its_weights():
+    record = random_record(grid=(2, 3))
+    weights = torch.stack(record.weights)  # (L, B, h, T, T)
+    expected = weights[2, :, 1, 4, 1:].reshape(2, 2, 3)
+    assert_close(attention_map(record, layer=2, head=1, query=4), expected)
+    assert_close(attention_map(record, layer=-2, head=1, query=(1, 0)), expected)
+    assert_close(attention_map(record), weights[-1, :, :, 0, 1:].mean(1).reshape(2, 2, 3))
+    without = random_record(num_prefix=0)
+    assert_close(attention_map(without), without.weights[-1].mean(dim=(1, 2)).reshape(2, 2, 3))
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"layers": [3]}, r"some of 0 to 2, rising, got \[3\]"),
-        ({"layers": [-1]}, r"got \[-1\]"),
-        ({"layers": []}, r"got \[\]"),
-        ({"layers": [2, 0]}, r"rising, got \[2, 0\]"),  # rollout would join them in that order
-        ({"layers": ["a"]}, r"got \['a'\]"),
-        ({"gradients_of": 5}, "class from 0 to 4 .* got 5"),
-        ({"gradients_of": -1}, "got -1"),
-        ({"gradients_of": torch.tensor(9)}, "got tensor"),
-        ({"gradients_of": "cat"}, "got 'cat'"),
-        ({"gradients_of": lambda logits: torch.zeros(2)}, "depends on the logits"),
+        ({"layer": 4}, "layer must be from -4 to 3, got 4"),
+        ({"head": 3}, "head must be from 0 to 2 or None, got 3"),
+        ({"head": -1}, "got -1"),
+        ({"query": 9}, "query must be a token"),
     ],
 )
-def test_record_attention_names_bad_input(options, sentence):
+def test_attention_map_names_bad_input(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        record_attention(tiny_model(), pictures(), **options)
+        attention_map(random_record(), **options)
 
 
-def test_other_models_are_refused_with_the_way_to_bring_them_here():
-    with pytest.raises(ValueError, match=r"from_library.* got Linear"):
-        record_attention(nn.Linear(2, 2), pictures())
+# ---- relevance ----
+
+METHODS = ("chefer", "grad_rollout", "legrad", "grad_cam")
 
 
-def test_a_model_that_attends_otherwise_is_refused():
-    model = tiny_model()
-    model.blocks[1].attn = nn.Identity()
-    model.blocks[1].attn.forward = lambda x, rope: x
-    with pytest.raises(ValueError, match="each of 3 blocks, saw 2"):
-        record_attention(model, pictures())
+def graded_record(seed=0, scale=1.0, num_prefix=1) -> RecordedAttention:
+    """Random weights, with random gradients of both kinds."""
+    record = random_record(seed=seed, num_prefix=num_prefix)
+    generator = torch.Generator().manual_seed(seed + 1)
+    draw = [
+        scale * torch.randn(w.shape, dtype=w.dtype, generator=generator)
+        for w in [*record.weights, *record.weights]
+    ]
+    depth = len(record.weights)
+    return replace(record, gradients=draw[:depth], own_gradients=draw[depth:])
 
 
-def test_attention_with_a_mask_is_refused_instead_of_recorded_wrongly():
-    model = tiny_model()
+def relevance_oracle(
+    record: RecordedAttention, method: str, image: int, query: int = 0
+) -> np.ndarray:
+    """The four formulas, in NumPy, head by head."""
+    weights = [w[image].numpy() for w in record.weights]
+    gradients = [g[image].numpy() for g in record.gradients]
+    own = [g[image].numpy() for g in record.own_gradients]
+    tokens, heads = record.num_tokens, len(weights[0])
+    whole = np.eye(tokens)
+    if method == "chefer":
+        for w, g in zip(weights, gradients, strict=True):
+            mean = sum(np.maximum(g[h] * w[h], 0) for h in range(heads)) / heads
+            whole = whole + mean @ whole
+        row = whole[query]
+    elif method == "grad_rollout":
+        for w, g in zip(weights, gradients, strict=True):
+            mean = np.maximum(sum(g[h] * w[h] for h in range(heads)) / heads, 0)
+            mixed = mean + np.eye(tokens)
+            whole = mixed / mixed.sum(1, keepdims=True) @ whole
+        row = whole[query]
+    elif method == "legrad":
+        row = np.mean([np.maximum(g, 0).mean(axis=(0, 1)) for g in own], axis=0)
+    else:
+        row = sum(gradients[-1][h].mean() * weights[-1][h][query] for h in range(heads)) / heads
+        row = np.maximum(row, 0)
+    return row[record.num_prefix :].reshape(record.grid)
 
-    def causal(x, rope):
-        q = x[:, None]
-        return nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)[:, 0]
 
-    model.blocks[1].attn = nn.Identity()
-    model.blocks[1].attn.forward = causal
-    with pytest.raises(ValueError, match="is_causal"):
-        record_attention(model, pictures())
+@pytest.mark.parametrize("method", METHODS)
+def test_relevance_is_the_oracles(method):
+    record = graded_record()
+    for query in (0, 5):
+        came = relevance(record, method=method, query=query)
+        for image in range(2):
+            np.testing.assert_allclose(
+                came[image], relevance_oracle(record, method, image, query), atol=1e-12
+            )
+    without = graded_record(num_prefix=0)
+    every = np.mean([relevance_oracle(without, "chefer", 0, query) for query in range(6)], axis=0)
+    np.testing.assert_allclose(relevance(without)[0], every, atol=1e-12)
+
+
+def test_with_gradients_of_one_chefers_rule_is_rollout_without_its_halves():
+    record = random_record(layers=5)
+    ones = replace(record, gradients=[torch.ones_like(w) for w in record.weights])
+    assert_close(relevance(ones), 2**5 * rollout(record))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_zero_give_a_map_of_zeros(method):
+    came = relevance(graded_record(scale=0.0), method=method)
+    assert came.tolist() == torch.zeros(2, 2, 3).tolist()
+
+
+def test_a_score_times_five_changes_some_maps_by_a_factor_and_others_altogether():
+    """I + c A is not proportional to I + A: what is taught in the lesson on relevance."""
+    once, five = graded_record(), graded_record(scale=5.0)
+    for method in ("legrad", "grad_cam"):
+        assert_close(relevance(five, method=method), 5 * relevance(once, method=method))
+    for method in ("chefer", "grad_rollout"):
+        maps = [relevance(record, method=method) for record in (once, five)]
+        shares = [m / m.sum(dim=(1, 2), keepdim=True) for m in maps]
+        assert (shares[0] - shares[1]).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_two_classes_differ(method):
+    model, images = tiny_model(), pictures()
+    maps = [
+        relevance(record_attention(model, images, gradients_of=label), method=method)
+        for label in (0, 1)
+    ]
+    assert not torch.allclose(maps[0], maps[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_gradients_and_weights_are_paired_layer_by_layer(layer):
+    """Only one layer's CLS row has gradients: the map is that row, whichever layer it is."""
+    record = random_record(batch=1, layers=3)
+    gradients = [torch.zeros_like(w) for w in record.weights]
+    gradients[layer][:, :, 0, 1:] = 1
+    came = relevance(replace(record, gradients=gradients))
+    assert_close(came, attention_map(record, layer))
+
+
+def test_relevance_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"needs gradients: record_attention\(.*gradients_of"):
+        relevance(random_record())
+    with pytest.raises(ValueError, match=r'"legrad" needs a model with blocks.*from_library'):
+        relevance(replace(graded_record(), own_gradients=None), method="legrad")
+    with pytest.raises(ValueError, match=r"one of chefer, .*, got 'lrp'"):
+        relevance(graded_record(), method="lrp")
+
+
+# ---- how far and how widely heads look ----
+
+
+def test_even_attention_looks_as_far_as_two_patches_are_apart_on_average():
+    even = RecordedAttention([torch.full((1, 2, 13, 13), 1 / 13).double()], (3, 4), 1)
+    places = [(row, column) for row in range(3) for column in range(4)]
+    expected = np.mean([np.hypot(a - c, b - d) for a, b in places for c, d in places])
+    assert_close(attention_distance(even), torch.full((1, 2), expected).double())
+    itself = RecordedAttention([torch.eye(13).double()[None, None]], (3, 4), 1)
+    assert attention_distance(itself).tolist() == [[0.0]]
+
+
+def test_attention_distance_is_the_oracles():
+    record = random_record(grid=(2, 3))
+    came = attention_distance(record)
+    places = [(row, column) for row in range(2) for column in range(3)]
+    for layer, weights in enumerate(record.weights):
+        for head in range(3):
+            far = []
+            for image in range(2):
+                for i, (a, b) in enumerate(places):
+                    row = weights[image, head, i + 1, 1:].numpy()
+                    lengths = [np.hypot(a - c, b - d) for c, d in places]
+                    far.append((row / row.sum() * lengths).sum())
+            np.testing.assert_allclose(came[layer, head], np.mean(far))
+
+
+def test_entropy_is_zero_for_one_token_and_greatest_for_all():
+    even = RecordedAttention([torch.full((1, 2, 7, 7), 1 / 7).double()], (2, 3), 1)
+    assert_close(attention_entropy(even), torch.full((1, 2), np.log(7)).double())
+    one = torch.zeros(1, 2, 7, 7).double()
+    one[..., 3] = 1
+    assert attention_entropy(RecordedAttention([one], (2, 3), 1)).tolist() == [[0.0, 0.0]]
+    record = random_record()
+    weights = record.weights[1][:, 2].numpy()
+    expected = -(weights * np.log(weights)).sum(-1).mean()
+    np.testing.assert_allclose(attention_entropy(record)[1, 2], expected)
+
+
+def test_layers_with_unequal_heads_have_no_table():
+    record = RecordedAttention([torch.zeros(1, 2, 7, 7), torch.zeros(1, 3, 7, 7)], (2, 3), 1)
+    for measure in (attention_distance, attention_entropy):
+        with pytest.raises(ValueError, match=r"equally many heads in all layers, got \[2, 3\]"):
+            measure(record)
 
 
 # ---- position similarity ----

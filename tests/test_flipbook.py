@@ -12,11 +12,12 @@ from conftest import randomize
 from PIL import Image
 
 from vit_tutorial import plots
-from vit_tutorial.attention import record_attention, rollout
+from vit_tutorial.attention import rollout
 from vit_tutorial.data import normalize
 from vit_tutorial.explorer import attention_sliders, flipbook
 from vit_tutorial.images import fit_image
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.recording import record_attention
 from vit_tutorial.weights import Card
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)

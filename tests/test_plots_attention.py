@@ -1,12 +1,9 @@
 """Figures of attention: the numbers that they draw, the words on them, and what they refuse."""
 
-import io
-import warnings
-
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import words_in
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -17,21 +14,6 @@ from vit_tutorial.plots.style import PALETTE
 RANDOM = np.random.default_rng(0)
 POINTS = np.array([[1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
 WEIGHTS = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.1, 0.2, 0.7]])
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> list[str]:
-    """Every text that is drawn, once it has been: a missing glyph or a bad layout would warn."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
 def colour_of(figure: Figure, word: str) -> str:
@@ -126,7 +108,8 @@ def test_the_query_is_outlined_on_the_heat():
         (lambda: plots.offset_maps(np.zeros((1, 4, 4)), ["x"], 1.0), "odd, odd"),
         (lambda: plots.offset_maps(np.zeros((1, 3, 3)), [], 1.0), "as many titles"),
         (lambda: plots.cost_curves([1, 2], {"a": np.ones(3)}, {}), "2 lengths need"),
-        (lambda: plots.loss_curves({}, 1.0), "at least one curve"),
+        (lambda: plots.loss_curves({}, 1.0), "1 to 3 curves, got 0"),
+        (lambda: plots.loss_curves({key: [1.0] for key in "abcd"}, 1.0), "1 to 3 curves, got 4"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw, said):

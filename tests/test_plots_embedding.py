@@ -1,13 +1,8 @@
 """Figures of the embedding: the numbers given are drawn, the words say so, nonsense is refused."""
 
-import io
-import warnings
-
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from conftest import words_in
 
 from vit_tutorial import plots
 
@@ -17,25 +12,10 @@ PHOTO = RNG.integers(0, 255, (64, 64, 3)).astype(np.uint8)
 PATCHES = RNG.integers(0, 255, (4, 4, 4, 3)).astype(np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> set[str]:
-    """Every text that is drawn, once the figure is seen to draw without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
-
-
 def test_a_token_by_hand_shows_every_step():
     patch = np.array([[1.0, 5.0], [2.0, 8.0]])
     filters = np.array([[[0.25, 0.25], [0.25, 0.25]], [[-1.0, 1.0], [-1.0, 1.0]]])
-    words = words_in(plots.embedding_by_hand(patch, filters, np.array([0.0, -4.0])))
+    words = set(words_in(plots.embedding_by_hand(patch, filters, np.array([0.0, -4.0]))))
     assert {
         "1.25",
         "−2",
@@ -65,7 +45,7 @@ def test_filters_are_drawn_in_order_with_zero_as_grey():
     assert (sheet[5:, 10:] == 255).all()  # no filter 5
     largest = np.unravel_index(np.abs(FILTERS[3]).argmax(), (3, 4, 4))
     assert sheet[5 + largest[1], largest[2], largest[0]] in (0, 255)
-    assert {"five filters", "0", "3"} <= words_in(figure)
+    assert {"five filters", "0", "3"} <= set(words_in(figure))
     assert plots.filter_pictures(filters[:, :1], "grey").axes
     with pytest.raises(ValueError, match=r"shape \(K, 3, P, P\), got \(5, 2, 4, 4\)"):
         plots.filter_pictures(filters[:, :2], "two channels")
@@ -105,7 +85,7 @@ def test_maps_share_one_scale_around_zero():
     )
     limits = [axes.get_images()[0].get_clim() for axes in figure.axes[:2]]
     assert limits == [(-4.0, 4.0)] * 2
-    assert {"a", "b", "x", "y", "the filter's answer"} <= words_in(figure)
+    assert {"a", "b", "x", "y", "the filter's answer"} <= set(words_in(figure))
     with pytest.raises(ValueError, match="2 maps need as many titles and remarks"):
         plots.response_maps([np.zeros((1, 1))] * 2, ["a", "b"], ["x"])
 
@@ -116,7 +96,7 @@ def test_gains_are_drawn_above_their_patterns():
     figure = plots.pattern_gains(FILTERS, shares, gains, shown=4)
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[0, 1, 2, 3], [1] * 4]
     assert len(figure.axes[1].get_images()) == 4
-    assert {"trained", "fresh", "gain", "0\n90%", "2\n2%", "3"} <= words_in(figure)
+    assert {"trained", "fresh", "gain", "0\n90%", "2\n2%", "3"} <= set(words_in(figure))
     with pytest.raises(ValueError, match="5 patterns need as many shares and gains"):
         plots.pattern_gains(FILTERS, shares, {"trained": np.ones(4)})
 
@@ -125,7 +105,7 @@ def test_touched_pixels_are_counted():
     touched = np.zeros((4, 5))
     touched[1, 1:3] = 0.5
     figure = plots.touched_pixels([touched, np.zeros((4, 5))], ["one", "none"])
-    assert {"one", "none", "2 of 20 pixels", "0 of 20 pixels"} <= words_in(figure)
+    assert {"one", "none", "2 of 20 pixels", "0 of 20 pixels"} <= set(words_in(figure))
     with pytest.raises(ValueError, match="1 maps need as many titles, got 2"):
         plots.touched_pixels([touched], ["one", "none"])
     with pytest.raises(ValueError, match="0 or more"):
@@ -135,7 +115,7 @@ def test_touched_pixels_are_counted():
 def test_readouts_start_with_their_first_number():
     figure = plots.readout_curves({"CLS": [10.2, 90.0], "mean": [20.0, 95.0]}, 10, "Digits")
     assert list(figure.axes[0].lines[0].get_ydata()) == [10.2, 90.0]
-    assert {"CLS", "mean", "10%", "20%", "guessing", "Digits"} <= words_in(figure)
+    assert {"CLS", "mean", "10%", "20%", "guessing", "Digits"} <= set(words_in(figure))
     for curves in ({}, {"CLS": [1.0], "mean": [1.0, 2.0]}):
         with pytest.raises(ValueError, match="curves of one length"):
             plots.readout_curves(curves, 10, "none")

@@ -1,12 +1,8 @@
 """Figures of the encoder block: what is drawn is what was given, and nonsense is refused."""
 
-import io
-import warnings
-
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import words_in
 from matplotlib.figure import Figure
 
 from vit_tutorial import plots
@@ -14,21 +10,6 @@ from vit_tutorial import plots
 GENERATOR = np.random.default_rng(0)
 PHOTO = GENERATOR.integers(0, 256, (12, 16, 3)).astype(np.uint8)
 HEAT = GENERATOR.random((12, 16)) + 1
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> list[str]:
-    """Every text that is drawn, once the figure is seen to draw without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
 def line(figure: Figure, label: str, axes: int = 0) -> np.ndarray:

@@ -1,34 +1,15 @@
 """Figures of patches: every pixel in its place, every number said, nonsense refused."""
 
-import io
-import warnings
-
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import words_in
 from matplotlib.figure import Figure
 
 from vit_tutorial import patchify, plots
 
 GENERATOR = np.random.default_rng(0)
 PHOTO = GENERATOR.integers(0, 255, (8, 12, 3)).astype(np.uint8)  # never white
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> set[str]:
-    """Every text that is drawn, once the figure is seen to draw without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
 
 
 def shown(figure: Figure, axes: int = 0) -> np.ndarray:
@@ -78,7 +59,7 @@ def test_what_cannot_be_cut_up_is_refused(image, patch_size, order, match):
 
 
 def test_the_grid_numbers_every_patch():
-    words = words_in(plots.patch_grid(PHOTO, 4))
+    words = set(words_in(plots.patch_grid(PHOTO, 4)))
     assert {"8×12 pixels", "2×3 patches of 4×4 pixels", *"012345"} <= words
     assert "6" not in words
     with pytest.raises(ValueError, match="cannot be cut"):
@@ -94,7 +75,7 @@ def test_the_numbers_of_a_patch_are_those_of_its_vector():
     for channel in range(3):
         table = [text.get_text() for text in figure.axes[channel + 1].texts]
         assert table == [str(value) for value in patch[channel].ravel()]
-    assert {"the patch, 4×4 pixels", "channel 2: blue", "32"} <= words_in(figure)
+    assert {"the patch, 4×4 pixels", "channel 2: blue", "32"} <= set(words_in(figure))
     for wrong in (PHOTO, patch[:1], patch.astype(float), patch[:, :2]):
         with pytest.raises(ValueError, match=r"expected uint8 \(3, P, P\)"):
             plots.patch_numbers(wrong)
@@ -111,7 +92,7 @@ def test_tables_are_coloured_by_the_patch_of_each_number():
     figure = plots.number_tables([first, second], owner, ["before", "after"], row_name="vector")
     assert np.array_equal(shown(figure)[0, 0], shown(figure, 1)[1, 1])
     assert np.array_equal(shown(figure)[1, 1], shown(figure, 1)[0, 0])
-    assert {"before", "after", "vector 1", "patch 3"} <= words_in(figure)
+    assert {"before", "after", "vector 1", "patch 3"} <= set(words_in(figure))
     with pytest.raises(ValueError, match="2 tables need as many titles, got 1"):
         plots.number_tables([first, second], owner, ["before"])
     with pytest.raises(ValueError, match="0 to 3, got 0 to 4"):
@@ -125,7 +106,7 @@ def test_sources_are_marked_in_their_channel():
     orange = (213, 94, 0)
     found = [np.argwhere((shown(figure, k) == orange).all(axis=2)).tolist() for k in range(3)]
     assert found == [[[0, 0], [1, 1]], [[0, 5]], []]
-    words = words_in(figure)
+    words = set(words_in(figure))
     assert {"my way", "2 of its numbers", "1 of its numbers", "0 of its numbers"} <= words
     assert "Orange: where the numbers of patch 7 come from" in words
     with pytest.raises(ValueError, match="288 numbers has no such place"):
@@ -143,7 +124,7 @@ def test_a_row_shows_patches_side_by_side():
     assert strip.shape == (4, 6 * 6, 3)
     for i in range(6):
         assert np.array_equal(strip[:, 6 * i + 1 : 6 * i + 5], patches[i])
-    assert {"patch number", "0", "5"} <= words_in(figure)
+    assert {"patch number", "0", "5"} <= set(words_in(figure))
     with pytest.raises(ValueError, match=r"expected uint8 \(N, P, P, 3\)"):
         plots.patch_row(PHOTO)
 
@@ -153,7 +134,7 @@ def test_costs_are_said_at_every_point():
     pairs, tokens = figure.axes[0].get_lines()
     assert tokens.get_ydata().tolist() == [785, 197]
     assert pairs.get_ydata().tolist() == [785**2, 197**2]
-    words = words_in(figure)
+    words = set(words_in(figure))
     assert {"785", "616,225", "T = 197 tokens", "T² = 38,809 pairs"} <= words
     with pytest.raises(ValueError, match="2 patch sizes need as many T, got 1"):
         plots.token_cost([8, 16], [785], "224×224")
@@ -161,7 +142,7 @@ def test_costs_are_said_at_every_point():
 
 def test_what_no_patch_covers_is_crossed_out():
     figure = plots.patch_cover([PHOTO, PHOTO[:5, :9]], 4, ["whole", "with a rest"])
-    assert {"whole", "2×3 = 6 patches", "1×2 = 2 patches"} <= words_in(figure)
+    assert {"whole", "2×3 = 6 patches", "1×2 = 2 patches"} <= set(words_in(figure))
     assert not figure.axes[0].patches
     below, beside = (patch.get_bbox().extents.tolist() for patch in figure.axes[1].patches)
     assert below == [-0.5, 3.5, 8.5, 4.5]

@@ -1,33 +1,14 @@
 """Figures of positions: every number in its place, every word said, nonsense refused."""
 
-import io
-import warnings
-
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import words_in
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from vit_tutorial import plots
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> set[str]:
-    """Every text that is drawn, once the figure is seen to draw without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
 
 
 def shown(figure: Figure, axes: int = 0) -> np.ndarray:
@@ -52,7 +33,7 @@ def test_heat_runs_from_dark_to_light():
 def test_both_logits_of_every_class_are_drawn():
     before, after = RNG.normal(size=(2, 3))
     figure = plots.logit_pairs({"a": (before, after), "b": (after, before)}, ["x", "y", "z"])
-    assert {"a", "b", "x", "y", "z", "logit", "as it is", "shuffled"} <= words_in(figure)
+    assert {"a", "b", "x", "y", "z", "logit", "as it is", "shuffled"} <= set(words_in(figure))
     rings, dots = (group.get_offsets() for group in figure.axes[0].collections[1:3])
     np.testing.assert_allclose(np.asarray(rings)[:, 0], before)
     np.testing.assert_allclose(np.asarray(dots)[:, 0], after)
@@ -70,7 +51,7 @@ def test_logits_that_do_not_fit_are_refused(pairs):
 def test_waves_are_the_entries_of_the_table():
     table = RNG.normal(size=(9, 6))
     figure = plots.waves(table, shown=(1, 4))
-    assert {"entry 1", "entry 4", "position"} <= words_in(figure)
+    assert {"entry 1", "entry 4", "position"} <= set(words_in(figure))
     np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), table[:, 4])
 
 
@@ -85,7 +66,7 @@ def test_waves_that_are_not_there_are_refused(table, entries):
 
 def test_hands_point_where_they_should():
     figure = plots.clock_hands({"one": [(0.0, 2.0, "up"), (1.0, 0.0, "right")]})
-    assert {"one", "up", "right"} <= words_in(figure)
+    assert {"one", "up", "right"} <= set(words_in(figure))
     arrows = [text for text in figure.axes[0].texts if hasattr(text, "arrow_patch")]
     assert [arrow.xy for arrow in arrows] == [(0.0, 2.0), (1.0, 0.0)]
 
@@ -111,7 +92,7 @@ def test_a_clock_without_hands_is_refused(panels):
 def test_maps_show_their_numbers_on_one_scale():
     first, second = RNG.normal(size=(3, 5)), RNG.normal(size=(4, 2))
     figure = plots.place_maps({"a": first, "b": second}, marks=[(2, 4), None], unit="score")
-    assert {"a", "b", "row", "column", "score"} <= words_in(figure)
+    assert {"a", "b", "row", "column", "score"} <= set(words_in(figure))
     np.testing.assert_allclose(shown(figure, 0), first)
     np.testing.assert_allclose(shown(figure, 1), second)
     limits = {axis.get_images()[0].get_clim() for axis in figure.axes[:2]}
@@ -138,7 +119,7 @@ def test_too_few_marks_are_refused():
 def test_the_still_picture_shows_the_query_and_every_patch():
     table = RNG.uniform(-1, 1, size=(6, 6))
     figure = plots.position_views({"learned": table, "other": -table}, (2, 3), query=(1, 0))
-    words = words_in(figure)
+    words = set(words_in(figure))
     assert {"learned", "other", "row", "column"} <= words
     assert any("of the patch in row 1, column 0 with each" in text for text in words)
     np.testing.assert_allclose(shown(figure, 0), table[3].reshape(2, 3))

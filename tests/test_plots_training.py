@@ -22,13 +22,6 @@ PICTURES = GENERATOR.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
 GREY = PICTURES[..., 0]
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
 def drawn(figure: Figure) -> Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a glyph that is missing, a layout that does not fit

@@ -1,167 +1,40 @@
-"""Read what every head of every layer attends to, and follow it through the layers.
+"""What recorded attention says: maps of one layer, of all layers together, and for one class.
 
-Needs torch alone. `record_attention` reads the weights, `rollout` joins the layers into one map.
+Needs torch alone. `recording.record_attention` reads the weights that all functions here take.
 """
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+
+from vit_tutorial.recording import RecordedAttention, upcast
 
 
-@dataclass(frozen=True)
-class RecordedAttention:
-    """The attention weights of one forward pass, per layer (B, h, T, T): query rows sum to 1.
+def attention_map(
+    record: RecordedAttention,
+    layer: int = -1,
+    head: int | None = None,
+    query: int | tuple[int, int] = 0,
+) -> Tensor:
+    """Look up what one token attends to among the patches, in one layer: (B, rows, columns).
 
-    `grid` is (rows, columns) of patches, `num_prefix` the number of tokens before them, `layers`
-    the index of the block that each entry of `weights` came from, `logits` (B, num_classes) the
-    model's output, and `gradients`, if asked for, d(score) / d(weights) in the same shapes.
-
-    Raises:
-        ValueError: weights that are not square maps over num_prefix + rows * columns tokens.
-    """
-
-    weights: list[Tensor]
-    grid: tuple[int, int]
-    num_prefix: int
-    logits: Tensor | None = None
-    gradients: list[Tensor] | None = None
-    layers: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        tokens = self.num_prefix + self.grid[0] * self.grid[1]
-        if not self.weights:
-            raise ValueError("expected the attention weights of at least one layer, got none")
-        for layer in self.weights:
-            if layer.ndim != 4 or layer.shape[2:] != (tokens, tokens):
-                raise ValueError(
-                    f"a {self.grid[0]}x{self.grid[1]} grid with {self.num_prefix} prefix tokens "
-                    f"has weights of shape (B, heads, {tokens}, {tokens}), "
-                    f"got {tuple(layer.shape)}"
-                )
-
-    @property
-    def num_tokens(self) -> int:
-        """T, prefix tokens and patches."""
-        return self.weights[0].shape[-1]
-
-    def token(self, query: int | tuple[int, int]) -> int:
-        """Turn a patch (row, column) into the index of its token; an index stays one.
-
-        Raises:
-            ValueError: a query outside the grid or the sequence.
-        """
-        rows, columns = self.grid
-        if isinstance(query, tuple | list):
-            if len(query) == 2 and query[0] in range(rows) and query[1] in range(columns):
-                return self.num_prefix + int(query[0]) * columns + int(query[1])
-        elif query in range(self.num_tokens):
-            return int(query)
-        raise ValueError(
-            f"query must be a token from 0 to {self.num_tokens - 1} or a patch (row, column) of "
-            f"the {rows}x{columns} grid, got {query!r}"
-        )
-
-
-def record_attention(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    layers: Sequence[int] | None = None,
-    gradients_of: int | Callable[[Tensor], Tensor] | None = None,
-) -> RecordedAttention:
-    """Run `model` on normalised images (B, C, H, W) and keep the attention weights of its layers.
-
-    Every call of `F.scaled_dot_product_attention` is watched from outside: softmax(q k^T / sqrt(d))
-    is computed beside it, the model's own computation goes on as always. Its logits stay the same
-    to the bit and nothing on the model is changed. `layers` keeps only some blocks, in their order.
-
-    `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
-    logit, or of a function of the logits (B, num_classes) -> (B,). The output is then computed
-    from the recorded weights, so that gradients flow through them.
-
-    Weights are float32 (float64 for a float64 model), recorded in evaluation mode.
+    Args:
+        record: what `record_attention` returned.
+        layer: which of the recorded layers, from 0, or from the end with -1, -2, ...
+        head: one head, or None for the mean over all.
+        query: as for `rollout`.
 
     Raises:
-        ValueError: a model that is not this package's `VisionTransformer`, layers that it does not
-            have, a class that it does not know, or a score that does not depend on the logits.
+        ValueError: a layer, head or query that is not there.
     """
-    config: Any = getattr(model, "config", None)
-    if not all(hasattr(config, name) for name in ("grid", "num_prefix", "depth", "num_classes")):
-        raise ValueError(
-            f"expected a VisionTransformer of this package (weights.from_library makes one of a "
-            f"timm, torchvision or Hugging Face model), got {type(model).__name__}"
-        )
-    wanted = list(range(config.depth)) if layers is None else list(layers)
-    if not wanted or wanted != [layer for layer in range(config.depth) if layer in wanted]:
-        raise ValueError(f"layers must be some of 0 to {config.depth - 1}, rising, got {wanted}")
-    with_gradients = gradients_of is not None
-    classes = range(config.num_classes)
-    if with_gradients and not callable(gradients_of) and gradients_of not in classes:
-        raise ValueError(
-            f"gradients_of must be a class from 0 to {config.num_classes - 1} or a function of "
-            f"the logits, got {gradients_of!r}"
-        )
-
-    score_of: Any = (
-        gradients_of if callable(gradients_of) else lambda logits: logits[:, gradients_of]
-    )
-
-    recorder = _Recorder(keep_graph=with_gradients)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # in whatever mode the caller is: gradients need a graph, and inference tensors carry none
-        with torch.inference_mode(False), torch.set_grad_enabled(with_gradients), recorder:
-            logits = model(images.clone() if with_gradients else images)
-            score = score_of(logits).sum() if with_gradients else None
-    finally:
-        for module, training in modes:
-            module.training = training
-    if len(recorder.weights) != config.depth:
-        raise ValueError(
-            f"expected one attention call from each of {config.depth} blocks, "
-            f"saw {len(recorder.weights)}"
-        )
-    kept = [recorder.weights[layer] for layer in wanted]
-    gradients = None
-    if score is not None:
-        if not score.requires_grad:
-            raise ValueError("gradients_of must return a score that depends on the logits")
-        gradients = [_upcast(g) for g in torch.autograd.grad(score, kept)]
-    return RecordedAttention(
-        [_upcast(weights.detach()) for weights in kept],
-        grid=config.grid,
-        num_prefix=config.num_prefix,
-        logits=logits.detach(),
-        gradients=gradients,
-        layers=wanted,
-    )
-
-
-class _Recorder(TorchFunctionMode):
-    """Watch every fused attention call and keep the weights that it does not return."""
-
-    def __init__(self, keep_graph: bool) -> None:
-        super().__init__()
-        self.keep_graph = keep_graph
-        self.weights: list[Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        q, k, v = args
-        if kwargs:
-            raise ValueError(f"expected plain attention, got the options {sorted(kwargs)}")
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-        if self.keep_graph and not weights.requires_grad:  # a network whose weights are frozen
-            weights.requires_grad_()
-        self.weights.append(weights)
-        return weights @ v if self.keep_graph else func(q, k, v)
+    depth = len(record.weights)
+    if layer not in range(-depth, depth):
+        raise ValueError(f"layer must be from {-depth} to {depth - 1}, got {layer}")
+    weights = upcast(record.weights[layer])  # (B, h, T, T)
+    if head is not None and head not in range(weights.shape[1]):
+        raise ValueError(f"head must be from 0 to {weights.shape[1] - 1} or None, got {head}")
+    weights = weights.mean(dim=1) if head is None else weights[:, head]
+    return _on_the_grid(record, _start(record, query) @ weights)
 
 
 def rollout(
@@ -206,26 +79,48 @@ def rollout(
         )
 
     steps = []
-    identity = torch.eye(record.num_tokens).to(_upcast(record.weights[0]))
     for weights in record.weights[layers]:
-        fused = _fuse(_upcast(weights), head_fusion)  # (B, T, T)
+        fused = _fuse(upcast(weights), head_fusion)  # (B, T, T)
         if discard_ratio:
             fused = _discard(fused, discard_ratio, keep_cls=record.num_prefix > 0)
-        mixed = (1 - residual) * fused + residual * identity
-        total = mixed.sum(dim=-1, keepdim=True)
-        # a row that lost everything passes its token on unchanged
-        steps.append(torch.where(total > 0, mixed / total.clamp_min(1e-38), identity))
+        steps.append(_with_residual(fused, residual))
+    return _joined(record, steps, query)
 
+
+def _with_residual(fused: Tensor, residual: float) -> Tensor:
+    """Mix (B, T, T) with the identity, and scale rows to sum 1."""
+    identity = torch.eye(fused.shape[-1]).to(fused)
+    mixed = (1 - residual) * fused + residual * identity
+    total = mixed.sum(dim=-1, keepdim=True)
+    # a row that lost everything passes its token on unchanged
+    return torch.where(total > 0, mixed / total.clamp_min(1e-38), identity)
+
+
+def _joined(
+    record: RecordedAttention, steps: list[Tensor], query: int | tuple[int, int] | None
+) -> Tensor:
+    """Multiply steps (B, T, T), the newest on the left: a query's map, or the whole product."""
     if query is None:
-        joined = identity.expand_as(steps[0])
+        joined = torch.eye(record.num_tokens).to(steps[0]).expand_as(steps[0])
         for step in steps:
             joined = step @ joined
         return joined
-    reads_mean = record.num_prefix == 0 and query == 0
-    row = identity.mean(dim=0) if reads_mean else identity[record.token(query)]
-    row = row.expand(len(steps[0]), 1, -1)  # (B, 1, T)
+    row = _start(record, query).expand(len(steps[0]), 1, -1)  # (B, 1, T)
     for step in reversed(steps):  # a vector times a matrix: cheaper than the whole product
         row = row @ step
+    return _on_the_grid(record, row)
+
+
+def _start(record: RecordedAttention, query: int | tuple[int, int]) -> Tensor:
+    """Return the row (1, T) that stands for a query before any layer."""
+    identity = torch.eye(record.num_tokens).to(upcast(record.weights[0]))
+    if record.num_prefix == 0 and query == 0:  # no CLS token: the head reads the mean
+        return identity.mean(dim=0, keepdim=True)
+    return identity[[record.token(query)]]
+
+
+def _on_the_grid(record: RecordedAttention, row: Tensor) -> Tensor:
+    """Give the patches of rows (B, 1, T) their place: (B, rows, columns)."""
     return row[:, 0, record.num_prefix :].reshape(-1, *record.grid)
 
 
@@ -237,16 +132,118 @@ def _fuse(weights: Tensor, head_fusion: str) -> Tensor:
 def _discard(fused: Tensor, ratio: float, keep_cls: bool) -> Tensor:
     """Set the smallest `ratio` of each image's entries to 0, but never CLS -> CLS."""
     flat = fused.flatten(1)  # (B, T*T)
-    smallest = flat.topk(int(ratio * flat.shape[1]), largest=False).indices
-    kept = flat.scatter(1, smallest, 0)
+    count = int(ratio * flat.shape[1])
+    if not count:
+        return fused
+    limit = flat.kthvalue(count, dim=1, keepdim=True).values  # faster than sorting
+    lost = flat <= limit
+    if (lost.sum(dim=1) != count).any():  # of equal entries only the first ones
+        below, equal = flat < limit, flat == limit
+        room = count - below.sum(dim=1, keepdim=True)
+        lost = below | (equal & (equal.cumsum(dim=1) <= room))
     if keep_cls:
-        kept[:, 0] = flat[:, 0]
-    return kept.view_as(fused)
+        lost[:, 0] = False
+    return flat.masked_fill(lost, 0).view_as(fused)
 
 
-def _upcast(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 stay."""
-    return x if x.dtype == torch.float64 else x.float()
+def relevance(
+    record: RecordedAttention,
+    *,
+    method: str = "chefer",
+    query: int | tuple[int, int] = 0,
+) -> Tensor:
+    """Show what speaks for the score that the record has gradients of: (B, rows, columns).
+
+    With A a layer's weights, G the gradients of the score with respect to them, and the mean taken
+    over heads:
+
+    - "chefer": R = I, then R <- R + mean(max(G A, 0)) R for each layer; the query's row of R
+      (Chefer, Gur & Wolf 2021, arXiv 2103.15679, equations 5 and 6).
+    - "grad_rollout": rollout, with max(mean(G A), 0) in the place of the fused weights.
+    - "legrad": mean(max(G', 0)) over queries, too, and then over layers; G' are the gradients of
+      the score that the model's head gives to the layer's own output (Bousselham et al. 2024,
+      arXiv 2404.03214). It has no query.
+    - "grad_cam": of the last recorded layer, max(mean(g A), 0) in the query's row; g is the mean
+      of a head's G (the baseline of Chefer et al. 2021, after Selvaraju et al. 2017).
+
+    Values are in no unit and not scaled: compare within a map.
+
+    Raises:
+        ValueError: an unknown method, or a record without the gradients that it needs.
+    """
+    if method not in RELEVANCE_METHODS:
+        raise ValueError(f"method must be one of {', '.join(RELEVANCE_METHODS)}, got {method!r}")
+    found = record.own_gradients if method == "legrad" else record.gradients
+    if found is None and record.gradients is not None:
+        raise ValueError(
+            'method "legrad" needs a model with blocks, norm and forward_head, as those of this '
+            "course and of timm: weights.from_library makes one of a torchvision or Hugging Face "
+            "model"
+        )
+    if found is None:
+        raise ValueError(
+            f"method {method!r} needs gradients: record_attention(model, images, gradients_of=...)"
+        )
+    gradients = [upcast(gradient) for gradient in found]
+    if method == "legrad":
+        layers = [gradient.clamp_min(0).mean(dim=(1, 2)) for gradient in gradients]  # (B, T)
+        return _on_the_grid(record, torch.stack(layers).mean(dim=0)[:, None])
+    weights = [upcast(layer) for layer in record.weights]
+    if method == "grad_cam":
+        heads = gradients[-1].mean(dim=(2, 3), keepdim=True)  # (B, h, 1, 1)
+        return _on_the_grid(
+            record, _start(record, query) @ (heads * weights[-1]).mean(1)
+        ).clamp_min(0)
+    products = [w * g for w, g in zip(weights, gradients, strict=True)]
+    if method == "grad_rollout":
+        return _joined(
+            record, [_with_residual(p.mean(1).clamp_min(0), 0.5) for p in products], query
+        )
+    identity = torch.eye(record.num_tokens).to(products[0])
+    return _joined(record, [identity + p.clamp_min(0).mean(1) for p in products], query)
+
+
+RELEVANCE_METHODS = ("chefer", "grad_rollout", "legrad", "grad_cam")
+
+
+def attention_distance(record: RecordedAttention) -> Tensor:
+    """Measure how far each head looks: (L, h), in patches, the mean over images and queries.
+
+    The distance from a patch to the patches that it attends to, weighted by its attention to them
+    (Dosovitskiy et al. 2021, figure 7). Prefix tokens have no place and are left out.
+
+    Raises:
+        ValueError: layers with different numbers of heads.
+    """
+    rows, columns = record.grid
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()  # (N, 2)
+    between = torch.cdist(places, places)  # (N, N)
+    layers = []
+    for weights in _equal_heads(record):
+        patches = upcast(weights)[:, :, record.num_prefix :, record.num_prefix :]
+        total = patches.sum(dim=-1).clamp_min(1e-38)
+        far = (patches * between.to(patches)).sum(dim=-1) / total  # (B, h, N)
+        layers.append(far.mean(dim=(0, 2)))
+    return torch.stack(layers)
+
+
+def attention_entropy(record: RecordedAttention) -> Tensor:
+    """Measure how widely each head spreads: (L, h), in nats, the mean over images and queries.
+
+    0 where every query attends to one token, ln T where all attend to all tokens evenly.
+
+    Raises:
+        ValueError: layers with different numbers of heads.
+    """
+    layers = [torch.special.entr(upcast(w)).sum(dim=-1) for w in _equal_heads(record)]  # (B, h, T)
+    return torch.stack([entropy.mean(dim=(0, 2)) for entropy in layers])
+
+
+def _equal_heads(record: RecordedAttention) -> list[Tensor]:
+    heads = [weights.shape[1] for weights in record.weights]
+    if len(set(heads)) > 1:
+        raise ValueError(f"expected equally many heads in all layers, got {heads}")
+    return record.weights
 
 
 def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
@@ -270,5 +267,5 @@ def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
             f"expected a table (T, D) or (1, T, D) with more than {num_prefix} prefix rows, "
             f"got {tuple(table.shape)}"
         )
-    directions = F.normalize(_upcast(rows[num_prefix:].detach()), dim=1)
+    directions = F.normalize(upcast(rows[num_prefix:].detach()), dim=1)
     return directions @ directions.mT

@@ -159,15 +159,24 @@ class Run:
         self.total_loss += loss.detach()
         self.step += 1
 
-    def mean_loss(self, steps: int) -> float:
-        """Return the mean loss of the `steps` made in this epoch.
+    def mean_loss(self) -> float:
+        """Return the mean loss of the epoch that has just ended, over all processes.
 
         Raises:
-            FloatingPointError: it is no number, or far worse than that of guessing.
+            FloatingPointError: see `check_loss`.
         """
         if world_size() > 1:
             dist.all_reduce(self.total_loss)
-        loss = self.total_loss.item() / steps / world_size()
+        loss = self.total_loss.item() / self.steps_per_epoch / world_size()
+        self.check_loss(loss)
+        return loss
+
+    def check_loss(self, loss: float) -> None:
+        """See that there is sense in going on.
+
+        Raises:
+            FloatingPointError: the loss is no number, or far worse than that of guessing.
+        """
         guessing = math.log(max(self.num_classes, 2))
         if not loss < 3 * guessing:  # NaN is not, either
             raise FloatingPointError(
@@ -175,7 +184,6 @@ class Run:
                 f"{guessing:.2f}: try a lower lr than {self.config.lr:g} or a longer warmup than "
                 f"{self.config.warmup:g}"
             )
-        return loss
 
     def end_epoch(self) -> Row:
         """Return the row of the epoch that has just ended, and keep it."""
@@ -183,7 +191,7 @@ class Run:
         images = self.steps_per_epoch * self.config.batch_size
         row = {
             "epoch": self.epoch,
-            "loss": self.mean_loss(self.steps_per_epoch),
+            "loss": self.mean_loss(),
             "lr": self.optimizers[0].param_groups[0]["lr"],
             "images_per_second": images / (self.seconds - before),
             "seconds": self.seconds,
@@ -225,13 +233,13 @@ class Run:
 
         Raises:
             OSError: it must, and cannot.
-            FloatingPointError: there is no sense in it, see `mean_loss`.
+            FloatingPointError: there is no sense in it, see `check_loss`.
         """
         self.saved = time.perf_counter()
         if self.save_to is None or rank() > 0:
             return
-        if world_size() == 1 and self.place:
-            self.mean_loss(self.step % self.steps_per_epoch)  # or a sound run would be overwritten
+        if self.place:  # in an epoch: a sound run must not be overwritten by a spoilt one
+            self.check_loss(self.total_loss.item() / (self.step % self.steps_per_epoch))
         state = {
             "config": asdict(self.config),
             "step": self.step,

@@ -22,9 +22,10 @@ def attention_sliders(model: Any, card: Any, photo: Any, *, fit: str = "crop") -
     """
     import torch
 
-    from vit_tutorial.attention import record_attention, rollout
+    from vit_tutorial.attention import rollout
     from vit_tutorial.data import normalize
     from vit_tutorial.images import fit_image, open_image
+    from vit_tutorial.recording import record_attention
 
     if model.config.num_prefix != 1:
         raise ValueError('these sliders show what the CLS token attends to: pool must be "cls"')

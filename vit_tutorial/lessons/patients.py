@@ -17,7 +17,7 @@ SMALL = ViTConfig(
     img_size=8, patch_size=4, in_chans=1, embed_dim=64, depth=2, num_heads=4, mlp_ratio=2.0,
     pool="mean",
 )  # fmt: skip
-BATCH, STEPS, LOOK_EVERY = 64, 220, 11  # steps: ten epochs of the digits
+BATCH, STEPS, LOOK_EVERY = 64, 220, 22  # steps: ten epochs of the digits
 
 CAUSES = {
     "rate too high": "the learning rate is 100 times too high",

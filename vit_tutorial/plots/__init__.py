@@ -53,6 +53,7 @@ from vit_tutorial.plots.patches import (
 )
 from vit_tutorial.plots.photographs import (
     attention_atlas,
+    attention_view,
     explanation,
     overlay,
     photo_row,
@@ -81,6 +82,7 @@ __all__ = [
     "activation_curves",
     "attention_atlas",
     "attention_by_hand",
+    "attention_view",
     "augmentation_gallery",
     "block_wirings",
     "clock_hands",

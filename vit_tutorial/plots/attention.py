@@ -371,14 +371,14 @@ def loss_curves(losses: Mapping[str, Sequence[float]], chance: float) -> Figure:
     """Draw training losses, step by step, with a line for the loss of guessing.
 
     Raises:
-        ValueError: no losses.
+        ValueError: no losses, or more curves than there are colours to tell them apart.
     """
-    if not losses:
-        raise ValueError("expected at least one curve, got none")
+    if not 1 <= len(losses) <= len(OTHERS):
+        raise ValueError(f"expected 1 to {len(OTHERS)} curves, got {len(losses)}")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 3.1))
-        for at, (name, values) in enumerate(losses.items()):
-            axes.plot(values, color=OTHERS[at], label=name, linewidth=1.6)
+        for (name, values), colour in zip(losses.items(), OTHERS, strict=False):
+            axes.plot(values, color=colour, label=name, linewidth=1.6)
         axes.axhline(chance, color=FAINT, linewidth=1, linestyle="--")
         axes.annotate(
             "guessing", (1, chance), (0, 3), xycoords=("axes fraction", "data"),

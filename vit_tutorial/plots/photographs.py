@@ -137,6 +137,69 @@ def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
     return closed(figure)
 
 
+def attention_view(
+    photo: NDArray,
+    heat: NDArray,
+    maps: NDArray,
+    *,
+    query: tuple[float, float, float, float] | None = None,
+    chosen: tuple[slice, slice] | None = None,
+    title: str = "",
+    words: str = "",
+) -> Figure:
+    """Draw one map over a photograph, and beside it those of all heads (columns) and layers (rows).
+
+    Args:
+        photo: uint8 (H, W, 3).
+        heat: (H, W), from 0 up; drawn relative to its maximum.
+        maps: (layers, heads, rows, columns), each drawn relative to its own maximum.
+        query: left, top, right, bottom of the patch that looks, in pixels of `photo`.
+        chosen: the layers and the heads that `heat` comes from; they are framed.
+        title: stands above the photograph.
+        words: stand below both.
+
+    Raises:
+        ValueError: heat of another size than the photograph, or maps of another shape.
+    """
+    if maps.ndim != 4:
+        raise ValueError(f"expected maps (layers, heads, rows, columns), got {maps.shape}")
+    layers, heads, rows, columns = maps.shape
+    painted = overlay(photo, heat / max(float(heat.max()), 1e-12), strength=0.88)
+    shares = maps / np.maximum(maps.max(axis=(2, 3), keepdims=True), 1e-12)
+    sheet = np.ones((layers * (rows + 1), heads * (columns + 1), 3))
+    for layer in range(layers):
+        for head in range(heads):
+            top, left = layer * (rows + 1), head * (columns + 1)
+            tile = matplotlib.colormaps[HEAT](shares[layer, head])[..., :3]
+            sheet[top : top + rows, left : left + columns] = tile
+    with plt.rc_context(STYLE):
+        ratios = [photo.shape[1] / photo.shape[0], heads * columns / (layers * rows)]
+        ratios[1] = min(max(ratios[1], 0.4), 1.6)
+        size = (4.2 * min(sum(ratios), 4) + 0.6, 4.9)
+        figure, (left_axes, right_axes) = plt.subplots(1, 2, figsize=size, width_ratios=ratios)
+        photo_axes(left_axes, painted, title)
+        if query is not None:
+            _frame(left_axes, query)
+        right_axes.imshow(sheet, interpolation="nearest")
+        right_axes.set_title("Every head of every layer")
+        right_axes.set_xticks(np.arange(heads) * (columns + 1) + columns / 2 - 0.5, range(heads))
+        right_axes.set_yticks(np.arange(layers) * (rows + 1) + rows / 2 - 0.5, range(layers))
+        right_axes.set(xlabel="head", ylabel="layer")
+        right_axes.tick_params(length=0)
+        right_axes.spines[:].set_visible(False)
+        if chosen is not None:
+            tops, lefts = (
+                range(*part.indices(n)) for part, n in zip(chosen, (layers, heads), strict=True)
+            )
+            box = (
+                lefts[0] * (columns + 1), tops[0] * (rows + 1),
+                (lefts[-1] + 1) * (columns + 1) - 1, (tops[-1] + 1) * (rows + 1) - 1,
+            )  # fmt: skip
+            _frame(right_axes, box)
+        left_axes.set_xlabel(words, loc="left", labelpad=8)
+    return closed(figure)
+
+
 def photo_row(photos: Sequence[NDArray], titles: Sequence[str]) -> Figure:
     """Draw pictures side by side, a title over each.
 

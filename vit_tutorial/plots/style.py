@@ -34,6 +34,6 @@ def closed(figure: Figure) -> Figure:
     return figure
 
 
-def heat_colours() -> NDArray[np.uint8]:
-    """Give the 256 colours of heat, from least to most: (256, 3)."""
-    return (matplotlib.colormaps[HEAT](np.arange(256))[:, :3] * 255).astype(np.uint8)
+def heat_colours(name: str = HEAT) -> NDArray[np.uint8]:
+    """Give the 256 colours of heat, or of another map of matplotlib, least to most: (256, 3)."""
+    return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8)

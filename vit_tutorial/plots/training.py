@@ -66,9 +66,9 @@ def training_curve(
             _mark(left, chance, "guessing")
             _mark(right, 100 * np.exp(-chance), "guessing")
         left.set_ylim(0, 1.08 * max(left.get_ylim()[1], chance or 0))
-        for axes, where in ((left, "lower left"), (right, "lower right")):
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(frameon=False, loc=where, bbox_to_anchor=(0, 0.19, 1, 1))
+        for axes in (left, right):
+            if axes.get_legend_handles_labels()[0]:  # outside, where no line can run through it
+                axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.97))
     return closed(figure)
 
 

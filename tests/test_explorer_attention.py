@@ -1,0 +1,543 @@
+"""The attention explorer: what Python sends, what a browser computes of it and how it answers."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import randomize
+from PIL import Image
+
+from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, record_attention
+from vit_tutorial.attention import relevance, rollout
+from vit_tutorial.data import normalize
+from vit_tutorial.explorer import attention as module
+from vit_tutorial.explorer.page import POLICY
+from vit_tutorial.images import fit_image
+from vit_tutorial.pretrained import Reading
+
+SIZE, GRID = (12, 20), (3, 5)  # not square, or swapped rows and columns would go unseen
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def network(**changes) -> VisionTransformer:
+    config = {**dict(img_size=SIZE, patch_size=4, embed_dim=24, depth=3, num_heads=2), **changes}
+    return randomize(VisionTransformer(ViTConfig(num_classes=4, **config))).float()
+
+
+def reading(size=SIZE) -> Reading:
+    return Reading(size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), CLASSES)
+
+
+def photograph(seed=0, size=(40, 24)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 10, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def explorer(**changes) -> AttentionExplorer:
+    return AttentionExplorer(network(**changes), photograph(), reading(), name="dots")
+
+
+def recorded(model=None):
+    fitted = fit_image(photograph(), SIZE)
+    pixels = normalize(fitted.pixels[None], reading().mean, reading().std)
+    return record_attention(model or network(), pixels, gradients_of=None)
+
+
+# ---- what Python sends ----
+
+
+def test_weights_are_sent_within_a_part_in_510_of_their_rows_largest():
+    made, record = explorer(), recorded()
+    for sent, weights in zip(made.record().weights, record.weights, strict=True):
+        allowed = weights.amax(-1, keepdim=True) / 510 * 1.001
+        assert ((sent - weights).abs() <= allowed).all()
+    assert made.record().grid == GRID
+    came, right = rollout(made.record())[0], rollout(record)[0]
+    assert (came - right).abs().max() < 0.006 * right.max()
+
+
+def test_facts_say_what_is_shown():
+    made = explorer()
+    facts = made.scenes[0]
+    fitted = fit_image(photograph(), SIZE)
+    logits = network()(normalize(fitted.pixels[None], reading().mean, reading().std))
+    chances = logits.softmax(1)[0]
+    best = int(chances.argmax())
+    assert facts["answer"] == f"named {CLASSES[best]} ({chances[best]:.0%}) among 4 classes"
+    assert (facts["rows"], facts["columns"], facts["layers"], facts["heads"]) == (3, 5, 3, 2)
+    assert facts["prefix_names"] == ["CLS"]
+    assert facts["methods"] == ["Chefer", "Gradient rollout", "LeGrad", "Grad-CAM"]
+    assert (made.layer, made.query, repr(made)) == (2, 0, "AttentionExplorer: dots")
+    picture = Image.open(io.BytesIO(made.images[0]))
+    assert picture.size == (facts["width"], facts["height"]) == fitted.view().size
+
+
+@pytest.mark.parametrize("target", [None, "dog", 1])
+def test_relevance_maps_are_for_the_asked_class(target):
+    model = network()
+    made = AttentionExplorer(model, photograph(), reading(), target=target)
+    fitted = fit_image(photograph(), SIZE)
+    pixels = normalize(fitted.pixels[None], reading().mean, reading().std)
+    label = {None: int(model(pixels).argmax()), "dog": 3, 1: 1}[target]
+    record = record_attention(model, pixels, gradients_of=label)
+    assert made.scenes[0]["target"] == CLASSES[label]
+    for name, method in module.RELEVANCES.items():
+        expected = relevance(record, method=method)[0].flatten()
+        np.testing.assert_allclose(made.values(show=name)[1:], expected, rtol=1e-5)
+
+
+def test_a_class_that_is_not_there_is_refused():
+    for target in ("cow", 4, -1):
+        with pytest.raises(ValueError, match=r"target must be a class \(ant, bee, cat, dog\)"):
+            AttentionExplorer(network(), photograph(), reading(), target=target)
+
+
+def test_over_the_budget_the_mean_of_the_heads_is_sent():
+    made = AttentionExplorer(network(), photograph(), reading(), budget_mb=0.001)
+    assert made.scenes[0]["heads"] == 1
+    assert made.scenes[0]["head_note"].startswith("Every layer, the mean of its 2 heads (all would")
+    means = [layer.mean(1, keepdim=True) for layer in recorded().weights]
+    for sent, mean in zip(made.record().weights, means, strict=True):
+        assert (sent - mean).abs().max() < 1 / 500
+
+
+def test_a_network_without_cls_starts_with_the_mean_of_all():
+    made = explorer(pool="mean")
+    assert (made.query, made.scenes[0]["num_prefix"]) == (-1, 0)
+    expected = made.record().weights[2][0].mean(0).mean(0)
+    np.testing.assert_allclose(made.values(show="mean"), expected, rtol=1e-5)
+
+
+def test_images_and_networks_can_be_added_and_are_told_apart():
+    made = explorer()
+    made.add(photograph(1), name="dots")
+    made.add(photograph(1), model=network(depth=2), name="shallow")
+    assert [scene["name"] for scene in made.scenes] == ["dots", "dots (2)", "shallow"]
+    assert [scene["layers"] for scene in made.scenes] == [3, 3, 2]
+    assert made.scene == 2
+    assert len(made.weights) == len(made.largest) == len(made.images) == len(made.relevances) == 3
+
+
+def test_an_image_from_the_browser_is_opened_or_refused_in_a_sentence():
+    made, sent = explorer(), []
+    made.send = sent.append
+    file = io.BytesIO()
+    photograph(2).save(file, "PNG")
+    made.opened = {"name": "mine.png", "bytes": memoryview(file.getvalue())}
+    assert [scene["name"] for scene in made.scenes] == ["dots", "mine.png"]
+    made.opened = {"name": "broken.png", "bytes": file.getvalue()[:40]}
+    assert len(made.scenes) == 2
+    assert sent[0] == {"problem": ""}
+    assert sent[1]["problem"].startswith("broken.png: ")
+
+
+def test_what_is_not_there_cannot_be_shown():
+    made = explorer()
+    made.show = "LeGrad"
+    with pytest.raises(ValueError, match=r"show must be one of \['head', 'mean', 'rollout'.*'x'"):
+        made.show = "x"
+    with pytest.raises(Exception, match="head_fusion"):
+        made.head_fusion = "sum"
+
+
+# ---- what the browser computes ----
+
+SETTINGS = [
+    {"show": show, "layer": layer, "head": head, "query": query, "direction": direction}
+    for show in ("head", "mean", "rollout")
+    for layer, head in ((0, 1), (2, 0))
+    for query in (0, 7, 15)
+    for direction in ("from", "to")
+]
+SETTINGS += [
+    {"show": "rollout", "layer": 2, "query": 3, "head_fusion": fusion, "discard_ratio": discard,
+     "residual": residual}
+    for fusion in ("mean", "max", "min")
+    for discard in (0.0, 0.3, 0.9, 0.98)
+    for residual in (0.0, 0.5, 1.0)
+]  # fmt: skip
+SETTINGS += [{"show": "Chefer"}, {"show": "LeGrad"}]
+
+IN_NODE = """
+import { readFileSync } from "node:fs";
+import { makeScene, valuesOf, sentence } from "./module.mjs";
+const asked = JSON.parse(readFileSync("asked.json"));
+const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
+const { facts, weights, largest, relevances } = asked;
+const maps = new Float32Array(bytes(relevances).slice().buffer);
+const size = facts.rows * facts.columns;
+facts.relevances = Object.fromEntries(
+  facts.methods.map((name, m) => [name, maps.subarray(m * size, (m + 1) * size)]),
+);
+const scene = makeScene(facts, bytes(weights), bytes(largest));
+const answers = asked.settings.map((setting) => {
+  const values = valuesOf(scene, setting);
+  return { values: [...values], words: sentence(scene, setting, values) };
+});
+console.log(JSON.stringify(answers));
+"""
+
+
+def in_node(made: AttentionExplorer, settings: list[dict], folder: Path) -> list[dict]:
+    """Ask the page's own module, run by node."""
+    import base64
+
+    def whole(setting: dict) -> dict:
+        names = ("layer", "head", "query", "show", "residual", "head_fusion", "discard_ratio")
+        at = {**{name: getattr(made, name) for name in names}, **setting}
+        by = at.pop("direction", "from") == "to"
+        return {**at, "fusion": at["head_fusion"], "discard": at["discard_ratio"], "by": by}
+
+    carried = {
+        name: base64.b64encode(getattr(made, name)[0]).decode()
+        for name in ("weights", "largest", "relevances")
+    }
+    asked = {"facts": made.scenes[0], "settings": [whole(one) for one in settings], **carried}
+    (folder / "module.mjs").write_text(AttentionExplorer._esm, encoding="utf-8")
+    (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    (folder / "run.mjs").write_text(IN_NODE, encoding="utf-8")
+    done = subprocess.run(
+        ["node", "run.mjs"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+
+
+@needs_node
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_browser_computes_what_python_computes(pool, tmp_path):
+    made = explorer(pool=pool)
+    settings = [one for one in SETTINGS if one.get("query", 0) < 15 or pool == "cls"]
+    settings += [{"show": show, "query": -1} for show in ("head", "mean", "rollout")]
+    if pool == "cls":
+        settings = settings[:-3]
+    for setting, came in zip(settings, in_node(made, settings, tmp_path), strict=True):
+        expected = made.values(**setting)
+        np.testing.assert_allclose(came["values"], expected, atol=1e-5, err_msg=str(setting))
+
+
+@needs_node
+def test_the_browser_says_what_the_values_say(tmp_path):
+    made = explorer()
+    settings = [
+        {"show": "head", "layer": 1, "head": 1, "query": 0},
+        {"show": "mean", "layer": 1, "query": 8},
+        {"show": "head", "layer": 1, "head": 0, "query": 8, "direction": "to"},
+        {"show": "rollout", "layer": 2, "query": 8},
+        {"show": "Chefer"},
+    ]
+    said = [came["words"] for came in in_node(made, settings, tmp_path)]
+
+    def most(values, but=None):
+        patches = values[1:].copy()
+        if but is not None:
+            patches[but - 1] = -1
+        at = int(patches.argmax())
+        return f"row {at // 5}, column {at % 5}", patches.max()
+
+    def percent(value):
+        return f"{100 * value:.1f}%" if value < 0.0995 else f"{100 * value:.0f}%"
+
+    values = [made.values(**setting) for setting in settings]
+    place, share = most(values[0])
+    rest = percent(values[0][1:].sum())
+    assert said[0] == (
+        f"Layer 1, head 1: CLS attends most to {place} ({percent(share)}). "
+        f"All patches together get {rest}."
+    )
+    assert said[1].startswith("Layer 1, mean of its heads: row 1, column 2 attends most to ")
+    place, share = most(values[2])
+    assert said[2] == (
+        f"Layer 1, head 0: row 1, column 2 is attended to most by {place} ({percent(share)})."
+    )
+    place, share = most(values[3], but=8)
+    assert said[3] == (
+        f"Rollout through layers 0 to 2: row 1, column 2 keeps {percent(values[3][8])} of itself, "
+        f"and takes most from {place} ({percent(share)})."
+    )
+    assert said[4].startswith(f"Chefer for {made.scenes[0]['target']}: the patch in row ")
+
+
+# ---- pages and pictures ----
+
+
+def test_a_page_is_one_file_that_loads_nothing(tmp_path):
+    made = explorer()
+    path = tmp_path / "page.html"
+    made.save_html(path)
+    text = path.read_text(encoding="utf-8")
+    assert f'content="{POLICY}"' in text
+    assert not re.search(r"""(src|href)=["'](?!data:|blob:)|https?:|import\s*\(|fetch\(""", text)
+    assert "<iframe srcdoc=" in made.page()._repr_html_()
+    assert made._repr_html_() == made.page()._repr_html_()
+
+
+def test_a_name_cannot_break_out_of_the_page(tmp_path):
+    made = AttentionExplorer(network(), photograph(), reading(), name="</script><b>x")
+    assert "</script><b>" not in made.html()
+
+
+def test_the_module_is_small_and_depends_on_nothing():
+    code = AttentionExplorer._esm
+    assert len(code.encode()) <= 40_000
+    assert "import " not in code.replace("important", "")
+    assert "</script" not in code
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old", encoding="utf-8")
+    made = explorer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "page", lambda *parts: "\udc80")  # cannot be encoded
+        with pytest.raises(UnicodeEncodeError):
+            made.save_html(path)
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"show": "head", "query": 0},
+        {"show": "mean", "query": 9},
+        {"show": "rollout", "query": 3, "layer": 1},
+        {"show": "LeGrad"},
+    ],
+    ids=lambda setting: setting["show"],
+)
+def test_pictures_show_the_setting(setting, tmp_path):
+    made = explorer()
+    made.save_png(tmp_path / "one.png", **setting)
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] > 600
+    photo, atlas = made.figure(**setting).axes
+    framed = setting["show"] != "LeGrad" and setting.get("query", 0) > 0
+    assert len(photo.patches) == (2 if framed else 0)
+    assert photo.get_title(loc="left").startswith("dots · named ")
+    assert atlas.images[0].get_array().shape == (3 * 4, 2 * 6, 3)
+    words = {
+        "head": "Layer 2, head 0: what CLS attends to",
+        "mean": "Layer 2, mean of its heads: what the patch in row 1, column 3 attends to",
+        "rollout": "Rollout through layers 0 to 1: what the patch in row 0, column 2 attends to",
+        "LeGrad": f"LeGrad for {made.scenes[0]['target']}",
+    }
+    assert photo.get_xlabel() == words[setting["show"]]
+
+
+@pytest.mark.parametrize(
+    ("over", "frames"), [("layer", 3), ("head", 2), ("query", 15), ("discard_ratio", 10)]
+)
+def test_a_moving_picture_goes_through_all(over, frames, tmp_path):
+    made = explorer()
+    made.show = "rollout" if over == "discard_ratio" else "head"
+    made.save_gif(tmp_path / "moving.gif", over=over)
+    with Image.open(tmp_path / "moving.gif") as picture:
+        assert picture.n_frames == frames
+    with pytest.raises(ValueError, match="over must be one of layer, head, query, discard_ratio"):
+        made.save_gif(tmp_path / "moving.gif", over="time")
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a page from its file, and find out what it asked for and what went wrong."""
+    contexts = []
+
+    def go(*documents: str, width=1280, height=900, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
+        contexts.append(context)
+        view = context.new_page()
+        view.requested, view.problems = [], []
+        view.on("request", lambda request: view.requested.append(request.url))
+        view.on("pageerror", lambda error: view.problems.append(str(error)))
+        view.on("console", lambda message: view.problems.append(message.text))
+        path = tmp_path / "page.html"
+        path.write_text("".join(documents), encoding="utf-8")
+        view.goto(path.as_uri())
+        view.wait_for_timeout(300)
+        return view
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+def words_of(view) -> str:
+    view.wait_for_timeout(80)  # a frame
+    return view.locator(".ae-words").first.inner_text()
+
+
+def test_a_saved_page_asks_for_nothing_and_has_no_problems(opened):
+    view = opened(explorer().html())
+    assert [url for url in view.requested if not url.startswith(("blob:", "file:"))] == []
+    assert len([url for url in view.requested if url.startswith("file:")]) == 1
+    assert view.problems == []
+    assert words_of(view).startswith("Layer 2, head 0: CLS attends most to row ")
+    assert not view.locator(".ae-open").is_visible()
+
+
+def test_the_pointer_looks_from_the_patch_below_it_until_it_is_held(opened):
+    view = opened(explorer().html())
+    box = view.locator(".ae-stage").first.bounding_box()
+
+    def at(row, column):
+        return box["x"] + box["width"] * (column + 0.5) / 5, box["y"] + box["height"] * (
+            row + 0.5
+        ) / 3
+
+    view.mouse.move(*at(1, 3))
+    assert "row 1, column 3 attends most" in words_of(view)
+    view.mouse.move(*at(2, 0))
+    assert "row 2, column 0 attends most" in words_of(view)
+    view.mouse.click(*at(2, 0))
+    view.mouse.move(*at(0, 4))
+    assert "row 2, column 0 attends most" in words_of(view)
+    view.keyboard.press("Escape")
+    view.mouse.move(*at(0, 3))
+    assert "row 0, column 3 attends most" in words_of(view)
+    outline = view.locator(".ae-outline").first.bounding_box()
+    assert outline["x"] == pytest.approx(box["x"] + box["width"] * 3 / 5, abs=1.5)
+    assert outline["y"] == pytest.approx(box["y"], abs=1.5)
+
+
+def test_every_setting_can_be_reached_by_keyboard(opened):
+    view = opened(explorer().html())
+    stage = view.locator(".ae-stage").first
+    stage.focus()
+    said = []
+    for key in (
+        "ArrowRight",
+        "ArrowRight",
+        "ArrowDown",
+        "End",
+        "Home",
+        "[",
+        ".",
+        "m",
+        "r",
+        "c",
+        "h",
+    ):
+        view.keyboard.press(key)
+        said.append(words_of(view).split(" attends")[0].split(" keeps")[0])
+    assert said == [
+        "Layer 2, head 0: row 0, column 0",
+        "Layer 2, head 0: row 0, column 1",
+        "Layer 2, head 0: row 1, column 1",
+        "Layer 2, head 0: row 1, column 4",
+        "Layer 2, head 0: row 1, column 0",
+        "Layer 1, head 0: row 1, column 0",
+        "Layer 1, head 1: row 1, column 0",
+        "Layer 1, mean of its heads: row 1, column 0",
+        "Rollout through layers 0 to 1: row 1, column 0",
+        "Rollout through layers 0 to 1: CLS",
+        "Layer 1, head 1: CLS",
+    ]
+    names = set()
+    for _ in range(40):  # Tab goes through everything that can be used
+        view.keyboard.press("Tab")
+        names.add(view.evaluate("document.activeElement.value ?? document.activeElement.role"))
+    assert {"head", "mean", "rollout", "Chefer", "grid", "from", "cividis", "0"} <= names
+
+
+def test_the_grid_is_one_for_a_screen_reader(opened):
+    view = opened(explorer().html())
+    view.locator(".ae-stage").first.focus()
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("ArrowDown")
+    found = view.evaluate(
+        """() => {
+          const grid = document.querySelector("[role=grid]");
+          const cell = document.getElementById(grid.getAttribute("aria-activedescendant"));
+          return [grid.getAttribute("aria-rowcount"), grid.getAttribute("aria-colcount"),
+            cell.getAttribute("role"), cell.parentElement.getAttribute("aria-rowindex"),
+            cell.getAttribute("aria-colindex"), cell.getAttribute("aria-label"),
+            document.querySelectorAll("[aria-live=polite]").length];
+        }"""
+    )
+    assert found == ["3", "5", "gridcell", "2", "1", "row 1, column 0", 1]
+    unnamed = view.evaluate(
+        """() => [...document.querySelectorAll("button, select, input")].filter((node) =>
+          !(node.innerText || node.labels?.[0]?.innerText || node.ariaLabel)).length"""
+    )
+    assert unnamed == 0
+
+
+def test_colours_on_the_page_are_those_of_the_values(opened):
+    made = explorer()
+    made.smooth, made.query, made.show = False, 9, "mean"
+    view = opened(made.html())
+    pixels = view.evaluate(
+        """() => { const canvas = document.querySelector(".ae-heat");
+          const pen = canvas.getContext("2d");
+          return Array.from({ length: 15 }, (_, i) => Array.from(pen.getImageData(
+            Math.floor(canvas.width * (i % 5 + 0.5) / 5),
+            Math.floor(canvas.height * (Math.floor(i / 5) + 0.5) / 3), 1, 1).data)); }"""
+    )
+    values = made.values()[1:]
+    shares = values / values.max()
+    alphas = np.array(pixels)[:, 3] / 230
+    assert np.abs(alphas - shares).max() < 0.01
+    palette = np.frombuffer(made.palettes, dtype=np.uint8).reshape(4, 256, 3)[0]
+    strong = shares > 0.4  # colours of nearly transparent pixels are kept coarsely
+    expected = palette[np.rint(255 * shares).astype(int)]
+    assert np.abs(np.array(pixels)[strong, :3] - expected[strong]).max() <= 4
+
+
+def test_two_explorers_on_a_page_do_not_disturb_each_other(opened):
+    page = explorer().page()._repr_html_()
+    view = opened(page, page)
+    first, second = (view.frame_locator("iframe").nth(n) for n in (0, 1))
+    first.locator(".ae-stage").first.focus()
+    view.keyboard.press("m")
+    view.wait_for_timeout(80)
+    assert first.locator(".ae-words").first.inner_text().startswith("Layer 2, mean of its heads")
+    assert second.locator(".ae-words").first.inner_text().startswith("Layer 2, head 0")
+    assert view.problems == []
+
+
+def test_a_pinned_patch_stays_beside_the_one_that_moves(opened):
+    made = explorer()
+    made.add(photograph(1), name="other")
+    made.scene = 0
+    view = opened(made.html())
+    stage = view.locator(".ae-stage").first
+    stage.focus()
+    view.keyboard.press("ArrowRight")
+    view.get_by_role("button", name="Pin this patch").click()
+    stage.focus()
+    view.keyboard.press("End")
+    texts = [box.inner_text() for box in view.locator(".ae-words").all()]
+    assert "row 0, column 4" in texts[0]
+    assert "row 0, column 0" in texts[1]
+    view.locator("select").first.select_option("1")  # another image beside the pinned one
+    view.wait_for_timeout(80)
+    titles = [box.inner_text() for box in view.locator(".ae-pane .ae-title").all()]
+    assert titles[0].startswith("other")
+    assert titles[1].startswith("Pinned: dots")
+    view.get_by_role("button", name="Unpin").click()
+    view.wait_for_timeout(80)
+    assert not view.locator(".ae-pane").nth(1).is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 700, 1280])
+def test_nothing_is_cut_off(width, opened):
+    view = opened(explorer().html(), width=width)
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    for box in view.locator(".ae-button, .ae-field, .ae-words, .ae-stage, .ae-tiles").all():
+        if box.is_visible():
+            place = box.bounding_box()
+            assert place["x"] >= 0
+            assert place["x"] + place["width"] <= width

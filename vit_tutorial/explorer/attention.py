@@ -1,0 +1,449 @@
+"""What any Vision Transformer attends to in any image: every token, head and layer at once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_tutorial.explorer.page import iframe, page
+from vit_tutorial.files import whole_file
+from vit_tutorial.plots import heat_colours
+
+COLOURS = ("cividis", "viridis", "magma", "gray")
+RELEVANCES = {  # a name to be read -> a method of `attention.relevance`
+    "Chefer": "chefer",
+    "Gradient rollout": "grad_rollout",
+    "LeGrad": "legrad",
+    "Grad-CAM": "grad_cam",
+}
+LONGEST_SIDE = 900  # pixels of a picture in the page
+PAGE_HEIGHT = 860  # CSS pixels of a page in an output
+STATE = (
+    "scenes", "weights", "largest", "images", "relevances", "palette_names", "palettes", "scene",
+    "layer", "head", "query", "show", "direction", "head_fusion", "discard_ratio", "residual",
+    "colours", "smooth", "picture_size",
+)  # fmt: skip
+
+
+class AttentionExplorer(anywidget.AnyWidget):
+    """Explore what a network attends to in an image, in JupyterLab, Colab or a page of its own.
+
+    Point at a patch, or use the arrow keys: its map is drawn over the image, and beside it those
+    of all heads of all layers. Rollout with all its options is computed in the browser.
+
+    Args:
+        model: any network that `record_attention` can read.
+        image: what `open_image` opens: a path, bytes, a PIL image, an array or a tensor.
+        about: how the network reads images, with `mean`, `std` and `classes`: the card that
+            `load_checkpoint` gives, or what `pretrained.load_network` gives.
+        fit: "crop", "pad" or "resize", as in `fit_image`.
+        name: what the image is called.
+        target: the class, by name or number, that the relevance maps are about; by default the one
+            that the network names.
+        budget_mb: where all weights would take more, the mean of the heads is shown instead.
+
+    `scene`, `layer`, `head`, `query` (a token; -1 is the mean of all), `show`, `direction`,
+    `head_fusion`, `discard_ratio`, `residual` and `colours` follow what is done in the browser, and
+    a cell may set them.
+
+    Raises:
+        ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
+    """
+
+    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+
+    scenes = traitlets.List(traitlets.Dict()).tag(sync=True)
+    weights = traitlets.List(traitlets.Bytes()).tag(sync=True)  # uint8 (layers, heads, T, T)
+    largest = traitlets.List(traitlets.Bytes()).tag(sync=True)  # float32 (layers, heads, T)
+    images = traitlets.List(traitlets.Bytes()).tag(sync=True)  # JPEG
+    relevances = traitlets.List(traitlets.Bytes()).tag(sync=True)  # float32 (methods, N)
+    palette_names = traitlets.List(traitlets.Unicode(), list(COLOURS)).tag(sync=True)
+    palettes = traitlets.Bytes().tag(sync=True)  # uint8 (names, 256, 3)
+    can_open = traitlets.Bool(True).tag(sync=True)
+    opened = traitlets.Dict().tag(sync=True)  # the name and bytes of an image from the browser
+
+    scene = traitlets.Int(0).tag(sync=True)
+    layer = traitlets.Int(0).tag(sync=True)
+    head = traitlets.Int(0).tag(sync=True)
+    query = traitlets.Int(0).tag(sync=True)
+    show = traitlets.Unicode("head").tag(sync=True)
+    direction = traitlets.Enum(("from", "to"), "from").tag(sync=True)
+    head_fusion = traitlets.Enum(("mean", "max", "min"), "mean").tag(sync=True)
+    discard_ratio = traitlets.Float(0.0, min=0.0, max=0.98).tag(sync=True)
+    residual = traitlets.Float(0.5, min=0.0, max=1.0).tag(sync=True)
+    colours = traitlets.Enum(COLOURS, COLOURS[0]).tag(sync=True)
+    smooth = traitlets.Bool(True).tag(sync=True)
+    picture_size = traitlets.Int(420, min=160, max=1200).tag(sync=True)  # CSS pixels
+
+    def __init__(
+        self,
+        model: Any,
+        image: Any,
+        about: Any,
+        *,
+        fit: str = "crop",
+        name: str | None = None,
+        target: int | str | None = None,
+        budget_mb: float = 16.0,
+    ) -> None:
+        super().__init__(palettes=b"".join(heat_colours(each).tobytes() for each in COLOURS))
+        self._last = (model, about, fit, budget_mb)
+        self.add(image, model=model, about=about, fit=fit, name=name, target=target)
+        self.layer = self.scenes[0]["layers"] - 1
+        self.query = 0 if self.scenes[0]["num_prefix"] else -1
+        self.observe(self._open, "opened")
+
+    def add(
+        self,
+        image: Any,
+        *,
+        model: Any = None,
+        about: Any = None,
+        fit: str | None = None,
+        name: str | None = None,
+        target: int | str | None = None,
+    ) -> None:
+        """Add another image, or the same in another network, and show it; both can be compared.
+
+        What is left out is as before.
+        """
+        old_model, old_about, old_fit, budget_mb = self._last
+        self._last = (model or old_model, about or old_about, fit or old_fit, budget_mb)
+        model, about, fit, _ = self._last
+        facts, parts = make_scene(
+            model, image, about, fit=fit, name=name, target=target, budget_mb=budget_mb
+        )
+        if facts["name"] in [scene["name"] for scene in self.scenes]:
+            facts["name"] += f" ({len(self.scenes) + 1})"
+        with self.hold_sync():  # the browser decodes when `scenes` changes, so it comes last
+            for trait, part in parts.items():
+                self.set_trait(trait, [*getattr(self, trait), part])
+            self.scenes = [*self.scenes, facts]
+            self.scene = len(self.scenes) - 1
+
+    def _open(self, change: Any) -> None:
+        """Show the image that a person chose in the browser; say there what is wrong with it."""
+        if not change["new"]:
+            return
+        name, content = change["new"]["name"], bytes(change["new"]["bytes"])
+        try:
+            self.add(content, name=name)
+            self.send({"problem": ""})
+        except ValueError as error:
+            self.send({"problem": f"{name}: {error}"})
+
+    @traitlets.validate("show")
+    def _show_is_there(self, proposal: Any) -> str:
+        known = ["head", "mean", "rollout"]
+        known += [name for scene in self.scenes for name in scene["methods"]]
+        if self.scenes and proposal["value"] not in known:
+            raise ValueError(f"show must be one of {known}, got {proposal['value']!r}")
+        return proposal["value"]
+
+    def __repr__(self) -> str:
+        return f"AttentionExplorer: {', '.join(scene['name'] for scene in self.scenes)}"
+
+    # ---- the same without a browser ----
+
+    def record(self, scene: int | None = None) -> Any:
+        """Return what the browser computes with: weights in 1/255 of a row's largest."""
+        import torch
+
+        from vit_tutorial.recording import RecordedAttention
+
+        at = self.scene if scene is None else scene
+        facts = self.scenes[at]
+        tokens = facts["num_prefix"] + facts["rows"] * facts["columns"]
+        shape = (facts["layers"], facts["heads"], tokens, tokens)
+        shares = np.frombuffer(self.weights[at], dtype=np.uint8).reshape(shape)
+        most = np.frombuffer(self.largest[at], dtype=np.float32).reshape(shape[:3])
+        weights = torch.from_numpy(shares * (most / 255)[..., None])
+        return RecordedAttention(
+            list(weights[:, None]), (facts["rows"], facts["columns"]), facts["num_prefix"]
+        )
+
+    def values(self, **setting: Any) -> NDArray[np.float32]:
+        """Compute what the browser shows, for each token (T,).
+
+        Takes the explorer's own setting, where no other is given for one of its fields: `scene`,
+        `layer`, `head`, `query`, `show`, `direction`, `head_fusion`, `discard_ratio`, `residual`.
+        """
+        import torch
+
+        from vit_tutorial.attention import rollout
+
+        names = ("scene", "layer", "head", "query", "show", "direction", "head_fusion",
+                 "discard_ratio", "residual")  # fmt: skip
+        at = {**{name: getattr(self, name) for name in names}, **setting}
+        facts, record = self.scenes[at["scene"]], self.record(at["scene"])
+        if at["show"] in facts["methods"]:
+            maps = np.frombuffer(self.relevances[at["scene"]], dtype=np.float32)
+            chosen = maps.reshape(len(facts["methods"]), -1)[facts["methods"].index(at["show"])]
+            return np.concatenate([np.zeros(record.num_prefix, np.float32), chosen])
+        if at["show"] == "rollout":
+            options = {name: at[name] for name in ("head_fusion", "discard_ratio", "residual")}
+            last = slice(0, at["layer"] + 1)
+            whole = rollout(record, **options, query=None, layers=last)[0]
+        else:
+            heads = record.weights[at["layer"]][0]
+            whole = (
+                heads.mean(0) if at["show"] == "mean" else heads[min(at["head"], len(heads) - 1)]
+            )
+        if at["query"] < 0:
+            return torch.mean(whole, dim=0).numpy()
+        return (whole[:, at["query"]] if at["direction"] == "to" else whole[at["query"]]).numpy()
+
+    def figure(self, **setting: Any) -> Any:
+        """Draw what the browser shows as a figure; takes what `values` takes."""
+        from vit_tutorial.images import fit_image
+        from vit_tutorial.plots import attention_view
+
+        at = {name: getattr(self, name) for name in ("scene", "layer", "head", "query", "show")}
+        at |= setting
+        facts = self.scenes[at["scene"]]
+        rows, columns, prefix = facts["rows"], facts["columns"], facts["num_prefix"]
+        picture = Image.open(io.BytesIO(self.images[at["scene"]]))
+        scale = max(1, 600 // max(picture.size))  # small pictures are enlarged smoothly
+        size = (picture.width * scale, picture.height * scale)
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+        fitted = fit_image(picture, (picture.height, picture.width))
+        heat = fitted.to_original(self.values(**at)[prefix:].reshape(rows, columns))
+        record = self.record(at["scene"])
+        each = [layer[0] for layer in record.weights]
+        from_one = [w.mean(1) if at["query"] < 0 else w[:, at["query"]] for w in each]  # (h, T)
+        maps = np.stack([w[:, prefix:].numpy() for w in from_one])
+        still, patch = at["show"] in facts["methods"], at["query"] - prefix
+        chosen = {
+            "head": (slice(at["layer"], at["layer"] + 1), slice(at["head"], at["head"] + 1)),
+            "mean": (slice(at["layer"], at["layer"] + 1), slice(None)),
+            "rollout": (slice(0, at["layer"] + 1), slice(None)),
+        }.get(at["show"])
+        return attention_view(
+            np.asarray(picture.convert("RGB")),
+            heat,
+            maps.reshape(*maps.shape[:2], rows, columns),
+            query=None
+            if still or patch < 0
+            else fitted.patch_box(patch // columns, patch % columns, (rows, columns)),
+            chosen=chosen,
+            title=" · ".join(part for part in (facts["name"], facts["answer"]) if part),
+            words=self._words(at),
+        )
+
+    def _words(self, at: Mapping[str, Any]) -> str:
+        what = {
+            "head": f"Layer {at['layer']}, head {at['head']}",
+            "mean": f"Layer {at['layer']}, mean of its heads",
+            "rollout": f"Rollout through layers 0 to {at['layer']}",
+        }
+        facts = self.scenes[at["scene"]]
+        if at["show"] not in what:
+            return f"{at['show']} for {facts['target']}"
+        patch = at["query"] - facts["num_prefix"]
+        row, column = divmod(patch, facts["columns"])
+        looking = f"the patch in row {row}, column {column}"
+        if at["query"] < 0:
+            looking = "all tokens on average"
+        elif patch < 0:
+            looking = facts["prefix_names"][at["query"]]
+        return f"{what[at['show']]}: what {looking} attends to"
+
+    def save_png(self, path: str | Path, **setting: Any) -> None:
+        """Save what the browser shows as a PNG; takes what `values` takes.
+
+        Raises:
+            OSError: it cannot be written; a file that was there before is still whole.
+        """
+        with whole_file(Path(path)) as beside:
+            self.figure(**setting).savefig(beside, format="png", dpi=144)
+
+    def save_gif(self, path: str | Path, over: str = "layer", seconds: float = 0.6) -> None:
+        """Save a moving picture that goes through all layers, heads, patches or discard ratios.
+
+        Args:
+            path: the file to write.
+            over: "layer", "head", "query" or "discard_ratio".
+            seconds: how long each picture stands.
+
+        Raises:
+            ValueError: something else to go over.
+            OSError: it cannot be written; a file that was there before is still whole.
+        """
+        facts = self.scenes[self.scene]
+        tokens = facts["num_prefix"] + facts["rows"] * facts["columns"]
+        ranges: dict[str, list[Any]] = {
+            "layer": list(range(facts["layers"])),
+            "head": list(range(facts["heads"])),
+            "query": list(range(facts["num_prefix"], tokens)),
+            "discard_ratio": [round(0.1 * step, 1) for step in range(10)],
+        }
+        if over not in ranges:
+            raise ValueError(f"over must be one of {', '.join(ranges)}, got {over!r}")
+        frames = []
+        for value in ranges[over]:
+            file = io.BytesIO()
+            self.figure(**{over: value}).savefig(file, format="png", dpi=80)
+            frames.append(Image.open(file).convert("RGB").quantize(dither=Image.Dither.NONE))
+        with whole_file(Path(path)) as beside:
+            options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
+            frames[0].save(beside, format="GIF", save_all=True, **options)
+
+    def html(self) -> str:
+        """Write the explorer as one page that works anywhere, with nothing loaded from anywhere."""
+        state = {name: getattr(self, name) for name in STATE}
+        return page(self._esm, self._css, {**state, "can_open": False}, repr(self))
+
+    def page(self) -> Page:
+        """Show the explorer in a cell as it will be when the notebook is shared or converted."""
+        return Page(self.html())
+
+    def save_html(self, path: str | Path) -> None:
+        """Save the explorer as one page.
+
+        Raises:
+            OSError: it cannot be written; a file that was there before is still whole.
+        """
+        with whole_file(Path(path)) as beside:
+            beside.write_text(self.html(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return self.page()._repr_html_()
+
+
+class Page:
+    """A page inside the output of a cell."""
+
+    def __init__(self, document: str) -> None:
+        self.document = document
+
+    def _repr_html_(self) -> str:
+        return iframe(self.document, PAGE_HEIGHT)
+
+    def __repr__(self) -> str:
+        return f"a page of {len(self.document) / 1e6:.1f} MB"
+
+
+def make_scene(
+    model: Any,
+    image: Any,
+    about: Any,
+    *,
+    fit: str = "crop",
+    name: str | None = None,
+    target: int | str | None = None,
+    budget_mb: float = 16.0,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Record one image in one network: facts for the page, and its bytes by trait."""
+    import torch
+
+    from vit_tutorial.data import normalize
+    from vit_tutorial.images import fit_image, open_image
+    from vit_tutorial.recording import record_attention
+
+    config = getattr(model, "config", None)
+    size = getattr(about, "img_size", None) or config.img_size  # ty: ignore[possibly-missing-attribute]
+    mode = "L" if len(about.mean) == 1 else "RGB"
+    fitted = fit_image(open_image(image).convert(mode), size, fit=fit)
+    parameter = next(model.parameters())
+    pixels = normalize(fitted.pixels[None], about.mean, about.std).to(parameter)
+    record = record_attention(model, pixels)
+    classes = list(about.classes)
+    answer, label = "", None
+    if record.logits is not None and len(classes) == record.logits.shape[1]:
+        chances = record.logits[0].float().softmax(dim=0)
+        label = _class_number(target, classes, int(chances.argmax()))
+        likeliest = classes[int(chances.argmax())]
+        answer = f"named {likeliest} ({chances.max():.0%}) among {len(classes)} classes"
+    maps = _relevances(model, pixels, label)
+    weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
+    layers, heads, tokens, _ = weights.shape
+    head_note = ""
+    if weights.size > budget_mb * 1e6:
+        head_note = f"Every layer, the mean of its {heads} heads (all would take "
+        head_note += f"{weights.size / 1e6:.0f} MB)"
+        weights = weights.mean(axis=1, keepdims=True)
+    largest = weights.max(axis=-1)  # (layers, heads, T)
+    shares = np.rint(255 * weights / np.maximum(largest, 1e-30)[..., None]).astype(np.uint8)
+    picture = fitted.view()
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=90)
+    facts = {
+        "name": name or _name_of(image),
+        "answer": answer,
+        "target": classes[label] if label is not None else "",
+        "rows": record.grid[0],
+        "columns": record.grid[1],
+        "num_prefix": record.num_prefix,
+        "prefix_names": prefix_names(record.num_prefix),
+        "layers": layers,
+        "heads": weights.shape[1],
+        "head_note": head_note,
+        "methods": list(maps),
+        "width": picture.width,
+        "height": picture.height,
+    }
+    stacked = np.stack(list(maps.values())) if maps else np.zeros((0, tokens), dtype=np.float32)
+    parts = {
+        "weights": shares.tobytes(),
+        "largest": largest.astype(np.float32).tobytes(),
+        "images": file.getvalue(),
+        "relevances": stacked.astype(np.float32).tobytes(),
+    }
+    return facts, parts
+
+
+def prefix_names(count: int) -> list[str]:
+    """Name the tokens before the patches.
+
+    Examples:
+        >>> prefix_names(1), prefix_names(3)
+        (['CLS'], ['CLS', 'extra 1', 'extra 2'])
+    """
+    return ["CLS", *(f"extra {number}" for number in range(1, count))][:count]
+
+
+def _relevances(model: Any, pixels: Any, label: int | None) -> Mapping[str, NDArray]:
+    """Explain the class `label` in every way there is: a name to be read -> (rows, columns)."""
+    from vit_tutorial.attention import relevance
+    from vit_tutorial.recording import record_attention
+
+    if label is None:
+        return {}
+    record = record_attention(model, pixels, gradients_of=label)
+    ways = {
+        name: method
+        for name, method in RELEVANCES.items()
+        if method != "legrad" or record.own_gradients is not None
+    }
+    return {
+        name: relevance(record, method=method)[0].cpu().float().numpy().ravel()
+        for name, method in ways.items()
+    }
+
+
+def _class_number(target: int | str | None, classes: list[str], likeliest: int) -> int:
+    if target is None:
+        return likeliest
+    if target in classes:
+        return classes.index(target)
+    if isinstance(target, int) and target in range(len(classes)):
+        return target
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    raise ValueError(f"target must be a class ({shown}) or its number, got {target!r}")
+
+
+def _name_of(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return Path(image).name
+    named = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
+    return Path(named).name or "image"

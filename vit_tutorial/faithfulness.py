@@ -1,0 +1,276 @@
+"""Is a map right? Remove what it calls important, and see what the network says then.
+
+A map is scored by patches: the network sees the image with the most important ones removed, or
+with nothing else left. A map of random numbers is scored beside all others, as the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from vit_tutorial.attention import RELEVANCE_METHODS, attention_map, relevance, rollout
+from vit_tutorial.recording import record_attention
+
+METHODS = ("random", "last layer", "rollout", *RELEVANCE_METHODS)
+METRICS = {  # and whether a higher value is better
+    "deletion": False,
+    "insertion": True,
+    "positive perturbation": False,
+    "negative perturbation": True,
+    "pointing game": True,
+}
+
+
+def maps_of_all_methods(
+    model: nn.Module, images: Tensor, targets: Tensor, seed: int = 0
+) -> dict[str, Tensor]:
+    """Explain images (B, C, H, W) by every method, for the classes `targets` (B,).
+
+    Returns the name of each method in `METHODS` -> its maps (B, rows, columns). "random",
+    "last layer" (its attention, the mean over heads) and "rollout" know nothing of the class.
+    """
+    picked = targets.to(images.device)[:, None]
+    record = record_attention(
+        model, images, gradients_of=lambda logits: logits.gather(1, picked)[:, 0]
+    )
+    size = (len(images), *record.grid)
+    maps = {
+        "random": torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(images),
+        "last layer": attention_map(record),
+        "rollout": rollout(record),
+    }
+    for method in RELEVANCE_METHODS:
+        if method != "legrad" or record.own_gradients is not None:
+            maps[method] = relevance(record, method=method)
+    return maps
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a network says while patches are removed, in equal steps: each (B, steps + 1).
+
+    `removed` holds the probability of the target with the most important patches removed, from
+    none to all; `kept` with only the most important ones left, from none to all. The other two
+    tell whether the target was the likeliest class.
+    """
+
+    removed: Tensor
+    kept: Tensor
+    removed_hits: Tensor
+    kept_hits: Tensor
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Areas under the curves, as shares of 0..1 on both axes: name -> (B,).
+
+        - "deletion" and "insertion" (Petsiuk et al. 2018, arXiv 1806.07421): of the probability,
+          with the best patches removed first, and put back first.
+        - "positive" and "negative perturbation" (Chefer et al. 2021, arXiv 2012.09838): of the
+          hits, with the best and with the worst patches removed first, without the two ends.
+        """
+        steps = self.removed.shape[1] - 1
+        return {
+            "deletion": torch.trapezoid(self.removed, dx=1 / steps),
+            "insertion": torch.trapezoid(self.kept, dx=1 / steps),
+            "positive perturbation": self.removed_hits[:, 1:-1].to(self.removed).mean(dim=1),
+            "negative perturbation": self.kept_hits[:, 1:-1].to(self.kept).mean(dim=1),
+        }
+
+
+@torch.no_grad()
+def perturb(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    *,
+    steps: int = 10,
+    baseline: str = "mean",
+    seed: int = 0,
+) -> Curves:
+    """Remove patches from normalised images (B, C, H, W) in the order of `maps` (B, rows, columns).
+
+    A removed patch shows the `baseline`: "mean", the mean colour, or "blur", the image out of
+    focus. Patches that a map calls equally important come in a random order. Each image takes
+    2 * steps forward passes: to keep the best tenth is to remove the worst nine tenths.
+
+    Raises:
+        ValueError: maps that do not divide the images, fewer than 2 steps, another baseline.
+    """
+    rows, columns = maps.shape[1:]
+    if len(maps) != len(images) or images.shape[2] % rows or images.shape[3] % columns:
+        raise ValueError(
+            f"maps {tuple(maps.shape)} do not divide images {tuple(images.shape)} into patches"
+        )
+    if steps < 2:
+        raise ValueError(f"steps must be 2 or more, got {steps}")
+    empty, order = _baseline(images, baseline), patch_order(maps, seed)
+    picked = targets.to(images.device)[:, None]
+
+    def answer(shown: Tensor) -> Tensor:
+        """Return the probability of the target, and whether it is the likeliest: (2, B)."""
+        probabilities = model(shown).softmax(dim=1)
+        hits = probabilities.argmax(dim=1) == picked[:, 0]
+        return torch.stack([probabilities.gather(1, picked)[:, 0], hits.to(probabilities)])
+
+    whole, nothing = answer(images), answer(empty)
+    removed, kept = [whole], [nothing]
+    for count in torch.linspace(0, rows * columns, steps + 1).round().long().tolist()[1:-1]:
+        best = torch.zeros(maps.shape, dtype=torch.bool, device=images.device).flatten(1)
+        best = best.scatter(1, order[:, :count], True).view(-1, 1, rows, columns)
+        best = best.repeat_interleave(images.shape[2] // rows, dim=2)
+        best = best.repeat_interleave(images.shape[3] // columns, dim=3)  # (B, 1, H, W)
+        removed.append(answer(torch.where(best, empty, images)))
+        kept.append(answer(torch.where(best, images, empty)))
+    removed, kept = torch.stack([*removed, nothing]), torch.stack([*kept, whole])
+    return Curves(removed[:, 0].T, kept[:, 0].T, removed[:, 1].T.bool(), kept[:, 1].T.bool())
+
+
+def patch_order(maps: Tensor, seed: int = 0) -> Tensor:
+    """Order the patches of maps (B, rows, columns), the most important first: (B, N).
+
+    Equal ones come in a random order: else the upper left corner would count as important.
+    """
+    flat = maps.flatten(1)
+    shuffle = torch.rand(flat.shape, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
+    shuffle = shuffle.to(flat.device)
+    ranks = flat.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)
+    return shuffle.gather(1, ranks)
+
+
+def _baseline(images: Tensor, name: str) -> Tensor:
+    if name == "mean":
+        return torch.zeros_like(images)  # images are normalised: their mean is 0
+    if name == "blur":
+        from torchvision.transforms.functional import gaussian_blur
+
+        side = min(images.shape[2:])
+        return gaussian_blur(images, kernel_size=[side // 4 * 2 + 1] * 2, sigma=[side / 8] * 2)
+    raise ValueError(f'baseline must be "mean" or "blur", got {name!r}')
+
+
+def collages(images: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Paste four images of four classes together: where an object is, is then known.
+
+    Returns collages (B, C, 2H, 2W), the label (B,) of one of the four, and the quarter (B,) in
+    which it is: 0 and 1 above, 2 and 3 below. Each image is the asked one once.
+
+    Raises:
+        ValueError: fewer than four classes.
+    """
+    if len(labels.unique()) < 4:
+        raise ValueError(f"expected images of at least 4 classes, got {len(labels.unique())}")
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(4, (len(images),), generator=generator)
+    chosen = torch.empty(len(images), 4, dtype=torch.long)
+    for i, place in enumerate(places.tolist()):
+        members = [i]
+        for j in torch.randperm(len(images), generator=generator).tolist():
+            if all(labels[j] != labels[member] for member in members):
+                members.append(j)
+            if len(members) == 4:
+                break
+        chosen[i] = torch.tensor([*members[1 : place + 1], i, *members[place + 1 :]])
+    quarters = images[chosen]  # (B, 4, C, H, W)
+    above, below = (torch.cat([quarters[:, i], quarters[:, i + 1]], dim=3) for i in (0, 2))
+    return torch.cat([above, below], dim=2), labels, places.to(labels.device)
+
+
+def points_at(maps: Tensor, quarters: Tensor, seed: int = 0) -> Tensor:
+    """Play the pointing game: is the best patch in the right quarter? (B,), booleans.
+
+    After Zhang et al. 2016 (arXiv 1608.00507). Patches on the border of two quarters do not exist:
+    rows and columns must be even.
+
+    Raises:
+        ValueError: an odd number of rows or columns.
+    """
+    rows, columns = maps.shape[1:]
+    if rows % 2 or columns % 2:
+        raise ValueError(f"quarters need an even grid, got {rows}x{columns}")
+    best = patch_order(maps, seed)[:, 0]
+    row, column = best // columns, best % columns
+    return 2 * (row >= rows // 2).long() + (column >= columns // 2) == quarters.to(best.device)
+
+
+def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """Return where the mean of `values` (n,) would lie in 95% of repetitions (percentiles)."""
+    sample = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(seed).integers(len(sample), size=(2000, len(sample)))
+    low, high = np.percentile(sample[picks].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def faithfulness_table(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    on_collages: nn.Module | None = None,
+    baseline: str = "mean",
+    steps: int = 10,
+    batch_size: int = 100,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Score every method by every metric: one row for each, with a 95% bootstrap interval.
+
+    Maps are made for the labels, so `images` (normalised, (B, C, H, W)) should be ones that the
+    model names rightly. `on_collages` is the model for images of twice the height and width;
+    without it there is no pointing game. Each row also holds the mean difference from the random
+    map on the same images, with its interval, signed so that more is better. `on_batch` gets the
+    number of images done so far.
+    """
+    values: dict[tuple[str, str], list[Tensor]] = {}
+
+    def keep(method: str, metric: str, found: Tensor) -> None:
+        values.setdefault((method, metric), []).append(found.cpu().double())
+
+    large = asked = quarters = None
+    if on_collages is not None:
+        large, asked, quarters = collages(images, labels, seed)
+    for start in range(0, len(images), batch_size):
+        here = slice(start, start + batch_size)
+        options = {"steps": steps, "baseline": baseline, "seed": seed + start}
+        for method, maps in maps_of_all_methods(
+            model, images[here], labels[here], seed + start
+        ).items():
+            curves = perturb(model, images[here], maps, labels[here], **options)
+            for metric, found in curves.scores.items():
+                keep(method, metric, found)
+        if on_collages is not None and large is not None:
+            found = maps_of_all_methods(on_collages, large[here], asked[here], seed + start)
+            for method, maps in found.items():
+                keep(method, "pointing game", points_at(maps, quarters[here], seed + start))
+        if on_batch is not None:
+            on_batch(min(start + batch_size, len(images)))
+    return _rows({key: torch.cat(found).numpy() for key, found in values.items()}, seed)
+
+
+def _rows(values: Mapping[tuple[str, str], np.ndarray], seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for (method, metric), found in values.items():
+        low, high = bootstrap_interval(found, seed)
+        gain = (found - values["random", metric]) * (1 if METRICS[metric] else -1)
+        gain_low, gain_high = bootstrap_interval(gain, seed)
+        rows.append(
+            {
+                "method": method,
+                "metric": metric,
+                "mean": float(found.mean()),
+                "low": low,
+                "high": high,
+                "gain": float(gain.mean()),
+                "gain_low": gain_low,
+                "gain_high": gain_high,
+                "images": len(found),
+            }
+        )
+    return rows

@@ -1,0 +1,110 @@
+"""Networks by name, from this course or another library, with what each expects of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vit_tutorial.weights import Card, bundled, load_checkpoint
+
+EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network reads images: their size, per channel mean and std in 0..1, its classes."""
+
+    img_size: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
+    """Load a trained network, and how it reads images, ready for `AttentionExplorer`.
+
+    Args:
+        name: "cifar10", "digits" or a checkpoint file; or "torchvision:vit_b_16", "timm:NAME",
+            "hf:NAME", whose weights are downloaded if they have not been before.
+
+    Raises:
+        ValueError: an unknown name, a library that is not installed, or weights that cannot be
+            downloaded.
+    """
+    library, colon, rest = name.partition(":")
+    if name in bundled() or not colon or Path(name).suffix == ".safetensors":
+        return load_checkpoint(name)
+    loaders = {"torchvision": _from_torchvision, "timm": _from_timm, "hf": _from_hugging_face}
+    if library not in loaders or not rest:
+        raise ValueError(
+            f"expected a checkpoint, or torchvision:NAME, timm:NAME or hf:NAME, got {name!r}"
+        )
+    try:
+        model, reading = loaders[library](rest)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{name} needs a library that is not installed: pip install {EXTRAS[library]}"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(_why_not(name, error)) from error
+    return model.eval(), reading
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Say in a sentence why a network is not there, and what to do."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    words = f"{type(error).__name__} {said}".lower()
+    network = ("connect", "resolve", "offline", "urlopen", "timed out", "network", "hub", "cached")
+    if isinstance(error, ValueError | RuntimeError) and not any(w in words for w in network):
+        return f"{name}: {said}"
+    return (
+        f"the weights of {name} could not be downloaded ({said[:120]}): run the same line once "
+        f"with a network, and they will be kept; {' and '.join(bundled())} come with the course"
+    )
+
+
+def _from_torchvision(name: str) -> tuple[nn.Module, Reading]:
+    from torchvision.models import get_model, get_model_weights
+
+    weights = get_model_weights(name).DEFAULT  # ty: ignore[unresolved-attribute]
+    model = get_model(name, weights=weights)
+    preset = weights.transforms()
+    return model, Reading(
+        preset.crop_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        tuple(weights.meta["categories"]),
+    )
+
+
+def _from_timm(name: str) -> tuple[nn.Module, Reading]:
+    import timm
+
+    model = timm.create_model(name, pretrained=True)
+    config: dict[str, Any] = model.pretrained_cfg  # ty: ignore[invalid-assignment]
+    classes = [f"class {number}" for number in range(model.num_classes)]  # ty: ignore
+    subset = timm.data.infer_imagenet_subset(model)
+    if subset:
+        names = timm.data.ImageNetInfo(subset)
+        classes = [names.index_to_description(number) for number in range(names.num_classes())]
+    size = config["input_size"][1:]
+    return model, Reading(tuple(size), tuple(config["mean"]), tuple(config["std"]), tuple(classes))
+
+
+def _from_hugging_face(name: str) -> tuple[nn.Module, Reading]:
+    import transformers
+
+    model = transformers.AutoModelForImageClassification.from_pretrained(name)
+    reader = transformers.AutoImageProcessor.from_pretrained(name)
+    size = getattr(reader, "crop_size", None) or reader.size
+    height = size["height"] if "height" in size else size["shortest_edge"]
+    classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
+    return model, Reading(
+        (height, size.get("width", height)),
+        tuple(reader.image_mean),
+        tuple(reader.image_std),
+        tuple(classes),
+    )

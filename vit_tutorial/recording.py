@@ -402,7 +402,7 @@ def _weights(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Compute softmax(scale q k^T + mask) as F.scaled_dot_product_attention does: (B, h, T, S)."""
-    scores = q @ _for_each_head(k, q).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ _for_each_head(k, q).mT
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if attn_mask is not None:

@@ -121,6 +121,16 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "theirs": "{images_per_second_against:,}",
         },
     ),
+    "explorer": (
+        "The attention explorer as a saved page, in headless Chromium without a GPU",
+        {
+            "network": "{network}",
+            "page": "{page_mb:.1f} MB",
+            "from": "{what}",
+            "median": "{ms_median:.0f} ms",
+            "95% within": "{ms_p95:.0f} ms",
+        },
+    ),
     "rollout": (
         "Rollout and recording at the size of ViT-B/16",
         {

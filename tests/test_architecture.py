@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data"},
     "weights": {"model", "files"},
     "pretrained": {"weights"},
+    "explain": {"plots", "attention", "recording", "data", "images", "explorer"},
     "recipes": {"model"},
     "optimizers": {"recipes", "hardware"},
     "progress": {"files", "plots"},

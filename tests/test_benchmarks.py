@@ -238,7 +238,7 @@ def test_a_sweep_leaves_the_test_set_and_the_results_alone(root, trained, capsys
 # ---- ablation ----
 
 
-@pytest.mark.parametrize("name", ["digits", "laptop", "classroom", "flagship"])
+@pytest.mark.parametrize("name", ["digits", "laptop", "overnight", "classroom", "flagship"])
 def test_every_change_is_one_thing_and_really_one(name):
     recipe = RECIPES[name]
     listed = ablation.changes(recipe)
@@ -252,7 +252,7 @@ def test_every_change_is_one_thing_and_really_one(name):
         VisionTransformer(changed.model)
     names = [change.name for change in listed]
     assert ("without crop and flip" in names) == (name != "digits")
-    assert ("with TrivialAugment" in names) == (name in ("digits", "laptop"))
+    assert ("with TrivialAugment" in names) == (name in ("digits", "laptop", "overnight"))
 
 
 def test_the_ablation_skips_what_is_done_and_says_what_was_not_measured(root, trained):

@@ -245,7 +245,8 @@ def test_a_loss_far_above_guessing_stops_with_advice():
 
 
 def test_recipes_say_what_they_are_about():
-    assert list(RECIPES) == ["smoke", "digits", "laptop", "classroom", "flagship"]
+    names = ["smoke", "digits", "laptop", "overnight", "classroom", "flagship"]
+    assert list(RECIPES) == names
     for recipe in RECIPES.values():
         assert recipe.about
         assert recipe.cost

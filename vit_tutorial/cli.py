@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     train = commands.add_parser("train", help="train a network and save it with its card")
-    train.add_argument("--recipe", required=True, help="smoke, digits, laptop, classroom, flagship")
+    train.add_argument(
+        "--recipe", required=True, help="smoke, digits, laptop, overnight, classroom, flagship"
+    )
     train.add_argument("--data", required=True, help="cifar10, digits or an image folder")
     train.add_argument("--data-name", help="what results call the data (default: its own name)")
     train.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
@@ -65,11 +67,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
-    explain = commands.add_parser("explain", help="classify a photograph and show where it looked")
-    explain.add_argument("photo", help="any image file")
-    explain.add_argument("--checkpoint", default="cifar10", help="a bundled name or a .safetensors")
+    explain = commands.add_parser("explain", help="show what a network says of images, and why")
+    explain.add_argument("photos", nargs="+", metavar="photo", help="any image files")
+    explain.add_argument(
+        "--model",
+        default="cifar10",
+        help="a bundled name, a .safetensors, torchvision:NAME, timm:NAME or hf:NAME",
+    )
+    explain.add_argument("--method", default="rollout", help="rollout, last-layer, chefer, "
+                         "grad_rollout, legrad or grad_cam")  # fmt: skip
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
-    explain.add_argument("--out", type=Path, help="PNG to write (default: beside the photograph)")
+    explain.add_argument("--size", type=int, help="read larger images, for a finer map")
+    explain.add_argument(
+        "--out",
+        type=Path,
+        help="a .png (of several images: one sheet), an .html to explore, a .gif through the "
+        "layers, or a folder for one page each (default: a PNG beside each image)",
+    )
     explain.set_defaults(run=_explain)
     return parser
 
@@ -230,28 +244,46 @@ def _sentence(evaluation: dict) -> str:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    import numpy as np
+    from tqdm import tqdm
 
-    from vit_tutorial import attention, data, files, images, plots, weights
+    from vit_tutorial import explain, files, pretrained
+    from vit_tutorial.model import VisionTransformer
 
-    model, card = weights.load_checkpoint(arguments.checkpoint)
-    photo = images.open_image(arguments.photo)
-    mode = "L" if card.config.in_chans == 1 else "RGB"
-    fitted = images.fit_image(photo.convert(mode), card.config.img_size, fit=arguments.fit)
-    pixels = data.normalize(fitted.pixels[None], card.mean, card.std)
-    probabilities = model(pixels).detach().softmax(dim=1)[0]
-    heat = fitted.to_original(attention.rollout(attention.record_attention(model, pixels))[0])
-
-    out = arguments.out or Path(arguments.photo).with_suffix(".explained.png")
-    figure = plots.explanation(
-        np.asarray(photo), fitted.box, card.classes, probabilities.tolist(), heat
-    )
-    with files.whole_file(out) as beside:
-        figure.savefig(beside, format="png", dpi=150)
-    for index in probabilities.argsort(descending=True)[:3].tolist():
-        print(f"{probabilities[index]:6.1%}  {card.classes[index]}")
-    print(f"It knows {', '.join(card.classes)}, and must name one of them whatever it is shown.")
-    print(f"Picture: {out}")
+    out, photos = arguments.out, arguments.photos
+    kind = "" if out is None else out.suffix.lower() or "folder"
+    if kind not in ("", ".png", ".html", ".gif", "folder"):
+        raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
+    if kind == ".gif" and len(photos) > 1:
+        raise ValueError(f"a .gif shows one image, got {len(photos)}")
+    model, about = pretrained.load_network(arguments.model)
+    if arguments.size is not None:
+        if not isinstance(model, VisionTransformer):
+            raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
+        model = model.resized(arguments.size)
+    options = {"method": arguments.method, "fit": arguments.fit}
+    bar = tqdm(photos, unit="image", disable=len(photos) < 2)
+    if kind in (".html", ".gif", "folder"):
+        for written in explain.write_pages(model, bar, about, out, **options):
+            print(f"Written: {written}")
+        return 0
+    explained = []
+    for photo in bar:
+        each = explain.explain(model, photo, about, **options)
+        explained.append(each)
+        if out is None or len(photos) == 1:
+            target = out or Path(photo).with_suffix(".explained.png")
+            with files.whole_file(target) as beside:
+                each.figure().savefig(beside, format="png", dpi=150)
+            for name, probability in list(zip(each.names, each.probabilities, strict=True))[:3]:
+                print(f"{probability:6.1%}  {name}")
+            print(f"Picture: {target}")
+    if out is not None and len(photos) > 1:
+        with files.whole_file(out) as beside:
+            explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
+        print(f"Picture: {out}")
+    if len(about.classes) <= 20:
+        known = ", ".join(about.classes)
+        print(f"It knows {known}, and must name one of them whatever it is shown.")
     return 0
 
 

@@ -56,6 +56,7 @@ from vit_tutorial.plots.photographs import (
     attention_view,
     explanation,
     overlay,
+    photo_grid,
     photo_row,
     probabilities,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "patch_row",
     "patch_sources",
     "pattern_gains",
+    "photo_grid",
     "photo_row",
     "place_maps",
     "position_views",

@@ -67,6 +67,7 @@ def explanation(
     classes: Sequence[str],
     values: Sequence[float],
     heat: NDArray,
+    method: str = "attention rollout",
 ) -> Figure:
     """Draw what the network was given, what it says, and where it looked, side by side.
 
@@ -76,6 +77,7 @@ def explanation(
         classes: the names, as many as `values`.
         values: probabilities.
         heat: (H, W), 0 where the network saw nothing; drawn from its least to its greatest.
+        method: by which it was found.
 
     Raises:
         ValueError: another number of values than of classes, or heat of another size or below 0.
@@ -100,7 +102,7 @@ def explanation(
         _bars(middle, classes, values, top=5)
         middle.set_title("What it says")
         photo_axes(right, painted, "Where it looked")
-        right.set_xlabel("attention rollout, from least (clear) to most (yellow)", color=FAINT)
+        right.set_xlabel(f"{method}, from least (clear) to most (yellow)", color=FAINT)
     return closed(figure)
 
 
@@ -219,6 +221,29 @@ def photo_row(photos: Sequence[NDArray], titles: Sequence[str]) -> Figure:
         )
         for axis, photo, title in zip(axes[0], photos, titles, strict=True):
             photo_axes(axis, photo, title)
+    return closed(figure)
+
+
+def photo_grid(photos: Sequence[NDArray], titles: Sequence[str], title: str = "") -> Figure:
+    """Draw many pictures in rows of up to four, a title over each.
+
+    Raises:
+        ValueError: no pictures, or another number of titles than of pictures.
+    """
+    if not photos or len(photos) != len(titles):
+        raise ValueError(f"{len(photos)} pictures need as many titles, got {len(titles)}")
+    columns = min(4, len(photos))
+    rows = -(-len(photos) // columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(2.6 * columns + 0.3, 2.9 * rows + 0.4), squeeze=False
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, photo, name in zip(grid.flat, photos, titles, strict=False):
+            axes.axis("on")
+            photo_axes(axes, photo, name)
+        figure.suptitle(title, x=0.02, ha="left")
     return closed(figure)
 
 

@@ -127,8 +127,8 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "network": "{network}",
             "page": "{page_mb:.1f} MB",
             "from": "{what}",
-            "median": "{ms_median:.0f} ms",
-            "95% within": "{ms_p95:.0f} ms",
+            "to the picture": "{event_ms_median:.0f} ms (95% within {event_ms_p95:.0f})",
+            "of which work": "{work_ms_median:.1f} ms (95% within {work_ms_p95:.1f})",
         },
     ),
     "rollout": (

@@ -84,7 +84,7 @@ def explain(
 
 
 def contact_sheet(explanations: Sequence[Explanation]) -> Any:
-    """Draw, as a matplotlib figure, many images, each with the map over it and what the network says."""
+    """Draw, as a matplotlib figure, many images with their maps and what the network says."""
     pictures, titles = [], []
     for each in explanations:
         heat = each.fitted.to_original(each.heat)

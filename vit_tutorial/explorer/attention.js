@@ -20,7 +20,9 @@ export function headRow(scene, layer, head, query) {
   const { tokens } = scene;
   const row = (layer * scene.heads + head) * tokens + query;
   const scale = scene.most[row] / 255;
-  return Float32Array.from(scene.bytes.subarray(row * tokens, (row + 1) * tokens), (byte) => byte * scale);
+  const values = new Float32Array(tokens);
+  for (let i = 0, at = row * tokens; i < tokens; i++, at++) values[i] = scene.bytes[at] * scale;
+  return values;
 }
 
 function headColumn(scene, layer, head, key) {
@@ -230,7 +232,7 @@ function render({ model, el }) {
   let palettes = {};
   let [held, pinned, pointed] = [false, null, null]; // pinned: {scene, query} of the second picture
   let frame = 0;
-  let saving = 0;
+  let unsaved = false;
 
   // ---- Parts ----
 
@@ -338,12 +340,19 @@ function render({ model, el }) {
 
   function change(values) {
     for (const [name, value] of Object.entries(values)) model.set(name, value);
-    clearTimeout(saving);
-    saving = setTimeout(() => model.save_changes(), 250); // Python hears where it came to rest
-    later();
+    unsaved = true;
   }
 
-  function later() { // at most one drawing per frame
+  function save() { // Python hears how it was left; while one explores, nothing is sent
+    if (unsaved) model.save_changes();
+    unsaved = false;
+  }
+  root.addEventListener("pointerleave", save);
+  root.addEventListener("focusout", (event) => { if (!root.contains(event.relatedTarget)) save(); });
+
+  let stale = false; // is there more to draw than another query
+  function later(event) { // at most one drawing per frame
+    stale ||= event !== "query";
     if (!frame) frame = requestAnimationFrame(() => { frame = 0; draw(); });
   }
 
@@ -402,7 +411,16 @@ function render({ model, el }) {
 
   // ---- Drawing ----
 
-  let tile = { pixel: 1, cell: 1 };
+  const [tile, sheet, inks] = [{}, {}, {}];
+
+  function inksOf(name) { // the colours of a palette as pixels, opaque
+    if (!inks[name]) {
+      const bytes = new Uint8Array(1024).fill(255);
+      for (let i = 0; i < 256; i++) bytes.set(palettes[name].subarray(3 * i, 3 * i + 3), 4 * i);
+      inks[name] = new Uint32Array(bytes.buffer);
+    }
+    return inks[name];
+  }
 
   function layout() {
     const scene = sceneOf(0);
@@ -440,6 +458,8 @@ function render({ model, el }) {
     tile.gap = Math.ceil(3 * scale);
     [tile.width, tile.height] = [scene.columns * tile.pixel + tile.gap, scene.rows * tile.pixel + tile.gap];
     [atlas.width, atlas.height] = [scene.heads * tile.width, scene.layers * tile.height];
+    sheet.image = new ImageData(atlas.width, atlas.height);
+    sheet.ink = new Uint32Array(sheet.image.data.buffer); // one number per pixel
     atlasStage.style.width = `${atlas.width / scale}px`;
     atlasStage.style.aspectRatio = `${atlas.width} / ${atlas.height}`;
     for (const [holder, count, size] of [[headNames, scene.heads, tile.width], [layerNames, scene.layers, tile.height]]) {
@@ -450,6 +470,7 @@ function render({ model, el }) {
     headNames.style.width = atlasStage.style.width;
     atlasTitle.textContent = scene.head_note || "Every head of every layer";
     paintPhotos();
+    stale = true;
     draw();
   }
 
@@ -487,6 +508,11 @@ function render({ model, el }) {
     side.hidden = compared;
     for (const pane of panes) if (!pane.n || compared) drawPane(pane);
     if (!compared) drawAtlas();
+    if (stale) drawControls(compared);
+    stale = false;
+  }
+
+  function drawControls(compared) {
     const scene = sceneOf(0);
     const show = get("show");
     const still = show in scene.relevances;
@@ -522,7 +548,6 @@ function render({ model, el }) {
     const pen = pane.heat.getContext("2d");
     pen.clearRect(0, 0, pane.heat.width, pane.heat.height);
     pen.imageSmoothingEnabled = get("smooth");
-    pen.imageSmoothingQuality = "high";
     pen.drawImage(paint(pane.small, scene, values, most, true), 0, 0, pane.heat.width, pane.heat.height);
     const words = sentence(scene, setting, values);
     if (pane.words.textContent !== words) pane.words.textContent = words;
@@ -554,17 +579,25 @@ function render({ model, el }) {
     const scene = sceneOf(0);
     const query = queryOf(0);
     const setting = settingOf(scene, query);
-    const pen = atlas.getContext("2d");
-    pen.imageSmoothingEnabled = false;
+    const colours = inksOf(get("colours"));
+    const [wide, high, across] = [tile.width, tile.height, atlas.width];
     for (let layer = 0; layer < scene.layers; layer++) {
       for (let head = 0; head < scene.heads; head++) {
         const one = { ...setting, show: "head", layer, head };
         const values = valuesOf(scene, one);
-        paint(panes[0].small, scene, values, largestPatch(scene, one, values), false);
-        const [left, top] = [head * tile.width + (tile.gap >> 1), layer * tile.height + (tile.gap >> 1)];
-        pen.drawImage(panes[0].small, left, top, scene.columns * tile.pixel, scene.rows * tile.pixel);
+        const scaled = 255 / (largestPatch(scene, one, values) || 1);
+        let top = (layer * high + (tile.gap >> 1)) * across + head * wide + (tile.gap >> 1);
+        for (let row = 0, at = scene.num_prefix; row < scene.rows; row++, top += tile.pixel * across) {
+          for (let column = 0, x = top; column < scene.columns; column++, at++, x += tile.pixel) {
+            sheet.ink.fill(colours[Math.round(scaled * values[at])], x, x + tile.pixel);
+          }
+          for (let below = 1; below < tile.pixel; below++) { // the same line, pixel by pixel
+            sheet.ink.copyWithin(top + below * across, top, top + scene.columns * tile.pixel);
+          }
+        }
       }
     }
+    atlas.getContext("2d").putImageData(sheet.image, 0, 0);
     const single = setting.show === "head";
     const head = Math.min(setting.head, scene.heads - 1);
     chosen.hidden = setting.show in scene.relevances;
@@ -580,7 +613,7 @@ function render({ model, el }) {
 
   function look(token) {
     if (token !== get("query")) change({ query: token });
-    else later();
+    else later("query");
   }
 
   function compare(token) {
@@ -661,13 +694,13 @@ function render({ model, el }) {
   });
 
   const listeners = [["change:scenes", decode], ["change:scene", layout], ["change:picture_size", layout]];
-  for (const name of ["query", "layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours", "smooth"]) {
+  listeners.push(["change:query", () => later("query")]);
+  for (const name of ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours", "smooth"]) {
     listeners.push([`change:${name}`, later]);
   }
   for (const [name, listener] of listeners) model.on(name, listener);
   decode();
   return () => {
-    clearTimeout(saving);
     cancelAnimationFrame(frame);
     for (const [name, listener] of listeners) model.off(name, listener);
   };

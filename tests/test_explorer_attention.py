@@ -508,20 +508,26 @@ def test_two_explorers_on_a_page_do_not_disturb_each_other(opened):
     assert view.problems == []
 
 
-def test_a_pinned_patch_stays_beside_the_one_that_moves(opened):
+@pytest.mark.parametrize("width", [700, 1280])
+def test_a_pinned_patch_stays_beside_the_one_that_moves(width, opened):
     made = explorer()
     made.add(photograph(1), name="other")
     made.scene = 0
-    view = opened(made.html())
+    view = opened(made.html(), width=width)
     stage = view.locator(".ae-stage").first
     stage.focus()
     view.keyboard.press("ArrowRight")
     view.get_by_role("button", name="Pin this patch").click()
     stage.focus()
     view.keyboard.press("End")
+    view.wait_for_timeout(80)
     texts = [box.inner_text() for box in view.locator(".ae-words").all()]
     assert "row 0, column 4" in texts[0]
     assert "row 0, column 0" in texts[1]
+    places = [box.bounding_box() for box in view.locator(".ae-stage").all()]
+    assert places[0]["y"] == places[1]["y"]
+    assert places[0]["x"] + places[0]["width"] < places[1]["x"]
+    assert places[1]["x"] + places[1]["width"] <= width
     view.locator("select").first.select_option("1")  # another image beside the pinned one
     view.wait_for_timeout(80)
     titles = [box.inner_text() for box in view.locator(".ae-pane .ae-title").all()]
@@ -530,6 +536,31 @@ def test_a_pinned_patch_stays_beside_the_one_that_moves(opened):
     view.get_by_role("button", name="Unpin").click()
     view.wait_for_timeout(80)
     assert not view.locator(".ae-pane").nth(1).is_visible()
+
+
+def test_nothing_is_sent_while_one_explores_and_where_it_ended_once_one_leaves(opened):
+    """The page's model counts what would go to the kernel."""
+    document = (
+        explorer()
+        .html()
+        .replace(
+            "save_changes: () => {}",
+            "save_changes: () => { window.saves = (window.saves ?? 0) + 1; }",
+        )
+    )
+    view = opened(document)
+    box = view.locator(".ae-stage").first.bounding_box()
+    for step in range(20):
+        view.mouse.move(box["x"] + 5 + 17 * step, box["y"] + 5 + 9 * step)
+    view.get_by_role("button", name="Rollout", exact=True).click()
+    for _ in range(5):
+        view.keyboard.press("Tab")
+    view.keyboard.press("ArrowRight")
+    view.wait_for_timeout(400)
+    assert view.evaluate("window.saves") is None
+    view.mouse.move(1270, 890)
+    view.wait_for_timeout(100)
+    assert view.evaluate("window.saves") == 1
 
 
 @pytest.mark.parametrize("width", [360, 700, 1280])

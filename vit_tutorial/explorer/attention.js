@@ -251,6 +251,8 @@ function render({ model, el }) {
   file.type = "file";
   file.accept = "image/*";
 
+  const problem = element("div", "ae-problem", root); // with an image that a person opened
+  problem.setAttribute("role", "alert");
   const main = element("div", "ae-main", root);
   const panes = [0, 1].map((n) => {
     const box = element("div", "ae-pane", main);
@@ -432,7 +434,8 @@ function render({ model, el }) {
       if (pane.n && !pinned) continue;
       const of = sceneOf(pane.n);
       const ratio = of.width / of.height; // wide pictures may be wider, tall ones not taller
-      const width = get("picture_size") * Math.min(ratio, Math.sqrt(Math.max(ratio, 1)), 1.6);
+      const beside = pinned ? Math.max(240, (root.clientWidth - 42) / 2) : Infinity; // both fit
+      const width = Math.min(beside, get("picture_size") * Math.min(ratio, Math.sqrt(Math.max(ratio, 1)), 1.6));
       const height = width / ratio;
       pane.stage.style.width = `${width}px`;
       pane.stage.style.aspectRatio = `${of.width} / ${of.height}`;
@@ -688,20 +691,29 @@ function render({ model, el }) {
   file.addEventListener("change", async () => {
     if (!file.files.length) return;
     const [one] = file.files;
+    problem.textContent = `Opening ${one.name} …`;
     model.set("opened", { name: one.name, bytes: new DataView(await one.arrayBuffer()) });
     model.save_changes();
     file.value = "";
   });
 
-  const listeners = [["change:scenes", decode], ["change:scene", layout], ["change:picture_size", layout]];
+  const told = (message) => { problem.textContent = message.problem ?? ""; };
+  const listeners = [["msg:custom", told], ["change:scenes", decode], ["change:scene", layout], ["change:picture_size", layout]];
   listeners.push(["change:query", () => later("query")]);
   for (const name of ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours", "smooth"]) {
     listeners.push([`change:${name}`, later]);
   }
   for (const [name, listener] of listeners) model.on(name, listener);
   decode();
+  let width = 0;
+  const resized = new ResizeObserver(() => {
+    if (pinned && root.clientWidth !== width) layout();
+    width = root.clientWidth;
+  });
+  resized.observe(root);
   return () => {
     cancelAnimationFrame(frame);
+    resized.disconnect();
     for (const [name, listener] of listeners) model.off(name, listener);
   };
 }

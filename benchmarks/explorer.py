@@ -94,6 +94,7 @@ def main() -> int:
             view.wait_for_timeout(1000)
             view.evaluate(LISTEN)
             box = view.locator(".ae-stage").first.bounding_box()
+            assert box is not None
             for step in range(MOVES):
                 x = box["x"] + box["width"] * (0.02 + 0.96 * (step * 0.37 % 1))
                 view.mouse.move(x, box["y"] + box["height"] * (0.02 + 0.96 * (step * 0.61 % 1)))

@@ -78,7 +78,7 @@ def build(library: str, config: ViTConfig) -> nn.Module:
             layer_norm_eps=config.norm_eps,
         )
         return transformers.ViTForImageClassification(theirs)
-    import vit_pytorch  # ty: ignore[import-not-found]
+    import vit_pytorch
 
     return vit_pytorch.ViT(
         image_size=size,

@@ -233,9 +233,7 @@ def faithfulness_table(
     def keep(method: str, metric: str, found: Tensor) -> None:
         values.setdefault((method, metric), []).append(found.cpu().double())
 
-    large = asked = quarters = None
-    if on_collages is not None:
-        large, asked, quarters = collages(images, labels, seed)
+    pasted = None if on_collages is None else collages(images, labels, seed)
     for start in range(0, len(images), batch_size):
         here = slice(start, start + batch_size)
         options = {"steps": steps, "baseline": baseline, "seed": seed + start}
@@ -245,10 +243,11 @@ def faithfulness_table(
             curves = perturb(model, images[here], maps, labels[here], **options)
             for metric, found in curves.scores.items():
                 keep(method, metric, found)
-        if on_collages is not None and large is not None:
-            found = maps_of_all_methods(on_collages, large[here], asked[here], seed + start)
+        if on_collages is not None and pasted is not None:
+            large, asked, quarters = (part[here] for part in pasted)
+            found = maps_of_all_methods(on_collages, large, asked, seed + start)
             for method, maps in found.items():
-                keep(method, "pointing game", points_at(maps, quarters[here], seed + start))
+                keep(method, "pointing game", points_at(maps, quarters, seed + start))
         if on_batch is not None:
             on_batch(min(start + batch_size, len(images)))
     return _rows({key: torch.cat(found).numpy() for key, found in values.items()}, seed)

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Change every matrix (out, in) that has a gradient."""
+    def step(self, closure: Any = None) -> Any:
+        """Change every matrix (out, in) that has a gradient; `closure` is not asked."""
         for group in self.param_groups:
             alike = defaultdict(list)  # shape -> the matrices that have it
             for matrix in group["params"]:
@@ -57,19 +58,21 @@ class Muon(torch.optim.Optimizer):
                     alike[matrix.shape].append(matrix)
             for shape, matrices in alike.items():
                 directions = orthogonalized(
-                    torch.stack([self._with_momentum(m, group["momentum"]) for m in matrices])
+                    torch.stack(
+                        [self._with_momentum(m, m.grad, group["momentum"]) for m in matrices]
+                    )
                 )
                 size = group["lr"] * 0.2 * math.sqrt(max(shape))  # entries as large as AdamW's
                 for matrix, direction in zip(matrices, directions, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.add_(direction, alpha=-size)
 
-    def _with_momentum(self, matrix: Tensor, momentum: float) -> Tensor:
+    def _with_momentum(self, matrix: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[matrix]
         if not state:
             state["average"] = torch.zeros_like(matrix)
-        average = state["average"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(average, momentum)  # Nesterov's: one step ahead
+        average = state["average"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)  # Nesterov's: one step ahead
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def _why_not(name: str, error: Exception) -> str:
 def _from_torchvision(name: str) -> tuple[nn.Module, Reading]:
     from torchvision.models import get_model, get_model_weights
 
-    weights = get_model_weights(name).DEFAULT  # ty: ignore[unresolved-attribute]
+    weights = get_model_weights(name)["DEFAULT"]
     model = get_model(name, weights=weights)
     preset = weights.transforms()
     return model, Reading(
@@ -82,13 +82,14 @@ def _from_torchvision(name: str) -> tuple[nn.Module, Reading]:
 
 def _from_timm(name: str) -> tuple[nn.Module, Reading]:
     import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset
 
     model = timm.create_model(name, pretrained=True)
     config: dict[str, Any] = model.pretrained_cfg  # ty: ignore[invalid-assignment]
     classes = [f"class {number}" for number in range(model.num_classes)]  # ty: ignore
-    subset = timm.data.infer_imagenet_subset(model)
+    subset = infer_imagenet_subset(model)
     if subset:
-        names = timm.data.ImageNetInfo(subset)
+        names = ImageNetInfo(subset)
         classes = [names.index_to_description(number) for number in range(names.num_classes())]
     size = config["input_size"][1:]
     return model, Reading(tuple(size), tuple(config["mean"]), tuple(config["std"]), tuple(classes))

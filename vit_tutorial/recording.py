@@ -143,7 +143,7 @@ def _logits_of(answer: Any) -> Tensor | None:
     return answer if isinstance(answer, Tensor) else getattr(answer, "logits", None)
 
 
-def _score(gradients_of: int | Callable, logits: Tensor | None) -> Callable[[Any], Tensor]:
+def _score(gradients_of: Any, logits: Tensor | None) -> Callable[[Any], Tensor]:
     if callable(gradients_of):
         return gradients_of
     if logits is None:
@@ -295,7 +295,7 @@ class _Watch(TorchFunctionMode):
         self.latest = weights
         self.ends_with_others = weights.ndim != 4 or weights.shape[2] != weights.shape[3]
         if self.ends_with_others:
-            self.others.append(tuple(weights.shape[-2:]))
+            self.others.append((weights.shape[-2], weights.shape[-1]))
             return False
         if self.asked is None:
             self.asked = asked[0].detach().transpose(0, 1).flatten(1)  # of the first image
@@ -381,6 +381,8 @@ class _Watch(TorchFunctionMode):
         with torch.no_grad(), suppress(_Reached), watch:
             model(image)
         # most of what a token asks changes with it; a score also with the token that is asked
+        assert watch.asked is not None
+        assert self.asked is not None
         moved = (watch.asked - self.asked).abs().median(dim=1).values
         found = (moved > 0.01 * moved.max()).nonzero().flatten().tolist()
         expected = {num_prefix, num_prefix + columns - 1}

@@ -257,6 +257,7 @@ function render({ model, el }) {
   const panes = [0, 1].map((n) => {
     const box = element("div", "ae-pane", main);
     const title = element("div", "ae-title", box);
+    const answer = element("div", "ae-note ae-answer", box);
     const prefix = element("div", "ae-prefix", box);
     const stage = element("div", "ae-stage", box);
     const photo = element("canvas", "ae-photo", stage);
@@ -273,7 +274,7 @@ function render({ model, el }) {
     keepKeys(stage);
     photo.setAttribute("aria-hidden", "true");
     heat.setAttribute("aria-hidden", "true");
-    return { n, box, title, prefix, stage, photo, heat, row, cell, words, small: document.createElement("canvas") };
+    return { n, box, title, answer, prefix, stage, photo, heat, row, cell, words, small: document.createElement("canvas") };
   });
   panes[0].words.setAttribute("aria-live", "polite");
   panes[1].box.hidden = true;
@@ -554,8 +555,8 @@ function render({ model, el }) {
     pen.drawImage(paint(pane.small, scene, values, most, true), 0, 0, pane.heat.width, pane.heat.height);
     const words = sentence(scene, setting, values);
     if (pane.words.textContent !== words) pane.words.textContent = words;
-    const names = [scene.name, scene.answer].filter(Boolean).join(" · ");
-    pane.title.textContent = pinned === null ? names : `${pane.n ? "Pinned: " : ""}${names}`;
+    pane.title.textContent = pane.n ? `Pinned: ${scene.name}` : scene.name;
+    pane.answer.textContent = scene.answer;
     const patch = query - scene.num_prefix;
     const still = setting.show in scene.relevances;
     pane.cell.hidden = patch < 0 || query < 0 || still;

@@ -349,8 +349,7 @@ def make_scene(
     from vit_tutorial.images import fit_image, open_image
     from vit_tutorial.recording import record_attention
 
-    config = getattr(model, "config", None)
-    size = getattr(about, "img_size", None) or config.img_size  # ty: ignore[possibly-missing-attribute]
+    size = getattr(getattr(model, "config", None), "img_size", None) or about.img_size
     mode = "L" if len(about.mean) == 1 else "RGB"
     fitted = fit_image(open_image(image).convert(mode), size, fit=fit)
     parameter = next(model.parameters())

@@ -795,6 +795,18 @@ def test_tokens_in_another_order_are_found_out():
         record_attention(model, pictures())
 
 
+def test_the_order_of_tokens_is_tried_out_once_for_each_model_and_size():
+    model, passes = tiny_model(), []
+    model.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    for _ in range(3):
+        record_attention(model, pictures(5))
+    assert passes == [5, 1, 5, 5]
+    other = tiny_model()
+    other.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    record_attention(other, pictures(5))
+    assert passes[4:] == [5, 1]
+
+
 def test_images_must_come_in_a_batch():
     with pytest.raises(ValueError, match=r"images \(B, C, H, W\), got \(3, 16, 24\)"):
         record_attention(tiny_model(), pictures()[0])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,7 @@ def record_attention(
     `nn.MultiheadAttention`. These calls are watched from outside: nothing on the model is changed,
     and with fused attention its logits stay the same to the bit. The grid is read off the layer
     that cuts the image into patches; that the patches' tokens stand last, row by row, is tried out
-    by changing two patches. `layers` keeps only some layers, and the memory of the others.
+    once for each model, by changing two patches. `layers` keeps only some layers, and the memory of the others.
 
     `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
     logit, or of a function of the logits (B, num_classes) -> (B,) (of the whole output, where a
@@ -207,6 +208,10 @@ _MULTI_HEAD_ATTENTION = FunctionType(
 )
 
 
+# model -> layouts of its tokens that were found right, so that each is tried out once
+_TRIED_OUT: WeakKeyDictionary[nn.Module, set[tuple[int, ...]]] = WeakKeyDictionary()
+
+
 class _Call(NamedTuple):
     layer: int
     weights: Tensor  # (B, h, T, T), in the graph if there is one
@@ -323,7 +328,10 @@ class _Watch(TorchFunctionMode):
                 f"{name} cuts the image into {grid[0]}x{grid[1]} patches and attends to "
                 f"{tokens} tokens: where they come from cannot be told"
             )
-        self._try_out(model, grid, num_prefix)
+        layout = (*grid, num_prefix, *self.images.shape[2:])
+        if layout not in _TRIED_OUT.setdefault(model, set()):
+            self._try_out(model, grid, num_prefix)
+            _TRIED_OUT[model].add(layout)
         return grid, num_prefix
 
     def _require_global_attention(self, name: str) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -506,6 +507,29 @@ def test_two_explorers_on_a_page_do_not_disturb_each_other(opened):
     assert first.locator(".ae-words").first.inner_text().startswith("Layer 2, mean of its heads")
     assert second.locator(".ae-words").first.inner_text().startswith("Layer 2, head 0")
     assert view.problems == []
+
+
+def test_a_page_lives_on_in_a_converted_notebook(opened, tmp_path):
+    """Run by a kernel, converted by nbconvert, opened where there is neither."""
+    import nbclient
+    import nbconvert
+    import nbformat
+
+    code = """
+    import numpy as np
+    from vit_tutorial import AttentionExplorer, load_checkpoint
+    network, card = load_checkpoint("digits")
+    AttentionExplorer(network, np.eye(8), card, name="a line").page()
+    """
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(code))])
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    document, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    view = opened(document)
+    frame = view.frame_locator("iframe")
+    frame.locator(".ae-stage").first.focus()
+    view.keyboard.press("ArrowRight")
+    view.wait_for_timeout(100)
+    assert "row 0, column 0 attends most" in frame.locator(".ae-words").first.inner_text()
 
 
 @pytest.mark.parametrize("width", [700, 1280])

@@ -518,6 +518,11 @@ def test_explain_writes_pages_and_moving_pictures(tiny, photo, tmp_path, capsys)
     assert main(["explain", *both, *model, "--out", str(tmp_path / "pages")]) == 0
     pages = {path.name for path in (tmp_path / "pages").iterdir()}
     assert pages == {"photo.html", "other.html"}
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (50, 30), "red").save(tmp_path / "more" / "other.jpg")
+    both = [str(other), str(tmp_path / "more" / "other.jpg")]
+    assert main(["explain", *both, *model, "--out", str(tmp_path / "two")]) == 0
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"other.html", "other_2.html"}
     assert main(["explain", str(photo), *model, "--out", str(tmp_path / "a.gif")]) == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert image.format == "GIF"

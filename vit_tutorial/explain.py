@@ -126,8 +126,12 @@ def write_pages(
         first = first or explorer
         if not out.suffix:
             out.mkdir(parents=True, exist_ok=True)
-            written.append(out / f"{Path(image).stem}.html")
-            explorer.save_html(written[-1])
+            page, count = out / f"{Path(image).stem}.html", 1
+            while page in written:  # images of one name, from several folders
+                count += 1
+                page = out / f"{Path(image).stem}_{count}.html"
+            explorer.save_html(page)
+            written.append(page)
     if out.suffix and first is not None:
         first.scene = 0
         (first.save_gif if out.suffix.lower() == ".gif" else first.save_html)(out)

@@ -78,8 +78,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrices: Tensor) -> Tensor:
     """Bring all singular values of matrices (..., m, n) near 1, and keep their directions.
 
-    Five rounds of a polynomial that needs products alone (Newton-Schulz); it brings the values to
-    0.7..1.2, which is near enough, and faster than a singular value decomposition.
+    Five rounds of a polynomial that needs products alone (Newton-Schulz); it brings all but very
+    small values to 0.7..1.2: near enough, and faster than a singular value decomposition.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     precision = half_precision(matrices.device)

@@ -1,27 +1,38 @@
 """Time the attention explorer in a browser: from a move of the pointer or a slider to the picture.
 
-Run it with `.venv/bin/python benchmarks/explorer.py`; it needs Chromium. A saved page of a network
-of the size of ViT-B/16 (random weights, all 144 maps on show) and one of the bundled network are
-opened in headless Chromium, in which the processor paints. One time runs from the event to the
-first moment at which the browser is free again after it has drawn the frame; of this, up to 17 ms
-are spent waiting for the frame. The other is what the frame costs: computing, drawing, painting.
+Run it with `.venv/bin/python benchmarks/explorer.py`; it needs Chromium. A network of the size of
+ViT-B/16 (random weights, all 144 maps on show) and the bundled one are opened in headless Chromium,
+in which the processor paints: as saved pages, and in JupyterLab, where what is sent to the kernel
+meanwhile is counted too. One time runs from the event to the first moment at which the browser is
+free again after it has drawn the frame; of this, up to 17 ms are spent waiting for the frame. The
+other is what the frame costs: computing, drawing, painting.
 """
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import lesson_in_browser as lesson
+import nbformat
 import torch
+from playwright.sync_api import Page
 from results import write_results
 
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, load_checkpoint
 from vit_tutorial.pretrained import Reading
 
 MOVES, SLIDES = 150, 40
+NETWORKS = ("size of ViT-B/16, 144 maps", "cifar10")
+CELL = """
+import sys
+sys.path.insert(0, {folder!r})
+from explorer import explorer_of
+explorer_of({network!r})
+"""
 LISTEN = """() => {
   window.times = [];
   for (const event of ["pointermove", "input"]) {
@@ -39,10 +50,13 @@ SLIDE = """([label, share]) => {
 }"""
 
 
-def explorers() -> dict[str, AttentionExplorer]:
-    """Make one explorer of each network, on the same photograph."""
+def explorer_of(network: str) -> AttentionExplorer:
+    """Make an explorer of one of `NETWORKS`, on a photograph."""
     from skimage import data
 
+    bundled, card = load_checkpoint("cifar10")
+    if network == "cifar10":
+        return AttentionExplorer(bundled, data.chelsea(), card)
     torch.manual_seed(0)
     config = ViTConfig(
         img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0
@@ -50,64 +64,83 @@ def explorers() -> dict[str, AttentionExplorer]:
     large = VisionTransformer(config).eval()
     for block in large.blocks:  # scores as wide as a trained network's
         torch.nn.init.normal_(block.attn.qkv.weight, std=0.06)
-    bundled, card = load_checkpoint("cifar10")
     reading = Reading(224, card.mean, card.std, card.classes)
-    return {
-        "size of ViT-B/16, 144 maps": AttentionExplorer(large, data.chelsea(), reading),
-        "cifar10, 12 maps": AttentionExplorer(bundled, data.chelsea(), card),
-    }
+    return AttentionExplorer(large, data.chelsea(), reading)
 
 
-def times_of(view) -> list[list[float]]:
+def times_of(view: Page) -> list[list[float]]:
     """Return the times that were kept, and forget them."""
     view.wait_for_timeout(200)
     return view.evaluate("times.splice(0)")
 
 
-def row(network: str, megabytes: float, what: str, times: list[list[float]]) -> dict:
+def row(facts: dict[str, Any], what: str, times: list[list[float]]) -> dict[str, Any]:
     """Sum up times in milliseconds."""
-    facts = {"network": network, "page_mb": round(megabytes, 2), "what": what, "times": len(times)}
+    summed = {**facts, "what": what, "times": len(times)}
     for name, found in zip(("event", "work"), zip(*times, strict=True), strict=True):
-        facts[f"{name}_ms_median"] = round(statistics.median(found), 1)
-        facts[f"{name}_ms_p95"] = round(statistics.quantiles(found, n=20)[-1], 1)
-    return facts
+        summed[f"{name}_ms_median"] = round(statistics.median(found), 1)
+        summed[f"{name}_ms_p95"] = round(statistics.quantiles(found, n=20)[-1], 1)
+    return summed
+
+
+def measure(view: Page, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Move the pointer over the explorer of an open page, then its sliders."""
+    view.wait_for_timeout(1000)
+    view.evaluate(LISTEN)
+    box = view.locator(".ae-stage").first.bounding_box()
+    assert box is not None
+    for step in range(MOVES):
+        x = box["x"] + box["width"] * (0.02 + 0.96 * (step * 0.37 % 1))
+        view.mouse.move(x, box["y"] + box["height"] * (0.02 + 0.96 * (step * 0.61 % 1)))
+    rows = [row(facts, "pointer, all maps", times_of(view))]
+    view.locator(".ae-stage").first.press("r")
+    for label in ("Layer", "Discard", "Skip connection"):
+        for step in range(SLIDES):
+            view.evaluate(SLIDE, [label, step * 0.29 % 1])
+            view.wait_for_timeout(20)
+        rows.append(row(facts, f"rollout, slider {label}", times_of(view)))
+    return rows
+
+
+def in_a_saved_page(network: str, folder: Path) -> list[dict[str, Any]]:
+    """Measure an explorer in a page without a kernel."""
+    path = folder / "page.html"
+    explorer_of(network).save_html(path)
+    facts = {"network": network, "in": "saved page", "page_mb": round(path.stat().st_size / 1e6, 2)}
+    with lesson.open_page(path.as_uri()) as view:
+        view.locator(".ae-stage").first.wait_for()
+        return measure(view, facts)
+
+
+def in_jupyterlab(network: str, folder: Path) -> list[dict[str, Any]]:
+    """Measure an explorer in a notebook; the rows tell what was sent to the kernel meanwhile."""
+    notebook = nbformat.v4.new_notebook()
+    code = CELL.format(folder=str(Path(__file__).parent), network=network)
+    notebook.cells = [nbformat.v4.new_code_cell(code)]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    with lesson.running_lab(folder) as url:
+        path = folder / "work" / "explorer.ipynb"
+        nbformat.write(notebook, path)
+        with lesson.open_page(lesson.address_of(path.name, url)) as view:
+            lesson.run_all_cells(view, path)
+            lesson.scroll_to(view, lesson.ATTENTION)
+            view.mouse.move(0, 0)
+            view.evaluate(lesson.COUNT_MESSAGES)
+            rows = measure(view, {"network": network, "in": "JupyterLab"})
+            messages = view.evaluate("messages")
+    return [{**row, "messages_to_kernel": messages} for row in rows]
 
 
 def main() -> int:
-    """Measure pointer and sliders in both pages."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    """Measure pointer and sliders, for both networks, in a page and in JupyterLab."""
+    if lesson.find_chromium() is None:
         print("needs Chromium: apt-get install chromium", file=sys.stderr)
         return 2
     rows = []
-    with sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for network, explorer in explorers().items():
-            path = Path(folder) / "page.html"
-            explorer.save_html(path)
-            megabytes = path.stat().st_size / 1e6
-            view = browser.new_page(viewport={"width": 1280, "height": 900})
-            view.goto(path.as_uri())
-            view.locator(".ae-stage").first.wait_for()
-            view.wait_for_timeout(1000)
-            view.evaluate(LISTEN)
-            box = view.locator(".ae-stage").first.bounding_box()
-            assert box is not None
-            for step in range(MOVES):
-                x = box["x"] + box["width"] * (0.02 + 0.96 * (step * 0.37 % 1))
-                view.mouse.move(x, box["y"] + box["height"] * (0.02 + 0.96 * (step * 0.61 % 1)))
-            rows.append(row(network, megabytes, "pointer, all maps", times_of(view)))
-            view.get_by_role("button", name="Rollout", exact=True).click()
-            for label in ("Layer", "Discard", "Skip connection"):
-                for step in range(SLIDES):
-                    view.evaluate(SLIDE, [label, step * 0.29 % 1])
-                    view.wait_for_timeout(20)
-                what = f"rollout, slider {label}"
-                rows.append(row(network, megabytes, what, times_of(view)))
-            view.close()
-        browser.close()
+    for network in NETWORKS:
+        for where in (in_a_saved_page, in_jupyterlab):
+            with tempfile.TemporaryDirectory() as folder:
+                rows += where(network, Path(folder))
     for each in rows:
         print(each)
     write_results(

@@ -24,7 +24,8 @@ from results import ROOT, write_results
 
 LESSON = "00_start_here.ipynb"  # the one that course.py lab opens
 MOVES = 15
-POSITIONS_LESSON, POSITIONS = "03_positions.ipynb", ".position-explorer [role=application]"
+POSITIONS_LESSON = "03_positions.ipynb"
+ATTENTION, POSITIONS = ".attention-explorer [role=grid]", ".position-explorer [role=application]"
 PICTURE = "div.jp-OutputArea img[src^=blob]"
 
 # The same course.py lab as a learner's, but with the copies of the lessons in another folder.
@@ -40,37 +41,30 @@ course.PYTHON = pathlib.Path(sys.executable)
 sys.exit(course.lab(None, browser=False))
 """
 
-# From the key press until the first frame with the new picture is painted.
-TIME_ONE_MOVE = """
-([handle, view, key]) => new Promise((done, fail) => {
-  const start = performance.now();
-  setTimeout(() => fail(new Error("no new picture within 10 seconds")), 10000);
-  new MutationObserver((_, observer) => {
-    observer.disconnect();
-    requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
-  }).observe(view, { childList: true, subtree: true });
-  handle.focus();
-  const press = { key, code: key, keyCode: key === "ArrowLeft" ? 37 : 39, bubbles: true };
-  handle.dispatchEvent(new KeyboardEvent("keydown", press));
-})
-"""
-
-
-# From the pointer's arrival until the first frame with the new words and the new map is painted.
-TIME_ONE_HOVER = """
-(stage) => {
-  const words = stage.closest(".position-explorer").querySelector(".pe-words");
-  window.hovered = new Promise((done, fail) => {
+# From the pointer's arrival, or the key press, until the first frame with the new view is painted.
+TIME_ONE = """
+(view) => {
+  window.answered = new Promise((done, fail) => {
     setTimeout(() => fail(new Error("nothing changed within 10 seconds")), 10000);
     let start;
-    stage.addEventListener("pointermove", (e) => (start ??= e.timeStamp), { capture: true });
+    for (const event of ["pointermove", "keydown"]) {
+      document.addEventListener(event, (e) => (start ??= e.timeStamp), { capture: true });
+    }
     new MutationObserver((_, observer) => {
       observer.disconnect();
       requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
-    }).observe(words, { childList: true, subtree: true, characterData: true });
+    }).observe(view, { childList: true, subtree: true, characterData: true });
   });
 }
 """
+
+
+# What the page sends to the server, and so to the kernel, from now on.
+COUNT_MESSAGES = """() => {
+  window.messages = 0;
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (...data) { messages += 1; return send.apply(this, data); };
+}"""
 
 
 def find_chromium() -> str | None:
@@ -163,22 +157,23 @@ def scroll_to(page: Page, selector: str) -> Locator:
     raise RuntimeError(f"the notebook shows nothing like {selector}")
 
 
-def move_slider(page: Page, key: str) -> float:
-    """Press an arrow key on the first slider; return the ms until its new picture is on screen."""
-    view = scroll_to(page, PICTURE).locator("..")
-    handle = page.locator(".widget-slider .noUi-handle").first
+def press(page: Page, slider: Locator, key: str, view: Locator) -> float:
+    """Press a key on a slider; return the ms until the frame with the new view is painted."""
+    slider.focus()
     page.wait_for_timeout(500)  # until the last move has settled
-    return page.evaluate(TIME_ONE_MOVE, [handle.element_handle(), view.element_handle(), key])
+    page.evaluate(TIME_ONE, view.element_handle())
+    page.keyboard.press(key)
+    return page.evaluate("window.answered")
 
 
-def hover(page: Page, share: tuple[float, float]) -> float:
-    """Point at a place of the position explorer; return the ms until its new frame is painted."""
-    stage = scroll_to(page, POSITIONS)
+def hover(page: Page, stage: Locator, share: tuple[float, float], view: Locator) -> float:
+    """Point at a place of an explorer; return the ms until its new frame is painted."""
+    stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
     assert box is not None
-    page.evaluate(TIME_ONE_HOVER, stage.element_handle())
+    page.evaluate(TIME_ONE, view.element_handle())
     page.mouse.move(box["x"] + share[0] * box["width"], box["y"] + share[1] * box["height"])
-    return page.evaluate("window.hovered")
+    return page.evaluate("window.answered")
 
 
 def timed(what: str, to: str, times: list[float]) -> dict:
@@ -194,21 +189,28 @@ def timed(what: str, to: str, times: list[float]) -> dict:
 
 
 def main() -> None:
-    """Run both lessons; move the slider back and forth, and the pointer over the patches."""
+    """Move the pointer over the patches of both explorers, and a slider back and forth."""
+    # from patch to patch, all over the grid of 8 x 8
+    places = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
+    rows = []
     with tempfile.TemporaryDirectory() as folder, running_lab(Path(folder)) as url:
-        with open_page(url) as page:
-            run_all_cells(page, Path(folder) / "work" / LESSON)
-            keys = ["ArrowLeft", "ArrowRight"] * (MOVES // 2 + 1)
-            moves = [move_slider(page, key) for key in keys][1:]  # the first one warms up
-        with open_page(address_of(POSITIONS_LESSON, url)) as page:
-            run_all_cells(page, Path(folder) / "work" / POSITIONS_LESSON)
-            # from patch to patch, all over the grid of 8 x 8
-            places = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
-            hovers = [hover(page, place) for place in places][1:]
-    rows = [
-        timed("arrow key on the layer slider, lesson 00", "new picture on screen", moves),
-        timed("pointer on another patch, lesson 03", "new map on screen", hovers),
-    ]
+        for lesson, selector, words in (
+            (LESSON, ATTENTION, ".ae-words"),
+            (POSITIONS_LESSON, POSITIONS, ".pe-words"),
+        ):
+            with open_page(address_of(lesson, url)) as page:
+                run_all_cells(page, Path(folder) / "work" / lesson)
+                stage, view = scroll_to(page, selector), page.locator(words).first
+                # the first of each warms up
+                times = [hover(page, stage, place, view) for place in places][1:]
+                where = f"lesson {lesson[:2]}"
+                rows.append(timed(f"pointer on another patch, {where}", "new map on screen", times))
+                if lesson == LESSON:
+                    slider = page.locator(".attention-explorer input[type=range]").first
+                    keys = ["ArrowLeft", "ArrowRight"] * (MOVES // 2 + 1)
+                    times = [press(page, slider, key, view) for key in keys][1:]
+                    what = f"arrow key on the layer slider, {where}"
+                    rows.append(timed(what, "new map on screen", times))
     command = ".venv/bin/python benchmarks/lesson_in_browser.py"
     write_results("lesson_in_browser", command=command, data=None, rows=rows)
     for row in rows:

@@ -122,13 +122,15 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
     "explorer": (
-        "The attention explorer as a saved page, in headless Chromium without a GPU",
+        "The attention explorer, in headless Chromium without a GPU",
         {
             "network": "{network}",
-            "page": "{page_mb:.1f} MB",
+            "in": "{in}",
+            "page, MB": number_of("page_mb", ".1f"),
             "from": "{what}",
             "to the picture": "{event_ms_median:.0f} ms (95% within {event_ms_p95:.0f})",
             "of which work": "{work_ms_median:.1f} ms (95% within {work_ms_p95:.1f})",
+            "messages to the kernel": number_of("messages_to_kernel"),
         },
     ),
     "rollout": (

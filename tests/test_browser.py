@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import lesson_in_browser as lesson
@@ -53,16 +54,32 @@ def open_lesson(lab):
         assert not problems
 
 
-def test_lesson_00_runs_and_its_slider_moves_the_picture(open_lesson, tmp_path):
+def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson, tmp_path):
     page = open_lesson("00_start_here.ipynb")
-    picture = lesson.scroll_to(page, lesson.PICTURE)
-    words = page.get_by_text("most on the patch").first
-    before = picture.get_attribute("src"), words.text_content()
-    assert before[1].startswith("Layer 3, head 0:")
-    lesson.move_slider(page, "ArrowLeft")
-    page.get_by_text("Layer 2, head 0:").wait_for()
-    assert page.locator(lesson.PICTURE).first.get_attribute("src") != before[0]
+    stage = lesson.scroll_to(page, lesson.ATTENTION)
+    words = page.locator(".ae-words").first
+    assert words.text_content().startswith("Layer 3, head 0: CLS attends most to")
+    page.evaluate(lesson.COUNT_MESSAGES)
+    lesson.hover(page, stage, (0.05, 0.95), words)
+    assert "row 7, column 0 attends most to" in words.text_content()
+    stage.press("ArrowRight")
+    page.get_by_text("Layer 3, head 0: row 7, column 1").wait_for()
+    slider = page.locator(".attention-explorer input[type=range]").first
+    lesson.press(page, slider, "ArrowLeft", words)
+    page.get_by_text("Layer 2, head 0: row 7, column 1").wait_for()
+    stage.press("r")
+    page.get_by_text("Rollout through layers 0 to 2: row 7, column 1").wait_for()
     page.screenshot(path=tmp_path / "lesson_00.png")
+    assert page.evaluate("messages") == 0, "while one explores, the kernel hears nothing"
+
+    Image.new("RGB", (50, 30), "red").save(tmp_path / "mine.png")
+    upload = page.locator(".ae-open input").first
+    upload.set_input_files(tmp_path / "mine.png")
+    page.locator(".ae-title", has_text="mine.png").first.wait_for()
+    assert page.evaluate("messages") > 0, "the kernel reads the image"
+    (tmp_path / "note.txt").write_text("no picture")
+    upload.set_input_files(tmp_path / "note.txt")
+    page.locator(".ae-problem", has_text="note.txt").first.wait_for()
 
 
 def test_lesson_03_runs_and_its_map_follows_pointer_and_keys(open_lesson, tmp_path):
@@ -70,7 +87,7 @@ def test_lesson_03_runs_and_its_map_follows_pointer_and_keys(open_lesson, tmp_pa
     stage = lesson.scroll_to(page, lesson.POSITIONS)
     words = page.locator(".pe-words").first
     said = [words.text_content()]
-    lesson.hover(page, (0.05, 0.95))
+    lesson.hover(page, stage, (0.05, 0.95), words)
     said.append(words.text_content())
     assert "row 7, column 0" in said[1].lower()
     stage.focus()
@@ -86,7 +103,8 @@ def test_lesson_04_runs_and_its_temperature_moves_the_bars(open_lesson, tmp_path
     page = open_lesson("04_attention.ipynb")
     picture = lesson.scroll_to(page, lesson.PICTURE)
     before = picture.get_attribute("src"), picture.get_attribute("alt")
-    lesson.move_slider(page, "ArrowRight")
+    slider = page.locator(".widget-slider .noUi-handle").first
+    lesson.press(page, slider, "ArrowRight", picture.locator(".."))
     after = page.locator(lesson.PICTURE).first
     assert after.get_attribute("src") != before[0]
     assert after.get_attribute("alt") != before[1]

@@ -16,8 +16,8 @@ from PIL import Image
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, record_attention
 from vit_tutorial.attention import relevance, rollout
 from vit_tutorial.data import normalize
-from vit_tutorial.explorer import attention as module
-from vit_tutorial.explorer.page import POLICY
+from vit_tutorial.explorer import page as pages
+from vit_tutorial.explorer.scene import RELEVANCES
 from vit_tutorial.images import fit_image
 from vit_tutorial.pretrained import Reading
 
@@ -87,7 +87,7 @@ def test_relevance_maps_are_for_the_asked_class(target):
     label = {None: int(model(pixels).argmax()), "dog": 3, 1: 1}[target]
     record = record_attention(model, pixels, gradients_of=label)
     assert made.scenes[0]["target"] == CLASSES[label]
-    for name, method in module.RELEVANCES.items():
+    for name, method in RELEVANCES.items():
         expected = relevance(record, method=method)[0].flatten()
         np.testing.assert_allclose(made.values(show=name)[1:], expected, rtol=1e-5)
 
@@ -275,7 +275,7 @@ def test_a_page_is_one_file_that_loads_nothing(tmp_path):
     path = tmp_path / "page.html"
     made.save_html(path)
     text = path.read_text(encoding="utf-8")
-    assert f'content="{POLICY}"' in text
+    assert f'content="{pages.POLICY}"' in text
     assert not re.search(r"""(src|href)=["'](?!data:|blob:)|https?:|import\s*\(|fetch\(""", text)
     assert "<iframe srcdoc=" in made.page()._repr_html_()
     assert made._repr_html_() == made.page()._repr_html_()
@@ -298,7 +298,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path.write_text("old", encoding="utf-8")
     made = explorer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "page", lambda *parts: "\udc80")  # cannot be encoded
+        patch.setattr(pages, "page", lambda *parts: "\udc80")  # cannot be encoded
         with pytest.raises(UnicodeEncodeError):
             made.save_html(path)
     assert path.read_text(encoding="utf-8") == "old"
@@ -376,7 +376,8 @@ def opened(browser, tmp_path):
 
 
 def words_of(view) -> str:
-    view.wait_for_timeout(80)  # a frame
+    """What the first picture says, once what was done before has been drawn."""
+    view.evaluate("() => new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
     return view.locator(".ae-words").first.inner_text()
 
 
@@ -458,6 +459,7 @@ def test_the_grid_is_one_for_a_screen_reader(opened):
     view.locator(".ae-stage").first.focus()
     view.keyboard.press("ArrowRight")
     view.keyboard.press("ArrowDown")
+    assert "row 1, column 0" in words_of(view)
     found = view.evaluate(
         """() => {
           const grid = document.querySelector("[role=grid]");

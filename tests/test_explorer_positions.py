@@ -152,6 +152,20 @@ def page(browser):
     opened.close()
 
 
+def test_a_saved_page_works_alone(browser, tmp_path):
+    made = explorer()
+    made.save_html(tmp_path / "positions.html")
+    asked = []
+    view = browser.new_page()
+    view.on("request", lambda request: asked.append(request.url))
+    view.goto((tmp_path / "positions.html").as_uri())
+    row, column = made.query
+    table = np.frombuffer(made.tables, dtype=np.float32).reshape(-1, 15, 15)[0]
+    assert words(view) == expected_words(table, row, column)
+    assert asked == [(tmp_path / "positions.html").as_uri()]
+    view.close()
+
+
 def words(page) -> str:
     return page.locator(".pe-words").text_content()
 

@@ -29,7 +29,6 @@ _HOME = {
     "RecordedAttention": "recording",
     "rollout": "attention",
     "relevance": "attention",
-    "attention_sliders": "explorer",
     "flipbook": "explorer",
     "AttentionExplorer": "explorer",
     "PositionExplorer": "explorer",

@@ -109,7 +109,8 @@ def write_pages(
         ValueError: an unknown method, an image that cannot be opened.
         OSError: what cannot be written.
     """
-    from vit_tutorial.explorer.attention import RELEVANCES, AttentionExplorer
+    from vit_tutorial.explorer import AttentionExplorer
+    from vit_tutorial.explorer.scene import RELEVANCES
 
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

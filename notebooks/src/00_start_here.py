@@ -124,22 +124,20 @@ plots.attention_atlas(np.asarray(photo), heats, "What CLS attends to. Yellow: mo
 # Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for
 # lesson 08; whether such a map tells the truth about the network's *reasons* is one for lesson 09.
 #
-# **Play.** Move the sliders, or click one and use the arrow keys. The line below the picture says in words
-# what you see.
+# **Play.** Point at a patch: what does *it* look at? Or click the picture and use the arrow keys; C goes back to
+# CLS. Below are sliders for the layer and the head. The line under the picture says in words what you see.
 
 # %%
-from vit_tutorial import attention_sliders
+from vit_tutorial import AttentionExplorer
 
-sliders = attention_sliders(vit, card, photo)
-sliders
+explorer = AttentionExplorer(vit, photo, card, name="Chelsea")
+explorer
 
 # %% [markdown]
-# One of its views, as a still picture (layer 3, head 0), for those who read without a running kernel:
+# One of its views, as a still picture, for those who read without a running kernel:
 
 # %%
-heat = heats[3, 0] / heats[3, 0].max()
-still = plots.overlay(np.asarray(photo), heat)
-plots.photo_row([np.asarray(photo), still], ["the photograph", "layer 3, head 0; yellow: most"])
+explorer.figure(layer=3, head=0)
 
 # %% [markdown]
 # A single layer tells little: what layer 3 collects from a patch, that patch had collected before from
@@ -196,7 +194,7 @@ check("00.1", strongest_patch)
 MY_PHOTO = ""  # for example "my_dog.jpg"
 
 mine = open_image(MY_PHOTO or photographs.coffee())
-attention_sliders(vit, card, mine, fit="pad")
+AttentionExplorer(vit, mine, card, fit="pad", name="my photograph")
 
 # %%
 mine_fitted = fit_image(mine, 32, fit="pad")  # the whole picture, with grey bars
@@ -279,6 +277,6 @@ for size in (8, 12, 16, 24):
 #
 # ## A stretch
 #
-# Give `attention_sliders` the rocket instead of the cat. In which layer do the heads find its edge? Then
+# Add the rocket to the explorer: `explorer.add(photographs.rocket(), name="rocket")`. In which layer do the heads find its edge? Then
 # flip the photograph (`photo.transpose(0)`) and look again: does the attention flip with it? It need not,
 # and you will see why in lesson 03.

@@ -1,8 +1,7 @@
 """Interactive views that answer in the browser, without asking the kernel."""
 
 from vit_tutorial.explorer.attention import AttentionExplorer
-from vit_tutorial.explorer.attention_sliders import attention_sliders
 from vit_tutorial.explorer.flipbook import Flipbook, flipbook
 from vit_tutorial.explorer.positions import PositionExplorer
 
-__all__ = ["AttentionExplorer", "Flipbook", "PositionExplorer", "attention_sliders", "flipbook"]
+__all__ = ["AttentionExplorer", "Flipbook", "PositionExplorer", "flipbook"]

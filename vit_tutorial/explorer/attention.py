@@ -7,33 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_tutorial.explorer.page import iframe, page
+from vit_tutorial.explorer.page import Explorer
+from vit_tutorial.explorer.scene import make_scene
 from vit_tutorial.files import whole_file
 from vit_tutorial.plots import heat_colours
 
 COLOURS = ("cividis", "viridis", "magma", "gray")
-RELEVANCES = {  # a name to be read -> a method of `attention.relevance`
-    "Chefer": "chefer",
-    "Gradient rollout": "grad_rollout",
-    "LeGrad": "legrad",
-    "Grad-CAM": "grad_cam",
-}
-LONGEST_SIDE = 900  # pixels of a picture in the page
-PAGE_HEIGHT = 860  # CSS pixels of a page in an output
-STATE = (
-    "scenes", "weights", "largest", "images", "relevances", "palette_names", "palettes", "scene",
-    "layer", "head", "query", "show", "direction", "head_fusion", "discard_ratio", "residual",
-    "colours", "smooth", "picture_size",
-)  # fmt: skip
 
 
-class AttentionExplorer(anywidget.AnyWidget):
+class AttentionExplorer(Explorer):
     """Explore what a network attends to in an image, in JupyterLab, Colab or a page of its own.
 
     Point at a patch, or use the arrow keys: its map is drawn over the image, and beside it those
@@ -60,6 +47,7 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    page_height = 860
 
     scenes = traitlets.List(traitlets.Dict()).tag(sync=True)
     weights = traitlets.List(traitlets.Bytes()).tag(sync=True)  # uint8 (layers, heads, T, T)
@@ -68,8 +56,8 @@ class AttentionExplorer(anywidget.AnyWidget):
     relevances = traitlets.List(traitlets.Bytes()).tag(sync=True)  # float32 (methods, N)
     palette_names = traitlets.List(traitlets.Unicode(), list(COLOURS)).tag(sync=True)
     palettes = traitlets.Bytes().tag(sync=True)  # uint8 (names, 256, 3)
-    can_open = traitlets.Bool(True).tag(sync=True)
-    opened = traitlets.Dict().tag(sync=True)  # the name and bytes of an image from the browser
+    can_open = traitlets.Bool(True).tag(sync=True, page=False)
+    opened = traitlets.Dict().tag(sync=True, page=False)  # an image's name and bytes
 
     scene = traitlets.Int(0).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
@@ -296,153 +284,3 @@ class AttentionExplorer(anywidget.AnyWidget):
         with whole_file(Path(path)) as beside:
             options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
             frames[0].save(beside, format="GIF", save_all=True, **options)
-
-    def html(self) -> str:
-        """Write the explorer as one page that works anywhere, with nothing loaded from anywhere."""
-        state = {name: getattr(self, name) for name in STATE}
-        return page(self._esm, self._css, {**state, "can_open": False}, repr(self))
-
-    def page(self) -> Page:
-        """Show the explorer in a cell as it will be when the notebook is shared or converted."""
-        return Page(self.html())
-
-    def save_html(self, path: str | Path) -> None:
-        """Save the explorer as one page.
-
-        Raises:
-            OSError: it cannot be written; a file that was there before is still whole.
-        """
-        with whole_file(Path(path)) as beside:
-            beside.write_text(self.html(), encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        return self.page()._repr_html_()
-
-
-class Page:
-    """A page inside the output of a cell."""
-
-    def __init__(self, document: str) -> None:
-        self.document = document
-
-    def _repr_html_(self) -> str:
-        return iframe(self.document, PAGE_HEIGHT)
-
-    def __repr__(self) -> str:
-        return f"a page of {len(self.document) / 1e6:.1f} MB"
-
-
-def make_scene(
-    model: Any,
-    image: Any,
-    about: Any,
-    *,
-    fit: str = "crop",
-    name: str | None = None,
-    target: int | str | None = None,
-    budget_mb: float = 16.0,
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Record one image in one network: facts for the page, and its bytes by trait."""
-    import torch
-
-    from vit_tutorial.data import normalize
-    from vit_tutorial.images import fit_image, open_image
-    from vit_tutorial.recording import record_attention
-
-    size = getattr(getattr(model, "config", None), "img_size", None) or about.img_size
-    mode = "L" if len(about.mean) == 1 else "RGB"
-    fitted = fit_image(open_image(image).convert(mode), size, fit=fit)
-    parameter = next(model.parameters())
-    pixels = normalize(fitted.pixels[None], about.mean, about.std).to(parameter)
-    record = record_attention(model, pixels)
-    classes = list(about.classes)
-    answer, label = "", None
-    if record.logits is not None and len(classes) == record.logits.shape[1]:
-        chances = record.logits[0].float().softmax(dim=0)
-        label = _class_number(target, classes, int(chances.argmax()))
-        likeliest = classes[int(chances.argmax())]
-        answer = f"named {likeliest} ({chances.max():.0%}) among {len(classes)} classes"
-    maps = _relevances(model, pixels, label)
-    weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
-    layers, heads, tokens, _ = weights.shape
-    head_note = ""
-    if weights.size > budget_mb * 1e6:
-        head_note = f"Every layer, the mean of its {heads} heads (all would take "
-        head_note += f"{weights.size / 1e6:.0f} MB)"
-        weights = weights.mean(axis=1, keepdims=True)
-    largest = weights.max(axis=-1)  # (layers, heads, T)
-    shares = np.rint(255 * weights / np.maximum(largest, 1e-30)[..., None]).astype(np.uint8)
-    picture = fitted.view()
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=90)
-    facts = {
-        "name": name or _name_of(image),
-        "answer": answer,
-        "target": classes[label] if label is not None else "",
-        "rows": record.grid[0],
-        "columns": record.grid[1],
-        "num_prefix": record.num_prefix,
-        "prefix_names": prefix_names(record.num_prefix),
-        "layers": layers,
-        "heads": weights.shape[1],
-        "head_note": head_note,
-        "methods": list(maps),
-        "width": picture.width,
-        "height": picture.height,
-    }
-    stacked = np.stack(list(maps.values())) if maps else np.zeros((0, tokens), dtype=np.float32)
-    parts = {
-        "weights": shares.tobytes(),
-        "largest": largest.astype(np.float32).tobytes(),
-        "images": file.getvalue(),
-        "relevances": stacked.astype(np.float32).tobytes(),
-    }
-    return facts, parts
-
-
-def prefix_names(count: int) -> list[str]:
-    """Name the tokens before the patches.
-
-    Examples:
-        >>> prefix_names(1), prefix_names(3)
-        (['CLS'], ['CLS', 'extra 1', 'extra 2'])
-    """
-    return ["CLS", *(f"extra {number}" for number in range(1, count))][:count]
-
-
-def _relevances(model: Any, pixels: Any, label: int | None) -> Mapping[str, NDArray]:
-    """Explain the class `label` in every way there is: a name to be read -> (rows, columns)."""
-    from vit_tutorial.attention import relevance
-    from vit_tutorial.recording import record_attention
-
-    if label is None:
-        return {}
-    record = record_attention(model, pixels, gradients_of=label)
-    ways = {
-        name: method
-        for name, method in RELEVANCES.items()
-        if method != "legrad" or record.own_gradients is not None
-    }
-    return {
-        name: relevance(record, method=method)[0].cpu().float().numpy().ravel()
-        for name, method in ways.items()
-    }
-
-
-def _class_number(target: int | str | None, classes: list[str], likeliest: int) -> int:
-    if target is None:
-        return likeliest
-    if target in classes:
-        return classes.index(target)
-    if isinstance(target, int) and target in range(len(classes)):
-        return target
-    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-    raise ValueError(f"target must be a class ({shown}) or its number, got {target!r}")
-
-
-def _name_of(image: Any) -> str:
-    if isinstance(image, str | Path):
-        return Path(image).name
-    named = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
-    return Path(named).name or "image"

@@ -1,9 +1,14 @@
-"""A widget as one page that needs no kernel, no server and no network."""
+"""A widget that can also stand in one page, which needs no kernel, no server and no network."""
 
 import base64
 import html
 import json
+from pathlib import Path
 from typing import Any
+
+import anywidget
+
+from vit_tutorial.files import whole_file
 
 # What a browser may do with the page: run what is written in it, and show its own pictures.
 POLICY = (
@@ -49,6 +54,55 @@ body { margin: 16px; background: var(--jp-layout-color1); }
 """
 
 
+class Explorer(anywidget.AnyWidget):
+    """A widget that answers in the browser, from what was sent to it once.
+
+    Where there is no kernel, its module runs in a page with the same state: every trait that is
+    sent to the browser and is not tagged `page=False`.
+    """
+
+    page_height = 600  # CSS pixels, in the output of a cell
+
+    def html(self) -> str:
+        """Write the explorer as one page that works anywhere, with nothing loaded from anywhere."""
+        names = set(self.trait_names(sync=True, page=lambda tag: tag is not False))
+        names -= set(anywidget.AnyWidget.class_trait_names(sync=True))
+        state = {n: getattr(self, n) for n in sorted(names) if not n.startswith("_")}
+        return page(self._esm, self._css, state, repr(self))
+
+    def page(self) -> "Page":
+        """Show the explorer in a cell as it will be when the notebook is shared or converted."""
+        return Page(self.html(), self.page_height)
+
+    def save_html(self, path: str | Path) -> None:
+        """Save the explorer as one page.
+
+        Raises:
+            OSError: it cannot be written; a file that was there before is still whole.
+        """
+        with whole_file(Path(path)) as beside:
+            beside.write_text(self.html(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return self.page()._repr_html_()
+
+
+class Page:
+    """A page inside the output of a cell, where it lives on when the notebook is shared."""
+
+    def __init__(self, document: str, height: int) -> None:
+        self.document, self.height = document, height
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.document)}" style="width: 100%; border: 0" '
+            f'height="{self.height}" sandbox="allow-scripts"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"a page of {len(self.document) / 1e6:.1f} MB"
+
+
 def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
     """Write one page: an ES module that exports `render`, its style sheet, and a widget's state.
 
@@ -70,14 +124,6 @@ def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
         "</html>",
     ]
     return "\n".join(parts)
-
-
-def iframe(document: str, height: int) -> str:
-    """Put a page into an output of a notebook, where it lives on when the notebook is shared."""
-    return (
-        f'<iframe srcdoc="{html.escape(document)}" style="width: 100%; border: 0" '
-        f'height="{height}" sandbox="allow-scripts"></iframe>'
-    )
 
 
 def _carried(value: Any) -> Any:

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets
 
+from vit_tutorial.explorer.page import Explorer
 from vit_tutorial.plots import heat_colours
 
 MAX_PATCHES = 1024  # of a grid; a table then has a million numbers
 ROUNDING = 1e-3  # how far a cosine may stray beyond 1
 
 
-class PositionExplorer(anywidget.AnyWidget):
+class PositionExplorer(Explorer):
     """Show tables of similarities between positions, one patch at a time and all at once.
 
     Args:

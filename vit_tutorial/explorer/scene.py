@@ -1,0 +1,140 @@
+"""One image in one network, recorded: the facts and bytes that an explorer sends to the browser."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RELEVANCES = {  # a name to be read -> a method of `attention.relevance`
+    "Chefer": "chefer",
+    "Gradient rollout": "grad_rollout",
+    "LeGrad": "legrad",
+    "Grad-CAM": "grad_cam",
+}
+LONGEST_SIDE = 900  # pixels of a picture in the page
+
+
+def make_scene(
+    model: Any,
+    image: Any,
+    about: Any,
+    *,
+    fit: str = "crop",
+    name: str | None = None,
+    target: int | str | None = None,
+    budget_mb: float = 16.0,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Record one image in one network: facts, and the bytes for each trait of an explorer.
+
+    Takes what `AttentionExplorer` takes. Weights become shares of their row's largest, in 1/255.
+
+    Raises:
+        ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
+    """
+    import torch
+
+    from vit_tutorial.data import normalize
+    from vit_tutorial.images import fit_image, open_image
+    from vit_tutorial.recording import record_attention
+
+    size = getattr(getattr(model, "config", None), "img_size", None) or about.img_size
+    mode = "L" if len(about.mean) == 1 else "RGB"
+    fitted = fit_image(open_image(image).convert(mode), size, fit=fit)
+    parameter = next(model.parameters())
+    pixels = normalize(fitted.pixels[None], about.mean, about.std).to(parameter)
+    record = record_attention(model, pixels)
+    classes = list(about.classes)
+    answer, label = "", None
+    if record.logits is not None and len(classes) == record.logits.shape[1]:
+        chances = record.logits[0].float().softmax(dim=0)
+        label = _class_number(target, classes, int(chances.argmax()))
+        likeliest = classes[int(chances.argmax())]
+        answer = f"named {likeliest} ({chances.max():.0%}) among {len(classes)} classes"
+    maps = _relevances(model, pixels, label)
+    weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
+    layers, heads, tokens, _ = weights.shape
+    head_note = ""
+    if weights.size > budget_mb * 1e6:
+        head_note = f"Every layer, the mean of its {heads} heads (all would take "
+        head_note += f"{weights.size / 1e6:.0f} MB)"
+        weights = weights.mean(axis=1, keepdims=True)
+    largest = weights.max(axis=-1)  # (layers, heads, T)
+    shares = np.rint(255 * weights / np.maximum(largest, 1e-30)[..., None]).astype(np.uint8)
+    picture = fitted.view()
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=90)
+    facts = {
+        "name": name or _name_of(image),
+        "answer": answer,
+        "target": classes[label] if label is not None else "",
+        "rows": record.grid[0],
+        "columns": record.grid[1],
+        "num_prefix": record.num_prefix,
+        "prefix_names": prefix_names(record.num_prefix),
+        "layers": layers,
+        "heads": weights.shape[1],
+        "head_note": head_note,
+        "methods": list(maps),
+        "width": picture.width,
+        "height": picture.height,
+    }
+    stacked = np.stack(list(maps.values())) if maps else np.zeros((0, tokens), dtype=np.float32)
+    parts = {
+        "weights": shares.tobytes(),
+        "largest": largest.astype(np.float32).tobytes(),
+        "images": file.getvalue(),
+        "relevances": stacked.astype(np.float32).tobytes(),
+    }
+    return facts, parts
+
+
+def prefix_names(count: int) -> list[str]:
+    """Name the tokens before the patches.
+
+    Examples:
+        >>> prefix_names(1), prefix_names(3)
+        (['CLS'], ['CLS', 'extra 1', 'extra 2'])
+    """
+    return ["CLS", *(f"extra {number}" for number in range(1, count))][:count]
+
+
+def _relevances(model: Any, pixels: Any, label: int | None) -> Mapping[str, NDArray]:
+    """Explain the class `label` in every way there is: a name to be read -> (rows, columns)."""
+    from vit_tutorial.attention import relevance
+    from vit_tutorial.recording import record_attention
+
+    if label is None:
+        return {}
+    record = record_attention(model, pixels, gradients_of=label)
+    ways = {
+        name: method
+        for name, method in RELEVANCES.items()
+        if method != "legrad" or record.own_gradients is not None
+    }
+    return {
+        name: relevance(record, method=method)[0].cpu().float().numpy().ravel()
+        for name, method in ways.items()
+    }
+
+
+def _class_number(target: int | str | None, classes: list[str], likeliest: int) -> int:
+    if target is None:
+        return likeliest
+    if target in classes:
+        return classes.index(target)
+    if isinstance(target, int) and target in range(len(classes)):
+        return target
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    raise ValueError(f"target must be a class ({shown}) or its number, got {target!r}")
+
+
+def _name_of(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return Path(image).name
+    named = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
+    return Path(named).name or "image"

@@ -810,3 +810,20 @@ def test_the_order_of_tokens_is_tried_out_once_for_each_model_and_size():
 def test_images_must_come_in_a_batch():
     with pytest.raises(ValueError, match=r"images \(B, C, H, W\), got \(3, 16, 24\)"):
         record_attention(tiny_model(), pictures()[0])
+
+
+@pytest.mark.parametrize(("bad", "layer"), [("parameters", 1), ("images", 0)])
+def test_numbers_that_are_not_finite_are_refused(bad, layer):
+    model, images = tiny_model(), pictures()
+    if bad == "parameters":
+        model.blocks[1].attn.qkv.weight.data[5, 5] = torch.nan
+    else:
+        images[1, 0, 9, 9] = torch.inf
+    with pytest.raises(ValueError, match=f"layer {layer} are not all finite.* NaN or infinity"):
+        record_attention(model, images)
+
+
+def test_one_token_attends_to_itself():
+    record = record_attention(tiny_model(img_size=8, pool="mean"), pictures(size=(8, 8)))
+    assert record.grid == (1, 1)
+    assert rollout(record).tolist() == [[[1.0]], [[1.0]]]

@@ -28,7 +28,8 @@ class RecordedAttention:
     `own_gradients` those of the score that the model's head would give to the layer's own output.
 
     Raises:
-        ValueError: weights that are not square maps over num_prefix + rows * columns tokens.
+        ValueError: weights that are not square maps over num_prefix + rows * columns tokens, or
+            that are not all finite.
     """
 
     weights: list[Tensor]
@@ -43,7 +44,12 @@ class RecordedAttention:
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         if not self.weights:
             raise ValueError("expected the attention weights of at least one layer, got none")
-        for layer in self.weights:
+        for number, layer in enumerate(self.weights):
+            if not layer.sum().isfinite():  # one number that is not makes the sum so
+                raise ValueError(
+                    f"the weights of layer {number} are not all finite numbers: do the model's "
+                    f"parameters or the images hold NaN or infinity?"
+                )
             if layer.ndim != 4 or layer.shape[2:] != (tokens, tokens):
                 raise ValueError(
                     f"a {self.grid[0]}x{self.grid[1]} grid with {self.num_prefix} prefix tokens "

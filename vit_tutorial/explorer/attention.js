@@ -315,7 +315,7 @@ function render({ model, el }) {
   const fields = {
     layer: slider("layer", "Layer", 0, 0, 1, String),
     head: slider("head", "Head", 0, 0, 1, String),
-    direction: select("direction", "Direction", [["from", "the patch attends to …"], ["to", "… attends to the patch"]]),
+    direction: select("direction", "Direction", [["from", "attends to"], ["to", "is attended to by"]]),
     head_fusion: select("head_fusion", "Heads joined by", [["mean", "mean"], ["max", "maximum"], ["min", "minimum"]]),
     discard_ratio: slider("discard_ratio", "Discard", 0, 0.98, 0.02, (v) => `${Math.round(100 * v)}%`),
     residual: slider("residual", "Skip connection", 0, 1, 0.05, (v) => v.toFixed(2)),

@@ -61,6 +61,8 @@ class Explorer(anywidget.AnyWidget):
     sent to the browser and is not tagged `page=False`.
     """
 
+    _esm: str
+    _css: str
     page_height = 600  # CSS pixels, in the output of a cell
 
     def html(self) -> str:

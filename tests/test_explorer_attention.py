@@ -480,8 +480,19 @@ def test_the_grid_is_one_for_a_screen_reader(opened):
 
 def test_colours_on_the_page_are_those_of_the_values(opened):
     made = explorer()
-    made.smooth, made.query, made.show = False, 9, "mean"
+    made.query = 9
     view = opened(made.html())
+    view.evaluate(
+        """() => { const pen = CanvasRenderingContext2D.prototype;  // patches with sharp edges
+          const { drawImage } = pen;
+          pen.drawImage = function (...what) {
+            this.imageSmoothingEnabled = false;
+            drawImage.apply(this, what);
+          }; }"""
+    )
+    view.locator(".ae-stage").first.press("m")
+    assert "mean of its heads" in words_of(view)
+    made.show = "mean"
     pixels = view.evaluate(
         """() => { const canvas = document.querySelector(".ae-heat");
           const pen = canvas.getContext("2d");
@@ -598,3 +609,14 @@ def test_nothing_is_cut_off(width, opened):
             place = box.bounding_box()
             assert place["x"] >= 0
             assert place["x"] + place["width"] <= width
+
+
+def test_the_picture_is_as_large_as_the_window_has_room_for(opened):
+    view = opened(explorer().html())
+    widths = []
+    for size in ((1280, 800), (1920, 1080), (700, 1080), (1280, 800)):
+        view.set_viewport_size({"width": size[0], "height": size[1]})
+        words_of(view)
+        widths.append(view.locator(".ae-stage").first.bounding_box()["width"])
+    assert widths[1] > 1.3 * widths[0]
+    assert widths[2] == widths[3] == widths[0]

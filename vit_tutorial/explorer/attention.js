@@ -198,6 +198,7 @@ export function sentence(scene, setting, values) {
 
 // ---- Page ----
 
+const SIZE = 420; // CSS pixels of the atlas, and at least of the picture
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const HELP = [
   ["pointer", "look from any patch; click holds it, Escape lets go"],
@@ -415,6 +416,14 @@ function render({ model, el }) {
   // ---- Drawing ----
 
   const [tile, sheet, inks] = [{}, {}, {}];
+  let size = 0; // of the picture
+  const wideness = ({ width, height }) => Math.min(width / height, Math.sqrt(Math.max(width / height, 1)), 1.6);
+
+  function fittingSize() { // as large as the window has room for, beside the atlas and above the controls
+    const beside = (root.clientWidth - SIZE - 60) / wideness(sceneOf(0));
+    const above = window.innerHeight - (get("can_open") ? 480 : 380); // a notebook has bars of its own
+    return 20 * Math.floor(Math.max(SIZE, Math.min(beside, above, 600)) / 20);
+  }
 
   function inksOf(name) { // the colours of a palette as pixels, opaque
     if (!inks[name]) {
@@ -427,6 +436,7 @@ function render({ model, el }) {
 
   function layout() {
     const scene = sceneOf(0);
+    size = fittingSize();
     sceneBox.hidden = scenes.length < 2;
     open.hidden = !get("can_open");
     fields.layer.input.max = scene.layers - 1;
@@ -434,10 +444,9 @@ function render({ model, el }) {
     for (const pane of panes) {
       if (pane.n && !pinned) continue;
       const of = sceneOf(pane.n);
-      const ratio = of.width / of.height; // wide pictures may be wider, tall ones not taller
       const beside = pinned ? Math.max(240, (root.clientWidth - 42) / 2) : Infinity; // both fit
-      const width = Math.min(beside, get("picture_size") * Math.min(ratio, Math.sqrt(Math.max(ratio, 1)), 1.6));
-      const height = width / ratio;
+      const width = Math.min(beside, size * wideness(of)); // wide ones may be wider, tall ones not taller
+      const height = (width * of.height) / of.width;
       pane.stage.style.width = `${width}px`;
       pane.stage.style.aspectRatio = `${of.width} / ${of.height}`;
       for (const canvas of [pane.photo, pane.heat]) {
@@ -455,7 +464,7 @@ function render({ model, el }) {
         chip.addEventListener("click", () => (pane.n ? compare(token) : look(token)));
       }
     }
-    const room = get("picture_size") * scale;
+    const room = SIZE * scale;
     const longest = Math.max(scene.rows, scene.columns);
     const most = Math.max(scene.heads, scene.layers);
     tile.pixel = Math.max(1, Math.min(Math.floor((room / most - 3 * scale) / longest), Math.floor((128 * scale) / longest)));
@@ -551,7 +560,6 @@ function render({ model, el }) {
     const most = largestPatch(scene, setting, values);
     const pen = pane.heat.getContext("2d");
     pen.clearRect(0, 0, pane.heat.width, pane.heat.height);
-    pen.imageSmoothingEnabled = get("smooth");
     pen.drawImage(paint(pane.small, scene, values, most, true), 0, 0, pane.heat.width, pane.heat.height);
     const words = sentence(scene, setting, values);
     if (pane.words.textContent !== words) pane.words.textContent = words;
@@ -699,22 +707,25 @@ function render({ model, el }) {
   });
 
   const told = (message) => { problem.textContent = message.problem ?? ""; };
-  const listeners = [["msg:custom", told], ["change:scenes", decode], ["change:scene", layout], ["change:picture_size", layout]];
+  const listeners = [["msg:custom", told], ["change:scenes", decode], ["change:scene", layout]];
   listeners.push(["change:query", () => later("query")]);
-  for (const name of ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours", "smooth"]) {
+  for (const name of ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours"]) {
     listeners.push([`change:${name}`, later]);
   }
   for (const [name, listener] of listeners) model.on(name, listener);
   decode();
   let width = 0;
-  const resized = new ResizeObserver(() => {
-    if (pinned && root.clientWidth !== width) layout();
+  const refit = () => {
+    if (fittingSize() !== size || (pinned && root.clientWidth !== width)) layout();
     width = root.clientWidth;
-  });
+  };
+  const resized = new ResizeObserver(refit);
   resized.observe(root);
+  window.addEventListener("resize", refit);
   return () => {
     cancelAnimationFrame(frame);
     resized.disconnect();
+    window.removeEventListener("resize", refit);
     for (const [name, listener] of listeners) model.off(name, listener);
   };
 }

@@ -69,8 +69,6 @@ class AttentionExplorer(Explorer):
     discard_ratio = traitlets.Float(0.0, min=0.0, max=0.98).tag(sync=True)
     residual = traitlets.Float(0.5, min=0.0, max=1.0).tag(sync=True)
     colours = traitlets.Enum(COLOURS, COLOURS[0]).tag(sync=True)
-    smooth = traitlets.Bool(True).tag(sync=True)
-    picture_size = traitlets.Int(420, min=160, max=1200).tag(sync=True)  # CSS pixels
 
     def __init__(
         self,

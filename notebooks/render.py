@@ -9,7 +9,8 @@ cell:
     # %% [markdown] solved_only=true            for the solved notebook alone
 
 In a markdown cell {{results.NAME.rows[0].accuracy:.1f}} is filled from the file NAME.json in
-benchmarks/results; a row may also be called by what it holds, rows[img_size=64].
+benchmarks/results; a row may also be called by what it holds, rows[img_size=64]. {{table.NAME}} is
+the whole file as a table.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from tables import results_table
 
 from vit_tutorial.lessons.exercises import exercises_of, find
 
@@ -290,6 +292,8 @@ def fill_fields(text: str, root: Path, where: str) -> str:
         try:
             path, _, form = field[1].strip().partition(":")
             prefix, name, *steps = re.findall(r"\w+(?:=[^\]]*)?", path)
+            if prefix == "table":
+                return results_table(root, ".".join([name, *steps])).rstrip()
             if prefix != "results":
                 raise ValueError
             file = root / "benchmarks" / "results" / f"{name}.json"

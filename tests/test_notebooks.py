@@ -496,6 +496,20 @@ def test_results_become_tables(course):
     assert text.endswith("<!-- results:end -->\n")
 
 
+def test_a_lesson_shows_a_table_of_results(course, source):
+    rows = [{"pos_embed": "rope", "epochs": 3, "test_accuracy_mean": 61.26}]
+    result = {"hardware": "a chip", "command": "python y.py", "data": "photographs", "rows": rows}
+    path = course / "benchmarks/results/positions_cifar10.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    edit(source, "See [the data]", "{{table.positions_cifar10}}\n#\n# See [the data]")
+    text = lesson.render(source, True, 10).cells[0].source
+    table = "| positions | epochs | test accuracy |\n| --- | --- | --- |\n| rope | 3 | 61.3% |\n"
+    assert f"{table}\nMeasured on photographs, a chip: `python y.py`\n\nSee" in text
+    edit(source, "table.positions", "table.places")
+    with pytest.raises(lesson.BuildError, match="nothing for {{table.places_cifar10}}"):
+        lesson.render(source, True, 10)
+
+
 def test_an_unknown_lesson_is_one_sentence(course, capsys):
     assert build.main(["7"], course) == 2
     assert capsys.readouterr().err == "build: there is no source of lesson 07\n"

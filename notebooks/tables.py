@@ -1,0 +1,260 @@
+"""Tables of measured numbers, made from benchmarks/results: README.md has all of them.
+
+A lesson has one where its text says {{table.NAME}}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+Column = str | Callable[[dict], str]
+
+
+def accuracy(row: dict) -> str:
+    """Say an accuracy in percent, with its standard deviation where there are several seeds."""
+    if row.get("measured") is False:
+        return "not measured"
+    spread = row.get("test_accuracy_std")
+    return f"{row['test_accuracy_mean']:.1f}{'' if spread is None else f' ± {spread:.1f}'}%"
+
+
+def number_of(name: str, form: str = "") -> Column:
+    """Return what shows the field `name` of a row, or a dash where the row has none."""
+    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+
+
+def seeds(row: dict) -> str:
+    """Say how many seeds there were."""
+    return str(len(row["seeds"])) if "seeds" in row else "–"
+
+
+def duration(row: dict) -> str:
+    """Say how long one training took, in seconds or in minutes."""
+    seconds = row["seconds"]
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def faith(metric: str) -> str:
+    """Return the form of a score with its interval."""
+    return f"{{{metric}_mean:.3f}} ({{{metric}_low:.3f}}–{{{metric}_high:.3f}})"
+
+
+def gain(metric: str) -> str:
+    """Return the form of a score's difference from that of random maps, with its interval."""
+    return f"{{{metric}_gain:+.3f}} ({{{metric}_gain_low:+.3f}} to {{{metric}_gain_high:+.3f}})"
+
+
+RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
+TRAIN_STEP: dict[str, Column] = {
+    "ours": "{ours}",
+    "against": "{against} ({version})",
+    "our speed / theirs": RATIO,
+    "our images/s": "{images_per_second:,}",
+    "theirs": "{their_images_per_second:,}",
+}
+ABLATION: dict[str, Column] = {
+    "change": "{change}",
+    "epochs": number_of("epochs"),
+    "seeds": seeds,
+    "test accuracy": accuracy,
+    "difference": number_of("difference", "+.1f"),
+}
+STEP = (
+    "One training step: forward, backward, AdamW (width {embed_dim}, depth {depth}, batches of "
+    "{batch_size} in {precision}; median and range)"
+)
+
+# The tables of README.md: results file -> what it is about, and how its rows are shown. A field
+# in the title is that of the first row.
+RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
+    "ablation_cifar10": ("What each ingredient is worth, on photographs", ABLATION),
+    "ablation_digits": ("What each ingredient is worth, on the digits", ABLATION),
+    "train_step_cpu": (STEP, TRAIN_STEP),
+    "train_step_gpu": (STEP, TRAIN_STEP),
+    "data_path": (
+        "Batches of {batch_size} images drawn and augmented, no network (on: {device})",
+        {
+            "against": "{against}",
+            "our speed / theirs": RATIO,
+            "our images/s": "{images_per_second:,}",
+            "theirs": "{images_per_second_against:,}",
+        },
+    ),
+    "explorer": (
+        "The attention explorer, in headless Chromium without a GPU",
+        {
+            "network": "{network}",
+            "in": "{in}",
+            "page, MB": number_of("page_mb", ".1f"),
+            "from": "{what}",
+            "to the picture": "{event_ms_median:.0f} ms (95% within {event_ms_p95:.0f})",
+            "of which work": "{work_ms_median:.1f} ms (95% within {work_ms_p95:.1f})",
+            "messages to the kernel": number_of("messages_to_kernel"),
+        },
+    ),
+    "rollout": (
+        "Rollout and recording at the size of ViT-B/16",
+        {
+            "what": "{what}",
+            "against": "{against}",
+            "our speed / theirs": RATIO,
+            "ours": "{ms:.1f} ms",
+            "theirs": "{their_ms:.1f} ms",
+        },
+    ),
+    "faithfulness": (
+        "How faithful each map is, on test images that the bundled network names rightly (mean and "
+        "95% bootstrap interval; ↑ more is better, ↓ less is better)",
+        {
+            "method": "{method}",
+            "removed patches show": "{baseline}",
+            "deletion ↓": faith("deletion"),
+            "insertion ↑": faith("insertion"),
+            "positive ↓": faith("positive_perturbation"),
+            "negative ↑": faith("negative_perturbation"),
+            "pointing game ↑": faith("pointing_game"),
+        },
+    ),
+    "faithfulness.gain": (
+        "What they are better by than random maps of the same {images:,} images (mean difference "
+        "and 95% interval; more is better, and an interval with 0 inside shows nothing)",
+        {
+            "method": "{method}",
+            "removed": "{baseline}",
+            "deletion": gain("deletion"),
+            "insertion": gain("insertion"),
+            "positive": gain("positive_perturbation"),
+            "negative": gain("negative_perturbation"),
+            "pointing game": gain("pointing_game"),
+        },
+    ),
+    "input_size": (
+        "A larger image into the same network, positions resampled",
+        {
+            "image": "{img_size}×{img_size}",
+            "tokens": "{tokens}",
+            "test accuracy": "{test_accuracy:.1f}%",
+            "time": "×{time_ratio_median:.2f} ({time_ratio_low:.2f}–{time_ratio_high:.2f})",
+        },
+    ),
+    "positions_digits": (
+        "Kinds of positions, on the digits (five seeds each, mean ± standard deviation)",
+        {
+            "positions": "{pos_embed}",
+            "epochs": "{epochs}",
+            "test accuracy": "{test_accuracy_mean:.1f} ± {test_accuracy_std:.1f}%",
+        },
+    ),
+    "positions_cifar10": (
+        "Kinds of positions, on photographs (one short run each)",
+        {
+            "positions": "{pos_embed}",
+            "epochs": "{epochs}",
+            "test accuracy": "{test_accuracy_mean:.1f}%",
+        },
+    ),
+    "lab_start": (
+        "`python3 course.py lab`, once set up",
+        {
+            "from": "{from}",
+            "to": "{to}",
+            "median": "{seconds_median:.1f} s",
+            "range": "{seconds_low:.1f}–{seconds_high:.1f} s",
+        },
+    ),
+    "lesson_in_browser": (
+        "Sliders and pointer in JupyterLab",
+        {
+            "from": "{from}",
+            "to": "{to}",
+            "median": "{ms_median} ms",
+            "range": "{ms_low}–{ms_high} ms",
+        },
+    ),
+}
+
+
+def results_tables(root: Path) -> str:
+    """Return tables of the bundled networks, of the recipes, and of each other results file."""
+    parts = [networks_table(root), *accuracy_table(root)]
+    parts += [results_table(root, name) for name in RESULTS if results_file(root, name).exists()]
+    return "\n".join(parts)
+
+
+def results_file(root: Path, name: str) -> Path:
+    """Return where a table's numbers lie; "a.b" is another table of what is in a.json."""
+    return root / "benchmarks" / "results" / f"{name.partition('.')[0]}.json"
+
+
+def results_table(root: Path, name: str) -> str:
+    """Return the table of one results file, with its title and where it was measured.
+
+    Raises:
+        LookupError, OSError: there is no such table, or no such file.
+    """
+    about, columns = RESULTS[name]
+    result = json.loads(results_file(root, name).read_text(encoding="utf-8"))
+    rows = [tuple(show(column, row) for column in columns.values()) for row in result["rows"]]
+    on = f"{result['data']}, " if result["data"] else ""
+    source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
+    title = about.format(**result["rows"][0])
+    return f"**{title}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n"
+
+
+def show(column: Column, row: dict) -> str:
+    """Return one field of a table."""
+    return column.format(**row) if isinstance(column, str) else column(row)
+
+
+def accuracy_table(root: Path) -> list[str]:
+    """Return one table of all accuracy_*.json, from the smallest network to the largest.
+
+    What was measured on a split of the training set is not in it.
+    """
+    found = []
+    for path in sorted((root / "benchmarks" / "results").glob("accuracy_*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found += [(row, result) for row in result["rows"] if row["split"] == "test"]
+    if not found:
+        return []
+    found.sort(key=lambda pair: pair[0]["parameters"])
+    heading = ("recipe", "network", "data", "epochs", "seeds", "test accuracy", "time", "hardware")
+    network = "width {embed_dim}, depth {depth}, patch {patch_size}, {parameters:,} parameters"
+    lines = [
+        (
+            row["recipe"],
+            network.format(**row),
+            result["data"],
+            str(row["epochs"]),
+            seeds(row),
+            accuracy(row),
+            duration(row),
+            result["hardware"],
+        )
+        for row, result in found
+    ]
+    commands = "".join(f"- `{result['command']}`\n" for _, result in found)
+    about = "Recipes, the last epoch of each training (mean ± standard deviation over the seeds)"
+    return [f"**{about}**\n\n{as_table([heading, *lines])}\nMeasured by\n\n{commands}"]
+
+
+def networks_table(root: Path) -> str:
+    """Return the bundled networks as their cards describe them."""
+    rows = [("network", "trained on", "right on the test set", "trained in", "command")]
+    for path in sorted((root / "vit_tutorial" / "checkpoints").glob("*.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        result, training = card["evaluation"], card["training"]
+        right = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
+        took = f"{training['epochs']} epochs, {math.ceil(training['seconds'] / 60)} min"
+        on = f"{took} on {training['hardware']}"
+        rows.append((card["name"], card["data"], right, on, f"`{training['command']}`"))
+    return f"**The bundled networks**, one seed each\n\n{as_table(rows)}\n"
+
+
+def as_table(rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table whose first row is the heading."""
+    lines = ["| " + " | ".join(row) + " |\n" for row in rows]
+    return "".join([lines[0], "|" + " --- |" * len(rows[0]) + "\n", *lines[1:]])

@@ -42,9 +42,10 @@ def faith(metric: str) -> str:
     return f"{{{metric}_mean:.3f}} ({{{metric}_low:.3f}}–{{{metric}_high:.3f}})"
 
 
-def gain(metric: str) -> str:
-    """Return the form of a score's difference from that of random maps, with its interval."""
-    return f"{{{metric}_gain:+.3f}} ({{{metric}_gain_low:+.3f}} to {{{metric}_gain_high:+.3f}})"
+def gain(metric: str) -> Column:
+    """Return what shows a score's difference from that of random maps, with its interval."""
+    form = f"{{{metric}_gain:+.2f}} ({{{metric}_gain_low:+.2f}} to {{{metric}_gain_high:+.2f}})"
+    return lambda row: "–" if row["method"] == "random" else form.format(**row)
 
 
 RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
@@ -123,7 +124,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         "and 95% interval; more is better, and an interval with 0 inside shows nothing)",
         {
             "method": "{method}",
-            "removed": "{baseline}",
+            "removed patches show": "{baseline}",
             "deletion": gain("deletion"),
             "insertion": gain("insertion"),
             "positive": gain("positive_perturbation"),

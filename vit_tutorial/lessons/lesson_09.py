@@ -1,0 +1,351 @@
+"""The exercises of lesson 09."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
+from vit_tutorial.lessons.mistakes_09 import (
+    DELETIONS,
+    GRIDS,
+    MIXES,
+    POINTS,
+    RULES,
+    chefer,
+    deletion,
+    mixed,
+    on_the_grid,
+    points,
+)
+from vit_tutorial.lessons.module_09 import (
+    RIGHT_ROLLOUTS,
+    WRONG_ROLLOUTS,
+    hear,
+    interval_of,
+    judge_interval,
+    judge_patches,
+    judge_ties,
+    patches_of,
+)
+
+# ---- 09.1 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.1",
+    title="Back on the grid",
+    difficulty=1,
+    minutes=6,
+    hints=(
+        "Two steps: leave out the tokens that are no patches, then give the rest the shape of the "
+        "grid. A slice does the first.",
+        "Neither the number of rows nor that of columns has to be guessed: both are in `grid`. The "
+        "batch stays in front.",
+    ),
+)
+def my_map_of_row(answer: Any) -> str:
+    """Check `my_map_of_row(row (B, T), grid, num_prefix) -> (B, rows, columns)`."""
+    tall = torch.rand(2, 1 + 64)
+    came = call(answer, tall, (16, 4), 1)  # here a square would fit, too
+    if isinstance(came, Tensor) and came.shape[-2:] == (8, 8):
+        raise Wrong(
+            "A 16×4 grid has become 8×8: the side is guessed from the number of tokens. Take rows "
+            "and columns from `grid`."
+        )
+    _works_without_one_prefix(answer)
+    inputs = [
+        (tall, (16, 4), 1),
+        (torch.rand(2, 1 + 6), (2, 3), 1),
+        (torch.rand(1, 1 + 6), (3, 2), 1),
+        (torch.rand(3, 12, dtype=torch.float64), (4, 3), 0),
+        (torch.rand(2, 5 + 8), (2, 4), 5),
+        (torch.rand(5 + 9, 3).T, (3, 3), 5),
+        (torch.rand(2, 2 + 5), (1, 5), 2),
+        (torch.zeros(1, 1 + 4), (2, 2), 1),
+    ]
+    compare(answer, on_the_grid, inputs, GRIDS)
+    return f"Every patch at its place on {len(inputs)} grids, with 0, 1, 2 and 5 tokens in front."
+
+
+def _works_without_one_prefix(answer: Callable) -> None:
+    """Name the cause where other numbers of prefix tokens stop with an exception."""
+    call(answer, torch.rand(2, 7), (2, 3), 1)
+    for prefix in (0, 5):
+        try:
+            call(answer, torch.rand(2, prefix + 6), (2, 3), prefix)
+        except (RuntimeError, IndexError, ValueError) as error:
+            said = str(error).splitlines()[0][:120]
+            raise Wrong(
+                f"It works for one prefix token, and for {prefix} it stops ({said}): is "
+                f"`num_prefix` used?"
+            ) from None
+
+
+# ---- 09.2 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.2",
+    title="Mend the division",
+    difficulty=2,
+    minutes=10,
+    hints=(
+        "Mix first: both parts have shapes that fit, since a table (T, T) repeats itself along the "
+        "batch.",
+        "Which shape must the sums have so that each stands beside its own row? Reductions have an "
+        "option that keeps the axis that they sum over.",
+        "For rows without anything there is a function that takes one tensor where a condition "
+        "holds, and another where it does not. What it does not take may be NaN.",
+    ),
+)
+def my_mixed(answer: Any) -> str:
+    """Check `my_mixed(fused (B, T, T), residual) -> (B, T, T)`."""
+    one = torch.rand(1, 4, 4) + 0.1
+    compare(answer, mixed, [(one, 0.5), (one, 0.2)], MIXES)  # a batch of one takes any shape
+    empty = torch.rand(2, 5, 5)
+    empty[0, 2], empty[1, 0], empty[1, 4] = 0, 0, 0
+    inputs = [
+        (one, 0.5),
+        (one, 0.2),
+        (torch.rand(3, 3, 3), 0.5),  # as many images as tokens
+        (torch.rand(2, 4, 4) * torch.tensor([1.0, 9.0])[:, None, None], 0.5),
+        (torch.rand(2, 6, 6, dtype=torch.float64) ** 3, 0.3),
+        (torch.rand(2, 5, 5).transpose(1, 2), 0.8),
+        (torch.rand(2, 4, 4), 0.0),
+        (torch.rand(1, 4, 4), 1.0),
+        (empty, 0.5),
+        (empty, 0.0),
+        (torch.zeros(1, 3, 3), 0.0),
+    ]
+    compare(answer, mixed, inputs, MIXES)
+    return f"Right for {len(inputs)} tables: every row sums to 1, and an empty row keeps its token."
+
+
+# ---- 09.3 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.3",
+    title="A law that finds them all",
+    difficulty=3,
+    minutes=18,
+    hints=(
+        "Three of the four faults are in how heads are joined. For how many layers does the result "
+        "tell most plainly what was done to the heads, and what must it be then?",
+        "The fourth treats heads rightly, and shows only in deep networks. Rollout of some layers "
+        "and rollout of the layers after them: what should their product be?",
+        "Compute what should come out, compare with a tolerance, and say False at the first "
+        "difference. Weights need several heads that differ, and you may ask more than once.",
+    ),
+)
+def my_law(answer: Any) -> str:
+    """Check `my_law(roll) -> bool`, against right rollouts and wrong ones."""
+    verdicts = [hear(answer, roll) for roll in RIGHT_ROLLOUTS]
+    caught = {fault: not hear(answer, roll) for fault, roll in WRONG_ROLLOUTS.items()}
+    free = [fault for fault, found in caught.items() if not found]
+    if not any(verdicts):
+        raise Wrong(
+            "Your law says False of right rollouts, too. What does it ask for that need not hold? "
+            "(Rounding is no crime: compare with a tolerance.)"
+        )
+    if not all(verdicts):
+        raise Wrong(
+            f"Your law says False of {verdicts.count(False)} of {len(verdicts)} right rollouts. "
+            f"Those differ by rounding alone: compare with a tolerance."
+        )
+    if free:
+        found = len(caught) - len(free)
+        raise Wrong(
+            f"{found} of {len(caught)} are found. Your law lets one through that {free[0]}. What "
+            f"weights would show it?"
+        )
+    return f"All {len(caught)} found, and {len(verdicts)} right ones, written differently, let go."
+
+
+# ---- 09.4 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.4",
+    title="Chefer's rule",
+    difficulty=2,
+    minutes=12,
+    hints=(
+        "Start with the identity and go through both lists together, from the first layer on.",
+        "In each layer: multiply number by number, drop what is below zero, and only then take the "
+        "mean over heads. Which axis is that of the heads?",
+        "R grows by a matrix product with the layer's table on its left. A table (T, T) fits "
+        "itself to a batch. At the end, one row is wanted.",
+    ),
+)
+def my_chefer(answer: Any) -> str:
+    """Check `my_chefer(weights, gradients, query) -> (B, T)`."""
+    inputs = [
+        (*_layers(layers, batch, heads, tokens, dtype), query)
+        for layers, batch, heads, tokens, dtype, query in (
+            (3, 2, 3, 5, torch.float64, 0),
+            (4, 1, 2, 6, torch.float64, 3),
+            (1, 2, 4, 4, torch.float32, 1),
+            (5, 3, 1, 5, torch.float32, 4),
+            (2, 4, 4, 4, torch.float64, 0),
+        )
+    ]
+    weights, gradients = _layers(3, 2, 2, 5, torch.float64)
+    inputs += [(weights, [0 * layer for layer in gradients], 2)]
+    compare(answer, chefer, inputs, RULES)
+    return (
+        f"Equal to a walk down from the newest layer, for {len(inputs)} networks with 1 to 5 "
+        f"layers, and without a NaN where all gradients are 0."
+    )
+
+
+def _layers(
+    layers: int, batch: int, heads: int, tokens: int, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Draw weights and gradients, large enough that every layer matters."""
+    size = (layers, batch, heads, tokens, tokens)
+    return list((2 * torch.randn(size)).softmax(-1).to(dtype)), list(
+        2 * torch.randn(size).to(dtype)
+    )
+
+
+# ---- 09.5 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.5",
+    title="The best patches, as pixels",
+    difficulty=3,
+    minutes=15,
+    hints=(
+        "If the patches are shuffled first and sorted afterwards, equal ones stay in the shuffled "
+        "order, as long as the sort is a stable one. `argsort` has an option for it.",
+        "You then hold places within the shuffled row. Looking them up in the shuffle gives the "
+        "patches. Mark them in a row of False, for each image its own.",
+        "A patch becomes side × side pixels: repeat every row and every column of the mask, each "
+        "element several times in a row.",
+    ),
+)
+def my_best_pixels(answer: Any) -> str:
+    """Check `my_best_pixels(maps, count, side, seed) -> (B, H, W) bool`."""
+    for shape, count, side in (
+        ((2, 3, 4), 5, 2),
+        ((1, 4, 4), 1, 3),
+        ((3, 2, 5), 10, 1),
+        ((2, 4, 2), 0, 4),
+    ):
+        maps = torch.randn(shape)
+        judge_patches(patches_of(answer, maps, count, side, 0), maps, count)
+    flat = torch.zeros(200, 3, 4)
+    half = torch.tensor([[2.0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]]).expand(200, -1, -1)
+    for maps, count in ((flat, 3), (half, 6)):
+        marked = patches_of(answer, maps, count, 2, 1)
+        judge_patches(marked, maps, count)
+        share = marked.float().mean(0)[maps[0] == 0]  # each of the equal ones
+        judge_ties(share, answer, maps, count)
+    return "Right with and without ties, which are broken at random, and alike for the same seed."
+
+
+# ---- 09.6 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.6",
+    title="Deletion, for any network",
+    difficulty=3,
+    minutes=18,
+    hints=(
+        "Keep one copy of the images and remove one patch more in each step, from each image its "
+        "own. Ask the model before the first and after every step: how many answers is that?",
+        "Row and column of a patch on the grid: divide its index by the number of columns. Times "
+        "`side`, and you are at its first pixel.",
+        "The axis goes from 0 to 1, so N steps are how wide each? The area of a step is its width "
+        "times the mean of its two ends; torch has a function for such areas.",
+    ),
+)
+def my_deletion(answer: Any) -> str:
+    """Check `my_deletion(model, images, targets, order, side) -> (B,)`."""
+    inputs = list(_deletion_inputs())
+    compare(answer, deletion, inputs, DELETIONS)
+    return f"Equal to a loop over masks for {len(inputs)} networks and grids, square or not."
+
+
+def _deletion_inputs() -> Any:
+    for batch, channels, rows, columns, side, dtype in (
+        (3, 2, 2, 3, 2, torch.float64),
+        (2, 1, 3, 2, 1, torch.float32),
+        (1, 3, 1, 4, 2, torch.float64),
+        (4, 1, 2, 2, 3, torch.float64),
+    ):
+        size = (batch, channels, rows * side, columns * side)
+        images = torch.randn(size).to(dtype) + 0.3
+        layer = torch.nn.Linear(images[0].numel(), 4).to(dtype)
+        layer.weight.data = 0.6 * torch.randn(layer.weight.shape).to(dtype)
+
+        def model(images: Tensor, layer: torch.nn.Linear = layer) -> Tensor:
+            return layer(images.flatten(1))
+
+        order = torch.rand(batch, rows * columns).argsort(dim=1)
+        yield model, images, torch.randint(4, (batch,)), order, side
+
+
+# ---- 09.7 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.7",
+    title="The pointing game",
+    difficulty=1,
+    minutes=8,
+    hints=(
+        "Where is the best patch? Flatten each map, ask for the place of its largest number, and "
+        "turn that one number into a row and a column.",
+        "Four comparisons for each image, joined by `&`. Which edges belong to the box?",
+    ),
+)
+def my_points_at(answer: Any) -> str:
+    """Check `my_points_at(maps (B, rows, columns), boxes (B, 4)) -> (B,) bool`."""
+    inputs = []
+    for rows, columns in ((3, 5), (6, 2), (4, 4), (1, 7)):
+        maps = torch.rand(60, rows, columns)
+        top, left = torch.randint(rows, (60,)), torch.randint(columns, (60,))
+        bottom = top + 1 + (torch.rand(60) * (rows - top)).long()
+        right = left + 1 + (torch.rand(60) * (columns - left)).long()
+        inputs += [(maps, torch.stack([top, bottom, left, right], dim=1))]
+    inputs += [(torch.rand(1, 2, 3, dtype=torch.float64) - 2, torch.tensor([[0, 2, 0, 3]]))]
+    compare(answer, points, inputs, POINTS)
+    return f"Right for {sum(len(maps) for maps, _ in inputs)} maps and boxes, to the very edge."
+
+
+# ---- 09.8 ----------------------------------------------------------------------------------------
+
+
+@exercise(
+    "09.8",
+    title="Are they different?",
+    difficulty=2,
+    minutes=12,
+    hints=(
+        "What is it that has a mean, image by image? Compute it before anything is drawn.",
+        "One repetition: as many images as there are, drawn with replacement, so that some come "
+        "twice and others not at all; then their mean. The interval is of 2000 such means.",
+        "The middle 95% leave out as much below as above; `np.percentile` takes both at once.",
+    ),
+)
+def my_paired_interval(answer: Any) -> str:
+    """Check `my_paired_interval(ours, theirs, seed) -> (low, high)`."""
+    rng = np.random.default_rng(0)
+    for n, spread, gap in ((400, 0.2, 0.05), (250, 3.0, -1.0), (900, 0.1, 0.0)):
+        images = rng.normal(0.4, spread, n)  # what both methods have in common
+        theirs = images + rng.normal(0, spread / 5, n)
+        ours = images + gap + rng.normal(0, spread / 5, n)
+        came = interval_of(call(answer, ours, theirs, 3))
+        judge_interval(came, ours, theirs)
+        if interval_of(call(answer, ours, theirs, 3)) != came:
+            raise Wrong("The same seed gives another interval when called again: is `seed` used?")
+        if interval_of(call(answer, ours, theirs, 4)) == came:
+            raise Wrong("Another seed gives the same interval to the last digit: is `seed` used?")
+    return "As wide as theory says, for three pairs of methods, and five times narrower than apart."

@@ -25,7 +25,7 @@ from results import write_results
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, load_checkpoint
 from vit_tutorial.pretrained import Reading
 
-MOVES, SLIDES = 150, 40
+MOVES, SLIDES = 400, 40
 NETWORKS = ("size of ViT-B/16, 144 maps", "cifar10")
 CELL = """
 import sys

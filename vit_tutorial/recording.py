@@ -91,7 +91,8 @@ def record_attention(
 
     Any model will do that calls `F.scaled_dot_product_attention`, the softmax of 4-D scores, or
     `nn.MultiheadAttention`. These calls are watched from outside: nothing on the model is changed,
-    and with fused attention its logits stay the same to the bit. The grid is read off the layer
+    and with fused attention its logits stay the same to the bit (without gradients PyTorch runs
+    `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). The grid is read off the layer
     that cuts the image into patches; that the patches' tokens stand last, row by row, is tried out
     once for each model, by changing two patches. `layers` keeps only some layers, and the memory
     of the others.

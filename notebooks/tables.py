@@ -85,7 +85,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
     "explorer": (
-        "The attention explorer, in headless Chromium without a GPU",
+        "The attention explorer, in headless Chromium without a GPU (the median of five rounds)",
         {
             "network": "{network}",
             "in": "{in}",

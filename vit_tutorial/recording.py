@@ -92,10 +92,10 @@ def record_attention(
     Any model will do that calls `F.scaled_dot_product_attention`, the softmax of 4-D scores, or
     `nn.MultiheadAttention`. These calls are watched from outside: nothing on the model is changed,
     and with fused attention its logits stay the same to the bit (without gradients PyTorch runs
-    `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). The grid is read off the layer
-    that cuts the image into patches; that the patches' tokens stand last, row by row, is tried out
-    once for each model, by changing two patches. `layers` keeps only some layers, and the memory
-    of the others.
+    `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). The grid is read
+    off the layer that cuts the image into patches; that the patches' tokens stand last, row by row,
+    is tried out once for each model, by changing two patches. `layers` keeps only some layers, and
+    the memory of the others.
 
     `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
     logit, or of a function of the logits (B, num_classes) -> (B,) (of the whole output, where a

@@ -506,7 +506,7 @@ def test_a_lesson_shows_a_table_of_results(course, source):
     table = "| positions | epochs | test accuracy |\n| --- | --- | --- |\n| rope | 3 | 61.3% |\n"
     assert f"{table}\nMeasured on photographs, a chip: `python y.py`\n\nSee" in text
     edit(source, "table.positions", "table.places")
-    with pytest.raises(lesson.BuildError, match="nothing for {{table"):
+    with pytest.raises(lesson.BuildError, match="has nothing for"):
         lesson.render(source, True, 10)
 
 

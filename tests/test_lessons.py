@@ -22,6 +22,8 @@ from vit_tutorial.lessons.exercises import (
     judge,
 )
 
+# as in a notebook, where k.T of more than two axes only warns
+pytestmark = pytest.mark.filterwarnings("ignore:The use of .x.T. on tensors")
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(path.stem[-2:] for path in (ROOT / "tests" / "answers").glob("lesson_*.py"))
 ANSWERS = {number: importlib.import_module(f"answers.lesson_{number}") for number in LESSONS}

@@ -16,6 +16,7 @@ from vit_tutorial.attention import (
     attention_map,
     position_similarity,
 )
+from vit_tutorial.positions import patch_coordinates, sincos_2d
 from vit_tutorial.recording import RecordedAttention
 
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
@@ -290,6 +291,19 @@ def test_half_precision_weights_are_multiplied_in_float32(dtype):
         RecordedAttention([w.double() for w in half.weights], (2, 3), 1), discard_ratio=0.2
     )
     assert_close(result.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_maps():
+    model, images = tiny_model().float(), pictures().float()
+    records = [
+        record_attention(model.to(device), images.to(device), gradients_of=2)
+        for device in ("cpu", "cuda")
+    ]
+    for make in (rollout, relevance, lambda r: rollout(r, head_fusion="max", discard_ratio=0.5)):
+        here, there = map(make, records)
+        assert there.device.type == "cuda"
+        assert_close(there.cpu(), here, atol=1e-4, rtol=1e-4)
 
 
 def test_a_tall_grid_gives_a_tall_map():
@@ -614,6 +628,24 @@ def test_similarity_takes_a_models_table_as_it_is():
     assert_close(with_batch, position_similarity(model.pos_embed[0], num_prefix=1))
     assert_close(with_batch.diag(), torch.ones(6, dtype=torch.float64))
     assert position_similarity(torch.randn(3, 4).half()).dtype == torch.float32
+
+
+def test_sincos_positions_are_alike_by_their_offset_alone():
+    """Sums of cosines of differences; a shuffled table has no neighbours left."""
+    places = patch_coordinates((5, 7))
+    table = sincos_2d(places, dim=32).double()
+    similarity = position_similarity(table)
+    assert_close(similarity, similarity.mT)
+    offsets = places[:, None] - places  # (N, N, 2)
+    for down, right in ((0, 1), (1, 0), (2, -3), (4, 6)):
+        same = similarity[(offsets == torch.tensor([down, right])).all(dim=-1)]
+        assert len(same) == (5 - down) * (7 - abs(right))
+        assert_close(same, same[:1].expand_as(same), atol=1e-6, rtol=0)
+    beside = offsets.abs().sum(dim=-1) == 1
+    apart = offsets.abs().sum(dim=-1) > 3
+    shuffled = position_similarity(table[torch.randperm(35)])
+    assert similarity[beside].mean() - similarity[apart].mean() > 0.15
+    assert abs(shuffled[beside].mean() - shuffled[apart].mean()) < 0.05
 
 
 def test_a_position_of_zeros_is_like_nothing():

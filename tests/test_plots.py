@@ -129,11 +129,13 @@ def test_an_explanation_without_any_heat_is_the_photograph():
     assert np.array_equal(figure.axes[2].images[0].get_array(), PHOTO)
 
 
-def test_an_atlas_has_a_labelled_picture_per_layer_and_head_each_with_its_own_scale():
+def test_a_grid_of_maps_has_labelled_pictures_each_with_its_own_scale():
     scale = np.array([1, 10, 0.1, 3, 0, 2])[:, None, None]
     heats = (HEAT[None] * scale).reshape(2, 3, 12, 16)
-    figure = plots.attention_atlas(PHOTO, heats, title="Every head")
+    names = ["layer 0", "layer 1"], ["head 0", "head 1", "head 2"]
+    figure = plots.map_grid(PHOTO, heats, *names, title="Every head")
     assert len(figure.axes) == 6
+    assert max(figure.get_size_inches()) < 9.4
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == [
         "layer 0",
         "layer 1",
@@ -187,8 +189,9 @@ def test_a_picture_of_greys_is_drawn_with_black_at_0_and_white_at_255():
             lambda: plots.explanation(PHOTO, (0, 0, 1, 1), CLASSES, [1, 0, 0], HEAT * np.nan),
             "heat must be 0 or more, got nan",
         ),
-        (lambda: plots.attention_atlas(PHOTO, np.ones((2, 2, 5, 5))), r"got \(5, 5\)"),
-        (lambda: plots.attention_atlas(PHOTO, HEAT), r"\(layers, heads, H, W\), got \(12, 16\)"),
+        (lambda: plots.map_grid(PHOTO, np.ones((1, 1, 5, 5)), "a", "b"), r"got \(5, 5\)"),
+        (lambda: plots.map_grid(PHOTO, HEAT, "a", "b"), r"\(rows, columns, H, W\), got \(12, 16\)"),
+        (lambda: plots.map_grid(PHOTO, HEAT[None, None], "ab", "c"), "2 rows and 1 columns need"),
         (lambda: plots.photo_row([PHOTO], ["a", "b"]), "1 pictures need as many titles, got 2"),
     ],
 )
@@ -200,5 +203,5 @@ def test_figures_name_bad_input(call, sentence):
 def test_colours_and_settings_of_others_are_left_alone():
     before = dict(matplotlib.rcParams)
     plots.probabilities(CLASSES, [0.2, 0.7, 0.1])
-    plots.attention_atlas(PHOTO, HEAT[None, None])
+    plots.map_grid(PHOTO, HEAT[None, None], "a", "b")
     assert dict(matplotlib.rcParams) == before

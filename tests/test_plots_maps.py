@@ -47,17 +47,6 @@ def test_paths_carry_the_shares_of_a_product():
     assert widths[0] < widths[-1]
 
 
-def test_a_table_of_maps_names_its_rows_and_columns():
-    heats = RANDOM.random((2, 3, 30, 40))
-    figure = plots.map_grid(PHOTO, heats, ["mean", "max"], ["0%", "50%", "90%"], "rollout")
-    assert {"mean", "max", "0%", "50%", "90%", "rollout"} <= set(words_in(figure))
-    assert len(figure.axes) == 6
-    assert figure.get_size_inches()[0] < 9.4
-    shown = figure.axes[4].images[0].get_array()
-    expected = plots.overlay(PHOTO, heats[1, 1] / heats[1, 1].max())
-    assert np.array_equal(shown, expected)
-
-
 def test_components_stand_below_their_shares():
     components = RANDOM.standard_normal((5, 3, 4, 4))
     shares = {"trained": np.linspace(0.3, 0.1, 5), "untrained": np.full(5, 0.2)}
@@ -77,8 +66,6 @@ def test_components_stand_below_their_shares():
         (lambda: plots.token_paths(STEPS, 0, ["a", "b"]), r"2 tokens need"),
         (lambda: plots.token_paths(2 * STEPS, 0, ["a", "b", "c"]), "add up to 1"),
         (lambda: plots.token_paths(STEPS, 3, ["a", "b", "c"]), "from 0 to 2"),
-        (lambda: plots.map_grid(PHOTO, np.ones((1, 2, 30, 40)), ["a"], ["b"]), "need heats"),
-        (lambda: plots.map_grid(PHOTO, np.ones((1, 1, 9, 9)), ["a"], ["b"]), "heat of that shape"),
         (lambda: plots.component_shares(np.ones((2, 3, 4, 4)), {}), "as many shares"),
         (
             lambda: plots.component_shares(np.ones((2, 3, 4, 4)), {"a": np.ones(3)}),

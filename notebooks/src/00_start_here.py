@@ -118,7 +118,9 @@ import torch
 cls_rows = torch.stack([weights[0, :, 0, 1:] for weights in record.weights])  # (layers, heads, 64)
 maps = cls_rows.unflatten(-1, record.grid)  # (layers, heads, 8, 8)
 heats = np.stack([[fitted.to_original(head) for head in layer] for layer in maps])
-plots.attention_atlas(np.asarray(photo), heats, "What CLS attends to. Yellow: most")
+rows = [f"layer {layer}" for layer in range(len(maps))]
+columns = [f"head {head}" for head in range(maps.shape[1])]
+plots.map_grid(np.asarray(photo), heats, rows, columns, "What CLS attends to. Yellow: most")
 
 # %% [markdown]
 # Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for

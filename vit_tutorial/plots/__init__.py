@@ -40,7 +40,7 @@ from vit_tutorial.plots.faithfulness import (
     question_maps,
     removal_curves,
 )
-from vit_tutorial.plots.maps import component_shares, head_dots, map_grid, token_paths
+from vit_tutorial.plots.maps import component_shares, head_dots, token_paths
 from vit_tutorial.plots.network import (
     image_answers,
     loss_against_lead,
@@ -59,9 +59,9 @@ from vit_tutorial.plots.patches import (
     token_cost,
 )
 from vit_tutorial.plots.photographs import (
-    attention_atlas,
     attention_view,
     explanation,
+    map_grid,
     overlay,
     photo_grid,
     photo_row,
@@ -88,7 +88,6 @@ from vit_tutorial.plots.training import (
 __all__ = [
     "ablation_bars",
     "activation_curves",
-    "attention_atlas",
     "attention_by_hand",
     "attention_view",
     "augmentation_gallery",

@@ -1,4 +1,4 @@
-"""Looking inside: every head in numbers, the paths that rollout counts, maps side by side."""
+"""Looking inside: every head in numbers, the paths that rollout counts, principal filters."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from vit_tutorial.plots.embedding import _as_pictures
-from vit_tutorial.plots.photographs import overlay, photo_axes
 from vit_tutorial.plots.style import FAINT, INK, PALETTE, STYLE, closed
 
 MARKS = ("o", "s", "^", "D")
@@ -133,43 +132,6 @@ def _token(axis: Axes, level: int, token: int, share: float) -> None:
     )  # fmt: skip
     text = axis.text(level, token, f"{share:.3g}", ha="center", va="center", zorder=5, fontsize=9)
     text.set(color=INK if taken else "#aaaaaa", weight="bold" if taken else "normal")
-
-
-def map_grid(
-    photo: NDArray, heats: NDArray, rows: Sequence[str], columns: Sequence[str], title: str = ""
-) -> Figure:
-    """Draw maps over one photograph in a table, each relative to its own maximum.
-
-    Args:
-        photo: uint8 (H, W, 3).
-        heats: (rows, columns, H, W), from 0 up.
-        rows: a name for each.
-        columns: a name for each.
-        title: what the maps show.
-
-    Raises:
-        ValueError: heats of another size than the photograph, or another number of names.
-    """
-    if heats.ndim != 4 or heats.shape[:2] != (len(rows), len(columns)):
-        raise ValueError(
-            f"{len(rows)} rows and {len(columns)} columns need heats (rows, columns, H, W), got "
-            f"{heats.shape}"
-        )
-    painted = [[overlay(photo, heat / max(heat.max(), 1e-12)) for heat in row] for row in heats]
-    ratio = photo.shape[0] / photo.shape[1]
-    side = min(1.5, 8.8 / len(columns), 6.0 / len(rows) / ratio)  # inches: a page holds them all
-    with plt.rc_context(STYLE):
-        size = (side * len(columns) + 0.5, side * ratio * len(rows) + 0.6)
-        figure, grid = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
-        for line, pictures in zip(grid, painted, strict=True):
-            for axis, picture in zip(line, pictures, strict=True):
-                photo_axes(axis, picture, "")
-        for axis, name in zip(grid[:, 0], rows, strict=True):
-            axis.set_ylabel(name)
-        for axis, name in zip(grid[0], columns, strict=True):
-            axis.set_title(name, loc="center")
-        figure.suptitle(title, x=0.02, ha="left")
-    return closed(figure)
 
 
 def component_shares(components: NDArray, shares: Mapping[str, NDArray], title: str = "") -> Figure:

@@ -106,35 +106,39 @@ def explanation(
     return closed(figure)
 
 
-def attention_atlas(photo: NDArray, heats: NDArray, title: str = "") -> Figure:
-    """Draw one overlay per layer (rows) and head (columns), each relative to its own maximum.
+def map_grid(
+    photo: NDArray, heats: NDArray, rows: Sequence[str], columns: Sequence[str], title: str = ""
+) -> Figure:
+    """Draw maps over one photograph in a table, each relative to its own maximum.
 
     Args:
         photo: uint8 (H, W, 3).
-        heats: (layers, heads, H, W), from 0 up.
+        heats: (rows, columns, H, W), from 0 up.
+        rows: a name for each.
+        columns: a name for each.
         title: what the maps show.
 
     Raises:
-        ValueError: heats of another size than the photograph, or not finite from 0 up.
+        ValueError: heats of another size than the photograph, or another number of names.
     """
-    if heats.ndim != 4:
-        raise ValueError(f"expected heats of shape (layers, heads, H, W), got {heats.shape}")
-    painted = [[overlay(photo, heat / max(heat.max(), 1e-12)) for heat in row] for row in heats]
-    layers, heads = heats.shape[:2]
-    ratio = photo.shape[0] / photo.shape[1]
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            layers,
-            heads,
-            figsize=(2.2 * heads + 0.5, 2.2 * ratio * layers + 0.6),
-            squeeze=False,
+    if heats.ndim != 4 or heats.shape[:2] != (len(rows), len(columns)):
+        raise ValueError(
+            f"{len(rows)} rows and {len(columns)} columns need heats (rows, columns, H, W), got "
+            f"{heats.shape}"
         )
-        for layer in range(layers):
-            for head in range(heads):
-                photo_axes(grid[layer, head], painted[layer][head], "")
-            grid[layer, 0].set_ylabel(f"layer {layer}")
-        for head in range(heads):
-            grid[0, head].set_title(f"head {head}", loc="center")
+    painted = [[overlay(photo, heat / max(heat.max(), 1e-12)) for heat in row] for row in heats]
+    ratio = photo.shape[0] / photo.shape[1]
+    side = min(1.5, 8.8 / len(columns), 6.0 / len(rows) / ratio)  # inches: a page holds them all
+    with plt.rc_context(STYLE):
+        size = (side * len(columns) + 0.5, side * ratio * len(rows) + 0.6)
+        figure, grid = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
+        for line, pictures in zip(grid, painted, strict=True):
+            for axis, picture in zip(line, pictures, strict=True):
+                photo_axes(axis, picture, "")
+        for axis, name in zip(grid[:, 0], rows, strict=True):
+            axis.set_ylabel(name)
+        for axis, name in zip(grid[0], columns, strict=True):
+            axis.set_title(name, loc="center")
         figure.suptitle(title, x=0.02, ha="left")
     return closed(figure)
 

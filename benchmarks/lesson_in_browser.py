@@ -47,8 +47,9 @@ TIME_ONE = """
   window.answered = new Promise((done, fail) => {
     setTimeout(() => fail(new Error("nothing changed within 10 seconds")), 10000);
     let start;
-    for (const event of ["pointermove", "keydown"]) {
-      document.addEventListener(event, (e) => (start ??= e.timeStamp), { capture: true });
+    const begin = (event) => (start ??= event.timeStamp);
+    for (const kind of ["pointermove", "keydown"]) {
+      document.addEventListener(kind, begin, { capture: true, once: true });
     }
     new MutationObserver((_, observer) => {
       observer.disconnect();

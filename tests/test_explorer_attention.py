@@ -390,6 +390,31 @@ def test_a_saved_page_asks_for_nothing_and_has_no_problems(opened):
     assert not view.locator(".ae-open").is_visible()
 
 
+CONTRASTS = """() => {
+  const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
+    .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i] * x, 0);
+  const page = light(getComputedStyle(document.body).backgroundColor);
+  return [".ae-words", ".ae-note", ".ae-title", ".ae-label", "button"].map((name) => {
+    const part = document.querySelector(`${name}:not([aria-pressed=true])`);
+    const ink = light(getComputedStyle(part).color);
+    return (Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05);
+  });
+}"""
+
+
+def test_a_page_can_be_read_in_light_and_in_dark(opened, tmp_path):
+    shades = []
+    for scheme in ("light", "dark"):
+        view = opened(explorer().html(), scheme=scheme)
+        assert min(view.evaluate(CONTRASTS)) >= 4.5, "WCAG 2, for text"
+        view.screenshot(path=tmp_path / f"{scheme}.png")
+        with Image.open(tmp_path / f"{scheme}.png") as shot:
+            shades.append(np.asarray(shot.convert("L"))[:8].mean())
+    assert shades[0] > 240
+    assert shades[1] < 40
+
+
 def test_the_pointer_looks_from_the_patch_below_it_until_it_is_held(opened):
     view = opened(explorer().html())
     box = view.locator(".ae-stage").first.bounding_box()

@@ -75,7 +75,7 @@ def filter_pictures(filters: NDArray, title: str, columns: int = 16) -> Figure:
     Raises:
         ValueError: another shape.
     """
-    tiles = _as_pictures(filters)
+    tiles = as_pictures(filters)
     rows = -(-len(tiles) // columns)
     side = tiles.shape[1]
     sheet = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), 255, dtype=np.uint8)
@@ -119,7 +119,7 @@ def filter_view(
         raise ValueError(f"photo must be uint8 (H, H, 3), got {photo.dtype} {photo.shape}")
     if responses.ndim != 2 or len(set(responses.shape)) != 1:
         raise ValueError(f"responses must be square, got {responses.shape}")
-    picture = _as_pictures(filter[None])[0]
+    picture = as_pictures(filter[None])[0]
     for patches in (most, least):
         if patches.dtype != np.uint8 or patches.shape[1:] != picture.shape:
             raise ValueError(
@@ -186,7 +186,7 @@ def pattern_gains(
     count = len(patterns)
     if any(len(values) != count for values in (shares, *gains.values())):
         raise ValueError(f"{count} patterns need as many shares and gains")
-    tiles = _as_pictures(patterns)[:shown]
+    tiles = as_pictures(patterns)[:shown]
     count = len(tiles)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9, 4.1))
@@ -276,8 +276,12 @@ def readout_curves(curves: Mapping[str, Sequence[float]], chance: float, title: 
     return closed(figure)
 
 
-def _as_pictures(filters: NDArray) -> NDArray[np.uint8]:
-    """Scale each filter to its own largest number: (K, C, P, P) -> uint8 (K, P, P, 3)."""
+def as_pictures(filters: NDArray) -> NDArray[np.uint8]:
+    """Scale each filter to its own largest number: (K, C, P, P) -> uint8 (K, P, P, 3).
+
+    Raises:
+        ValueError: another shape, or channels that are neither 1 nor 3.
+    """
     if filters.ndim != 4 or filters.shape[1] not in (1, 3):
         raise ValueError(f"expected filters of shape (K, 3, P, P), got {filters.shape}")
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)

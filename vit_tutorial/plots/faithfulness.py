@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed
+from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
 
 MARKERS, FLOOR = "osD^v", "random"
 
@@ -145,7 +145,7 @@ def pixel_row(pictures: Sequence[NDArray], titles: Sequence[str]) -> Figure:
     if not len(pictures) or len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, got {len(titles)}")
     for picture in pictures:
-        _require_rgb(picture)
+        require_rgb(picture)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(pictures), figsize=(2.3 * len(pictures), 2.65), squeeze=False
@@ -175,7 +175,7 @@ def question_maps(
     Raises:
         ValueError: a picture or maps of another shape, or numbers that are not finite.
     """
-    _require_rgb(picture)
+    require_rgb(picture)
     if maps.ndim != 4 or maps.shape[:2] != (len(questions), len(methods)):
         raise ValueError(
             f"{len(questions)} questions and {len(methods)} methods need maps (questions, methods, "
@@ -220,8 +220,3 @@ def _quarters(axis: Axes, height: int, width: int) -> None:
     axis.axhline(height / 2 - 0.5, color="white", linewidth=1.0)
     axis.axvline(width / 2 - 0.5, color="white", linewidth=1.0)
     axis.spines[:].set_visible(False)
-
-
-def _require_rgb(picture: NDArray) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.embedding import _as_pictures
+from vit_tutorial.plots.embedding import as_pictures
 from vit_tutorial.plots.style import FAINT, INK, PALETTE, STYLE, closed
 
 MARKS = ("o", "s", "^", "D")
@@ -145,7 +145,7 @@ def component_shares(components: NDArray, shares: Mapping[str, NDArray], title: 
     Raises:
         ValueError: components of another shape, no network, or another number of shares.
     """
-    tiles = _as_pictures(components)
+    tiles = as_pictures(components)
     if not shares or any(np.shape(values) != (len(tiles),) for values in shares.values()):
         raise ValueError(f"{len(tiles)} components need as many shares")
     with plt.rc_context(STYLE):

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from vit_tutorial.plots.photographs import photo_axes
-from vit_tutorial.plots.style import FAINT, INK, PALETTE, STYLE, closed
+from vit_tutorial.plots.style import FAINT, INK, PALETTE, STYLE, closed, require_rgb
 
 CHANNELS = ("red", "green", "blue")
 MARK = PALETTE[1]
@@ -268,7 +268,7 @@ def patch_cover(images: Sequence[NDArray], patch_size: int, titles: Sequence[str
     if len(images) != len(titles):
         raise ValueError(f"{len(images)} pictures need as many titles, got {len(titles)}")
     for image in images:
-        _require_rgb(image)
+        require_rgb(image)
     with plt.rc_context(STYLE):
         ratios = [image.shape[1] / image.shape[0] for image in images]
         width = 9.0
@@ -315,15 +315,10 @@ def _pixels(axes: Axes, image: NDArray, title: str) -> None:
 
 def _grid(image: NDArray, patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches, once the image is seen to have whole ones."""
-    _require_rgb(image)
+    require_rgb(image)
     height, width = image.shape[:2]
     if patch_size < 1 or height % patch_size or width % patch_size:
         raise ValueError(
             f"{height}x{width} pixels cannot be cut into {patch_size}x{patch_size} patches"
         )
     return height // patch_size, width // patch_size
-
-
-def _require_rgb(image: NDArray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected a picture uint8 (H, W, 3), got {image.dtype} {image.shape}")

@@ -34,6 +34,16 @@ def closed(figure: Figure) -> Figure:
     return figure
 
 
+def require_rgb(picture: NDArray) -> None:
+    """Refuse what is no colour picture.
+
+    Raises:
+        ValueError: anything but uint8 (H, W, 3).
+    """
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"expected a picture uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+
+
 def heat_colours(name: str = HEAT) -> NDArray[np.uint8]:
     """Give the 256 colours of heat, or of another map of matplotlib, least to most: (256, 3)."""
     return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8)

@@ -5,8 +5,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from conftest import randomize
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,13 +16,14 @@ from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, evaluate, fit, 
 from vit_tutorial.data import channel_stats, normalize
 from vit_tutorial.optimizers import (
     Muon,
+    groups_by_layer,
     lr_factor,
     make_optimizers,
     orthogonalized,
     parameter_groups,
 )
 from vit_tutorial.recipes import RECIPES, TrainConfig
-from vit_tutorial.run import Run
+from vit_tutorial.run import Run, cross_entropy
 from vit_tutorial.train import epochs_within, make_checkpoint
 from vit_tutorial.weights import Card
 
@@ -223,6 +226,8 @@ def test_a_loss_that_is_no_number_stops_with_advice():
         ("erase", -0.1),
         ("trivial_augment", 1.1),
         ("clean", float("nan")),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
         ("optimizer", "sgd"),
     ],
 )
@@ -319,12 +324,102 @@ def test_muon_without_matrices_in_blocks_is_refused():
         make_optimizers(nn.Linear(3, 2), config)
 
 
-def test_every_parameter_is_changed_by_one_optimizer():
+@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
+def test_every_parameter_is_changed_by_one_optimizer(layer_decay):
     for kind in ("adamw", "muon"):
         model = new_model()
-        optimizers = make_optimizers(model, replace(QUICK, optimizer=kind))
+        config = replace(QUICK, optimizer=kind, layer_decay=layer_decay)
+        optimizers = make_optimizers(model, config)
         members = [p for o in optimizers for group in o.param_groups for p in group["params"]]
         assert sorted(map(id, members)) == sorted(map(id, model.parameters()))
+
+
+def test_layers_learn_the_more_slowly_the_earlier_they_are():
+    """Against timm's rates for the same network, but for the last norm, which is BEiT's here."""
+    config = replace(TINY, depth=3)
+    theirs = timm.models.VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, num_classes=2, embed_dim=8, depth=3, num_heads=2
+    )
+    wanted = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(theirs, 0.05, layer_decay=0.6)
+        for parameter in group["params"]
+    }
+    wanted = {name: wanted[id(parameter)] for name, parameter in theirs.named_parameters()}
+    ours = new_model(config)
+    names = {id(parameter): name for name, parameter in ours.named_parameters()}
+    groups = groups_by_layer(parameter_groups(ours, 0.05), ours, 0.6)
+    scales = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scales == pytest.approx({**wanted, "norm.weight": 1.0, "norm.bias": 1.0})
+    assert len(set(scales.values())) == 5
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays["blocks.2.attn.qkv.weight"] == 0.05
+    assert decays["blocks.2.attn.qkv.bias"] == decays["pos_embed"] == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_layers_rate_is_the_one_it_learns_with(optimizer):
+    """Two steps of two networks that start alike: rates of the same layers differ by the factor."""
+    moved = {}
+    for layer_decay in (1.0, 0.25):
+        model, train = new_model(replace(TINY, depth=2)), stripes()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        config = replace(QUICK, optimizer=optimizer, layer_decay=layer_decay, weight_decay=0.0)
+        run = Run(model, replace(config, warmup=0.0), train, None)
+        pixels = normalize(train.images[:16], torch.tensor([0.5]), torch.tensor([0.25]))
+        targets = nn.functional.one_hot(train.labels[:16], 2).float()
+        run.update(cross_entropy(model, pixels, targets))
+        after = dict(model.named_parameters())
+        moved[layer_decay] = {name: after[name].detach() - before[name] for name in before}
+    names = ("head", "blocks.1.mlp.fc1", "blocks.0.mlp.fc1", "patch_embed.proj")
+    for power, name in enumerate(f"{layer}.weight" for layer in names):
+        assert_close(moved[0.25][name], moved[1.0][name] * 0.25**power, rtol=1e-3, atol=1e-7)
+
+
+def test_layer_decay_needs_layers():
+    with pytest.raises(ValueError, match=r"a model with `blocks`, and there are none"):
+        make_optimizers(nn.Linear(3, 2), replace(QUICK, layer_decay=0.5))
+
+
+class Copier(nn.Module):
+    """Repeats pixels (B, 1, 8, 8), once it has learnt to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels * self.scale
+
+
+def test_another_objective_is_learnt_from_images_of_one_class_and_measured_on_none():
+    train = replace(stripes(), labels=torch.zeros(64, dtype=torch.int64), classes=("stripes",))
+    model = Copier()
+    rows = fit(
+        model,
+        train,
+        None,
+        replace(QUICK, epochs=40, lr=0.1),
+        objective=lambda network, pixels, targets: (network(pixels) - pixels).square().mean(),
+    )
+    assert_close(model.scale.item(), 1.0, rtol=1e-2, atol=0)
+    assert rows[-1]["loss"] < rows[0]["loss"] / 100
+    assert not any("test_accuracy" in row for row in rows)
+
+
+def test_another_objective_may_be_large_but_must_be_a_number():
+    def large(network, pixels, targets):
+        return network(pixels).mean() + 1e6
+
+    rows = fit(Copier(), stripes(), None, QUICK, objective=large)
+    assert rows[-1]["loss"] > 1e5
+    for broken in (math.nan, math.inf):
+
+        def bad(network, pixels, targets, loss=broken):
+            return network(pixels).mean() + loss
+
+        with pytest.raises(FloatingPointError, match=f"the loss is {broken} in epoch 1: try a lo"):
+            fit(Copier(), stripes(), None, QUICK, objective=bad)
 
 
 def test_the_average_is_the_exponential_one_and_becomes_the_network():

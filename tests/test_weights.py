@@ -24,6 +24,7 @@ from vit_tutorial import (
     train,
     weights,
 )
+from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.weights import BUNDLED, Card, bundled
 
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=5)
@@ -199,6 +200,7 @@ def test_a_file_that_is_no_card_is_refused(text, saved):
     ("path", "value", "sentence"),
     [
         (["config", "num_heads"], 5, "is not the card .*24 / 5 is not whole"),
+        (["network"], "Oracle", "is not the card of a checkpoint: .*Oracle"),
         (["classes"], ["a"], "is not the card .* 5 classes apart, the card names 1"),
         (["config", "depth"], 1, r"do not fit together: blocks\.1\.attn\.proj\.bias is unexpected"),
         (["config", "depth"], 3, r"do not fit together: blocks\.2\.\S+ is missing"),
@@ -216,6 +218,21 @@ def test_weights_and_card_that_do_not_belong_together_are_refused(path, value, s
     saved.with_suffix(".json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=sentence):
         load_checkpoint(saved)
+
+
+def test_another_kind_of_network_is_named_on_its_card(tmp_path):
+    model = randomize(ResNet(ResNetConfig(1, width=4, stages=2, num_classes=5)))
+    model.stem_norm.num_batches_tracked.fill_(70_001)  # more than half precision can hold
+    model.stem_norm.running_mean.normal_()
+    save_checkpoint(model, tmp_path / "small", card_of(model))
+    loaded, card = load_checkpoint(tmp_path / "small", ResNet)
+    assert card == card_of(model)
+    assert json.loads((tmp_path / "small.json").read_text())["network"] == "ResNet"
+    assert not loaded.training
+    for name, value in model.half().float().state_dict().items():
+        assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"small is a ResNet, and a VisionTransformer is expected"):
+        load_checkpoint(tmp_path / "small")
 
 
 # ---- from other libraries ----

@@ -1,6 +1,7 @@
 """How weights are changed: AdamW or Muon, which of them decay, and the learning rate by step."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -18,20 +19,26 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     AdamW: Loshchilov & Hutter 2017, arXiv 1711.05101. Both take the same `lr`, see `Muon`.
 
     Raises:
-        ValueError: Muon is asked for, and the model has no blocks.
+        ValueError: Muon or `layer_decay` is asked for, and the model has no blocks.
     """
     groups = parameter_groups(model, config.weight_decay)
+    if config.layer_decay != 1:
+        groups = groups_by_layer(groups, model, config.layer_decay)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(groups, lr=config.lr, fused=fused)]
     in_blocks = {id(p) for p in getattr(model, "blocks", nn.Module()).parameters()}
-    matrices = [p for p in groups[0]["params"] if id(p) in in_blocks and p.ndim == 2]
+    matrices, others = [], []
+    for group in groups:
+        parts = {True: [], False: []}
+        for p in group["params"]:
+            parts[id(p) in in_blocks and p.ndim == 2].append(p)
+        matrices += [{**group, "params": parts[True]}] if parts[True] else []
+        others += [{**group, "params": parts[False]}] if parts[False] else []
     if not matrices:
         raise ValueError('optimizer="muon" is for matrices in `model.blocks`, and there are none')
-    taken = set(map(id, matrices))
-    groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in taken]
     muon = Muon(matrices, config.lr, config.weight_decay)
-    return [muon, torch.optim.AdamW(groups, lr=config.lr, fused=fused)]
+    return [muon, torch.optim.AdamW(others, lr=config.lr, fused=fused)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -44,7 +51,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+        self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.95
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
@@ -102,6 +109,44 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def groups_by_layer(groups: list[dict], model: nn.Module, layer_decay: float) -> list[dict]:
+    """Split groups so that early layers learn more slowly than late ones, by their "lr_scale".
+
+    What follows the blocks learns at full rate, each block at `layer_decay` times the rate of what
+    follows it, and what comes before them at the lowest (Bao et al. 2021, arXiv 2106.08254).
+
+    Raises:
+        ValueError: a model without blocks.
+
+    Examples:
+        >>> model = nn.ModuleDict(
+        ...     {"blocks": nn.ModuleList([nn.Linear(2, 2)]), "head": nn.Linear(2, 1)}
+        ... )
+        >>> groups = groups_by_layer(parameter_groups(model, 0.05), model, layer_decay=0.5)
+        >>> [(group["lr_scale"], len(group["params"])) for group in groups]
+        [(0.5, 1), (1.0, 1), (0.5, 1), (1.0, 1)]
+    """
+    names = [name for name, _ in model.named_parameters()]
+    numbers = [re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names]
+    depth = max((int(number[1]) + 1 for number in numbers if number), default=0)
+    if not depth:
+        raise ValueError("layer_decay is for a model with `blocks`, and there are none")
+    layer, layers = 0, {}
+    for parameter, number in zip(model.parameters(), numbers, strict=True):
+        if number:
+            layer = int(number[1]) + 1  # 0 is what comes before the blocks
+        elif layer:
+            layer = depth + 1
+        layers[id(parameter)] = layer
+    split = []
+    for group in groups:
+        for layer in sorted({layers[id(p)] for p in group["params"]}):
+            params = [p for p in group["params"] if layers[id(p)] == layer]
+            scale = layer_decay ** (depth + 1 - layer)
+            split.append({**group, "params": params, "lr_scale": scale})
+    return split
 
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:

@@ -17,6 +17,7 @@ class TrainConfig:
     batch_size: int = 128  # of all processes together
     lr: float = 2e-3  # the highest, reached after the warm-up
     weight_decay: float = 0.05  # on matrices only
+    layer_decay: float = 1.0  # rate of each layer / that of the next one; below 1 to fine-tune
     warmup: float = 0.1  # share of all steps in which the rate rises from 0
     optimizer: str = "adamw"  # or "muon", for the matrices in the blocks
     label_smoothing: float = 0.05
@@ -48,6 +49,8 @@ class TrainConfig:
         for name in ("trivial_augment", "erase", "mixup", "cutmix", "clean"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in 0..1, 0 excluded, got {self.layer_decay}")
         if self.mixup + self.cutmix > 1:
             raise ValueError(
                 f"mixup and cutmix must not be more than 1 together, got {self.mixup} and "

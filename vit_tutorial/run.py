@@ -39,6 +39,14 @@ from vit_tutorial.recipes import TrainConfig
 
 MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
 
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(network: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+    """Ask `network` for the classes of pixels (B, C, H, W); the loss against (B, classes): ()."""
+    logits: Tensor = network(pixels)
+    return F.cross_entropy(logits.to(targets.dtype), targets)
+
 
 class Run:
     """All that changes while a network is trained: what a saved run has to hold.
@@ -48,13 +56,18 @@ class Run:
 
     Raises:
         ValueError: a batch that the images do not fill or the processes cannot share, or a
-            padding as large as the images, or a single class.
+            padding as large as the images, or a single class where classes are to be learnt.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, train: ImageSet, save_to: str | Path | None
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        train: ImageSet,
+        save_to: str | Path | None,
+        objective: Objective = cross_entropy,
     ) -> None:
-        if len(train.classes) < 2:
+        if objective is cross_entropy and len(train.classes) < 2:
             raise ValueError(
                 f"a network learns to tell classes apart, {train.name} has only "
                 f"{', '.join(train.classes)}"
@@ -72,7 +85,7 @@ class Run:
                 f"crop_padding {config.crop_padding} must be smaller than the images, which have "
                 f"{train.images.shape[2]}x{train.images.shape[3]} pixels"
             )
-        self.model, self.config = model, config
+        self.model, self.config, self.objective = model, config, objective
         self.save_to = None if save_to is None else Path(save_to)
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
@@ -146,7 +159,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * factor
+                group["lr"] = self.config.lr * factor * group.get("lr_scale", 1.0)
         self.scaler.scale(loss).backward()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -177,12 +190,12 @@ class Run:
         Raises:
             FloatingPointError: the loss is no number, or far worse than that of guessing.
         """
-        guessing = math.log(max(self.num_classes, 2))
-        if not loss < 3 * guessing:  # NaN is not, either
+        guessing = math.log(max(self.num_classes, 2)) if self.objective is cross_entropy else None
+        if not loss < (math.inf if guessing is None else 3 * guessing):  # NaN is not, either
+            that = "" if guessing is None else f", that of guessing is {guessing:.2f}"
             raise FloatingPointError(
-                f"the loss is {loss:.4g} in epoch {len(self.rows) + 1}, that of guessing is "
-                f"{guessing:.2f}: try a lower lr than {self.config.lr:g} or a longer warmup than "
-                f"{self.config.warmup:g}"
+                f"the loss is {loss:.4g} in epoch {len(self.rows) + 1}{that}: try a lower lr than "
+                f"{self.config.lr:g} or a longer warmup than {self.config.warmup:g}"
             )
 
     def end_epoch(self) -> Row:
@@ -275,11 +288,12 @@ class Run:
             raise ValueError("resume needs save_to, the name of the run to go on with")
         state = read_state(self.save_to)
         here = asdict(self.config)
-        other = [name for name in here if here[name] != state["config"].get(name)]
+        there = {**asdict(TrainConfig(epochs=1)), **state["config"]}  # what was added since
+        other = [name for name in here if here[name] != there[name]]
         if other:
             raise ValueError(
                 f"the run in {state_path(self.save_to)} was started with "
-                + ", ".join(f"{name}={state['config'].get(name)}" for name in other)
+                + ", ".join(f"{name}={there[name]}" for name in other)
                 + ", not with "
                 + ", ".join(f"{name}={here[name]}" for name in other)
             )

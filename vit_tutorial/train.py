@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.hardware import compiled, rank, synchronised, world_size
-from vit_tutorial.model import VisionTransformer
 from vit_tutorial.progress import Row
 from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.run import (
     MEASUREMENTS,
+    Objective,
     Run,
+    cross_entropy,
     memory_errors_explained,
     refuse_unfinished,
     stop_signals,
@@ -33,9 +33,10 @@ PROBE_IMAGES = 1000  # on which the time of a measurement is tried
 def fit(
     model: nn.Module,
     train: ImageSet,
-    test: ImageSet,
+    test: ImageSet | None,
     config: TrainConfig,
     *,
+    objective: Objective = cross_entropy,
     save_to: str | Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[Row], None] | None = None,
@@ -43,9 +44,12 @@ def fit(
     """Train `model` in place, on the device it is on, and return one row per epoch.
 
     A row holds epoch, loss (mean over the epoch), lr, images_per_second, seconds (since the start)
-    and, about 40 times in a run, test_accuracy (percent); `on_epoch` gets each as it comes. With
-    `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With `resume` it goes on from
-    there, and ends with the same weights as if it had never stopped.
+    and, about 40 times in a run, test_accuracy (percent; not without `test`); `on_epoch` gets each
+    as it comes. With `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With
+    `resume` it goes on from there, and ends with the same weights as if it had never stopped.
+
+    What is learnt is in `objective`: it asks the network about pixels (B, C, H, W), which may be
+    mixed, and compares with targets (B, classes), or not, and returns the loss.
 
     Raises:
         ValueError: fewer training images than a batch, or a saved run that does not fit.
@@ -53,7 +57,7 @@ def fit(
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
-    run = Run(model, config, train, save_to)
+    run = Run(model, config, train, save_to, objective)
     if resume:
         run.load()
     else:
@@ -78,7 +82,7 @@ def fit(
             progress.step(config.batch_size)
             if run.place == 0:  # the end of an epoch
                 row = run.end_epoch()
-                if rank() == 0 and run.to_be_measured():
+                if test is not None and rank() == 0 and run.to_be_measured():
                     row["test_accuracy"] = evaluate(run.result(), test, mean, std).accuracy
                 progress.epoch(row)
                 if on_epoch is not None:
@@ -105,8 +109,8 @@ def train_step(
     torch.manual_seed(run.seed())  # what a step draws depends on no step before it
     pixels, targets = run.augmented(images, labels, mean, std)
     with torch.autocast(run.device.type, run.half, enabled=run.half is not None):
-        logits = network(pixels)
-    run.update(F.cross_entropy(logits.to(targets.dtype), targets))
+        loss = run.objective(network, pixels, targets)
+    run.update(loss)
 
 
 def epochs_within(
@@ -149,11 +153,11 @@ def epochs_within(
 
 
 def make_checkpoint(
-    model: VisionTransformer, path: str | Path, card: Card, test: ImageSet, batch_size: int = 500
+    model: nn.Module, path: str | Path, card: Card, test: ImageSet, batch_size: int = 500
 ) -> Card:
     """Save `model`, measure the file that was written, and put the result on its card."""
     save_checkpoint(model, path, card)
-    shipped, _ = load_checkpoint(path)
+    shipped, _ = load_checkpoint(path, type(model))
     result = evaluate(shipped, test, card.mean, card.std, batch_size)
     evaluation = {
         "data": test.name,

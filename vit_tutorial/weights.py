@@ -9,26 +9,29 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.files import whole_file
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 BUNDLED = Path(__file__).parent / "checkpoints"
+NETWORKS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Card:
     """What a checkpoint is: everything needed to use it, to judge it and to make it again.
 
-    `mean` and `std` are per channel, in units of 0..1 (see `data.normalize`). `evaluation` is
-    measured from the half-precision file: data, n, correct, accuracy in percent, batch_size,
-    dtype, device.
+    `config` is that of the network, whose kind it tells (see `NETWORKS`). `mean` and `std` are per
+    channel, in units of 0..1 (see `data.normalize`). `evaluation` is measured from the
+    half-precision file: data, n, correct, accuracy in percent, batch_size, dtype, device.
 
     Raises:
         ValueError: names for another number of classes, or statistics of another number of
@@ -36,7 +39,7 @@ class Card:
     """
 
     name: str
-    config: ViTConfig
+    config: Any
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -64,8 +67,10 @@ class Card:
             ValueError: a file that is no card.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            fields["config"] = ViTConfig(**fields["config"])
+            fields = dict(json.loads(path.read_text(encoding="utf-8")))
+            kinds = {network.__name__: config for config, network in NETWORKS.items()}
+            kind = kinds[fields.pop("network", "VisionTransformer")]
+            fields["config"] = kind(**fields["config"])
             for name in ("classes", "mean", "std"):
                 fields[name] = tuple(fields[name])
             return cls(**fields)
@@ -74,7 +79,9 @@ class Card:
 
     def write(self, path: Path) -> None:
         """Write the card as JSON, beside first and then renamed."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        name, *fields = asdict(self).items()
+        fields = dict([name, ("network", NETWORKS[type(self.config)].__name__), *fields])
+        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
         with whole_file(path) as beside:
             beside.write_text(text, encoding="utf-8")
 
@@ -84,7 +91,7 @@ def bundled() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> None:
+def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
     """Write `path`.safetensors in half precision, and `card` beside it.
 
     Raises:
@@ -94,7 +101,8 @@ def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> N
     path = _weights_path(path)
     if card.config != model.config:
         raise ValueError(f"the card describes {card.config}, the model is {model.config}")
-    state = {name: value.detach().cpu().half() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"not finite in half precision: {', '.join(broken)}")
@@ -104,12 +112,15 @@ def save_checkpoint(model: VisionTransformer, path: str | Path, card: Card) -> N
         card.write(path.with_suffix(".json"))
 
 
-def load_checkpoint(name_or_path: str | Path) -> tuple[VisionTransformer, Card]:
+def load_checkpoint(
+    name_or_path: str | Path,
+    kind: type[Network] = VisionTransformer,  # ty: ignore[invalid-parameter-default]
+) -> tuple[Network, Card]:
     """Load a bundled checkpoint by name, or any by its file: the model (float32, eval) and card.
 
     Raises:
         FileNotFoundError: no such checkpoint, or weights without a card.
-        ValueError: files that are damaged or do not belong together.
+        ValueError: files that are damaged or do not belong together, or another kind of network.
     """
     path = _weights_path(name_or_path)
     if str(name_or_path) in bundled():
@@ -121,11 +132,15 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VisionTransformer, Card]:
                 f"({', '.join(bundled())}) or a .safetensors file with its .json card beside it"
             )
     card = Card.read(path.with_suffix(".json"))
+    model = NETWORKS[type(card.config)](card.config)
+    if not isinstance(model, kind):
+        raise ValueError(
+            f"{path.stem} is a {type(model).__name__}, and a {kind.__name__} is expected here"
+        )
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    model = VisionTransformer(card.config)
     _load(model, state, f"{path} and its card")
     return model.eval(), card
 

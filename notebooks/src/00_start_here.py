@@ -269,8 +269,8 @@ for size in (8, 12, 16, 24):
 # | what | shape | here |
 # |---|---|---|
 # | image, normalised | (B, C, H, W) | (1, 3, 32, 32) |
-# | tokens: CLS and patches | (B, T, D) | (1, 65, 96) |
-# | attention weights of one layer | (B, h, T, T) | (1, 3, 65, 65) |
+# | tokens: CLS and patches | (B, T, D) | (1, 65, 128) |
+# | attention weights of one layer | (B, h, T, T) | (1, 4, 65, 65) |
 # | rollout | (B, rows, columns) | (1, 8, 8) |
 # | logits | (B, classes) | (1, 10) |
 #

@@ -13,7 +13,7 @@
 #
 # - compute a token by hand, with a loop, as a product of matrices, and as a convolution,
 # - prove that all of them agree, in their results and in their gradients,
-# - see the 96 learned filters of a trained network, what they answer to, and what they ignore,
+# - see the 128 learned filters of a trained network, what they answer to, and what they ignore,
 # - put a CLS token in front of the patches, and prove that it starts without knowing anything,
 # - find out what CLS sees, what the mean of all tokens sees, and what the difference is good for.
 
@@ -62,7 +62,7 @@ plots.embedding_by_hand(patch.numpy(), filters.numpy(), bias.numpy())
 # ## All patches, with a loop
 #
 # Now the real thing: Chelsea the cat (photograph by Stéfan van der Walt, public domain), and the network from
-# lesson 00 with its D = 96 filters of 3×4×4 weights. They are stored as one tensor:
+# lesson 00 with its D = 128 filters of 3×4×4 weights. They are stored as one tensor:
 
 # %%
 from einops import rearrange
@@ -99,7 +99,7 @@ def tokens_by_loop(image, weight, bias):
 print(tuple(tokens_by_loop(images[0], weight, bias).shape))
 
 # %% [markdown]
-# 64 patches have become 64 tokens of width 96.
+# 64 patches have become 64 tokens of width 128.
 #
 # **Predict.** How many numbers does this layer learn, its weights and its biases together? And for images of
 # 224×224 pixels, which have 49 times as many patches?
@@ -187,7 +187,7 @@ check("02.2", my_patch_embed)
 # %%
 import torch.nn.functional as F
 
-strongest = weight.flatten(1).norm(dim=1).argmax()  # one of the 96 filters
+strongest = weight.flatten(1).norm(dim=1).argmax()  # one of the 128 filters
 one = weight[strongest][None]  # (1, 3, 4, 4)
 maps = {f"stride {s}": F.conv2d(images, one, stride=s)[0, 0].numpy() for s in (1, 2, 4)}
 counts = [f"{m.shape[0]}×{m.shape[1]} answers" for m in maps.values()]
@@ -278,17 +278,17 @@ check("02.3", kernel_from_linear)
 # `"b d r s -> b (r s) d"` moves the axis of the D numbers to the end. Two ways to get that wrong raise no error.
 #
 # The first is a plain `reshape` to (B, N, D), which moves nothing. **Predict.** For the photograph of Chelsea,
-# which of the 64·96 answers does it put into "token 0"?
+# which of the 64·128 answers does it put into "token 0"?
 
 # %%
-maps = vit.patch_embed.proj(images)  # (1, 96, 8, 8)
-filter_of = torch.arange(96)[:, None, None].expand(96, 8, 8)  # of every answer, its filter
+maps = vit.patch_embed.proj(images)  # (1, 128, 8, 8)
+filter_of = torch.arange(128)[:, None, None].expand(128, 8, 8)  # of every answer, its filter
 moved = rearrange(filter_of, "d r s -> (r s) d")
 print("in token 0:      ", moved[0].unique().numel(), "filters, one answer of each")
-print("by plain reshape:", filter_of.reshape(64, 96)[0].bincount().tolist(), "of filters 0 and 1")
+print("by plain reshape:", filter_of.reshape(64, 128)[0].bincount().tolist(), "of filters 0 and 1")
 
 # %% [markdown]
-# All of the answers of filter 0 and half of those of filter 1, from all over the image. It is not a token of
+# All of the answers of filter 0 and all of those of filter 1, from all over the image. It is not a token of
 # any patch.
 #
 # The second concerns a **norm**: subtract the mean, divide by the standard deviation. Lesson 05 shows why
@@ -336,7 +336,7 @@ check("02.4", normed_tokens)
 # %% [markdown]
 # ## What has been learned
 #
-# Here are all 96 filters of the trained network, as pictures: one weight per pixel and channel, grey for zero,
+# Here are all 128 filters of the trained network, as pictures: one weight per pixel and channel, grey for zero,
 # each scaled to its own largest weight. They are sorted by their **norm** (the root of the sum of all squared
 # weights), the largest first.
 #
@@ -344,7 +344,9 @@ check("02.4", normed_tokens)
 
 # %%
 order = weight.flatten(1).norm(dim=1).argsort(descending=True)
-plots.filter_pictures(weight[order].numpy(), "96 learned filters of 4×4 pixels, largest norm first")
+plots.filter_pictures(
+    weight[order].numpy(), "128 learned filters of 4×4 pixels, largest norm first"
+)
 
 # %% [markdown]
 # Some show an edge or a colour, but mostly you see coloured noise. That is an honest picture of a small network
@@ -402,7 +404,7 @@ plots.pattern_gains(patterns.unflatten(1, (3, 4, 4)).numpy(), shares.numpy(), ga
 #
 # - turned **down** plain brightness, which takes up most of the pixels' variation and says little about what is
 #   in the picture,
-# - turned **up** patterns 4 to 13: bars, corners, green against purple, orange edges against blue,
+# - turned **up** patterns 1 to 15: colour, edges, corners, bars, green against purple, orange against blue,
 # - left the fine patterns alone. (The 18 finest, not drawn here, look like the last ones.) Photographs hardly contain
 #   them, so there was nothing to learn. They have only shrunk, all by about the same factor, by a habit of training
 #   called weight decay (lesson 07). **This is the noise that you saw.**
@@ -420,7 +422,7 @@ square = fit_image(mine, 320).pixels.permute(1, 2, 0).numpy()
 answers_at = {}
 for size in (32, 128):
     fitted = normalize(fit_image(mine, size).pixels[None], card.mean, card.std)
-    answers_at[size] = vit.patch_embed.proj(fitted)[0]  # (96, rows, columns)
+    answers_at[size] = vit.patch_embed.proj(fitted)[0]  # (128, rows, columns)
 
 # %%
 ranks = (world @ weight.flatten(1).T).argsort(dim=0, descending=True)  # of all patches, per filter
@@ -459,7 +461,8 @@ plots.photo_row([still], ["filter number 3, the picture, and the answers to its 
 
 # %% [markdown]
 # A noisy filter, and yet a clear answer. The noise costs nothing: photographs hardly contain the fine patterns that
-# would meet it. Number 0 looks for an edge from dark to light, number 3 for red.
+# would meet it. Number 0 looks for an edge from dark, above, to light, below. Number 3 is as sure of what it is *not*
+# looking for: red.
 
 # %% [markdown]
 # ## Which token speaks for the image?
@@ -478,7 +481,7 @@ plots.photo_row([still], ["filter number 3, the picture, and the answers to its 
 # **Predict.** How many numbers must the network learn for CLS: D, N·D, or B·D?
 
 # %%
-cls_token = vit.cls_token  # (1, 1, 96): 96 numbers, whatever the image and the batch
+cls_token = vit.cls_token  # (1, 1, 128): 128 numbers, whatever the image and the batch
 print(tuple(cls_token.shape), [f"{value:.2f}" for value in cls_token[0, 0, :6].tolist()], "...")
 
 # %% [markdown]
@@ -486,7 +489,7 @@ print(tuple(cls_token.shape), [f"{value:.2f}" for value in cls_token[0, 0, :6].t
 # length 1 as often as you like, without copying a number; −1 means "leave this axis as it is".
 
 # %%
-B, D = 4, 96
+B, D = 4, 128
 for shape in [(1, 1, D), (1, D), (D,)]:
     try:
         result = tuple(torch.zeros(shape).expand(B, -1, -1).shape)
@@ -536,11 +539,11 @@ check("02.5", my_add_cls)
 class Attempts(nn.Module):
     def __init__(self):
         super().__init__()
-        self.plain = torch.zeros(1, 1, 96)
-        self.parameter = nn.Parameter(torch.zeros(1, 1, 96))
-        self.moved = nn.Parameter(torch.zeros(1, 1, 96)).to(torch.float64)
-        self.scaled = nn.Parameter(torch.randn(1, 1, 96)) * 0.02
-        self.inside = [nn.Parameter(torch.zeros(1, 1, 96))]
+        self.plain = torch.zeros(1, 1, 128)
+        self.parameter = nn.Parameter(torch.zeros(1, 1, 128))
+        self.moved = nn.Parameter(torch.zeros(1, 1, 128)).to(torch.float64)
+        self.scaled = nn.Parameter(torch.randn(1, 1, 128)) * 0.02
+        self.inside = [nn.Parameter(torch.zeros(1, 1, 128))]
 
 
 print([name for name, _ in Attempts().named_parameters()])
@@ -611,8 +614,8 @@ print("patch tokens that differ:", differs[1:].sum().item(), "of 64")
 def touched(vector_of):
     """Measure how much each pixel changes a vector: (H, W), from 0 up."""
     pixels = images.clone().requires_grad_()
-    vector = vector_of(vit.embed(pixels))  # (96,)
-    pull = torch.randn(96, generator=torch.Generator().manual_seed(0))
+    vector = vector_of(vit.embed(pixels))  # (128,)
+    pull = torch.randn(128, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad(vector @ pull, pixels, materialize_grads=True)
     return gradient[0].norm(dim=0).numpy()
 
@@ -639,7 +642,7 @@ plots.touched_pixels([touched(look) for look in looks.values()], list(looks))
 # patch: one blurred patch of 48 numbers stands for the whole image.
 
 # %%
-tokens = vit.patch_embed(images)  # (1, 64, 96)
+tokens = vit.patch_embed(images)  # (1, 64, 128)
 mean_patch = patchify(images, 4).mean(dim=1)  # (1, 48)
 torch.testing.assert_close(tokens.mean(dim=1), F.linear(mean_patch, weight.flatten(1), bias))
 print("the mean token is the token of the mean patch")
@@ -741,11 +744,11 @@ check("02.7", mean_of_kept)
 # |---|---|---|
 # | images, normalised | (B, C, H, W) | (1, 3, 32, 32) |
 # | patches | (B, N, C·P·P) | (1, 64, 48) |
-# | filters, as kernel and as matrix | (D, C, P, P), (D, C·P·P) | (96, 3, 4, 4), (96, 48) |
-# | the convolution's result | (B, D, rows, columns) | (1, 96, 8, 8) |
-# | patch tokens | (B, N, D) | (1, 64, 96) |
-# | CLS token | (1, 1, D) | (1, 1, 96) |
-# | tokens, T = N + 1 | (B, T, D) | (1, 65, 96) |
+# | filters, as kernel and as matrix | (D, C, P, P), (D, C·P·P) | (128, 3, 4, 4), (128, 48) |
+# | the convolution's result | (B, D, rows, columns) | (1, 128, 8, 8) |
+# | patch tokens | (B, N, D) | (1, 64, 128) |
+# | CLS token | (1, 1, D) | (1, 1, 128) |
+# | tokens, T = N + 1 | (B, T, D) | (1, 65, 128) |
 #
 # Token 0 is CLS, token 1 + i is patch i. From here to the end of the network this shape does not change any more.
 # What is missing is *where* each patch was: lesson 03.
@@ -770,14 +773,14 @@ for size, stride in ((4, 4), (3, 1), (7, 2)):
 # With stride = kernel size, a pixel reaches one token, and no token knows its neighbour. In the whole network no two
 # tokens meet before attention. (Is it faster as a convolution, too? That depends on the machine; time it.)
 #
-# ### Why is a token 96 wide, when a patch has only 48 numbers?
+# ### Why is a token 128 wide, when a patch has only 48 numbers?
 #
 # Width is a choice. A token is not a compressed patch: it is the space in which the whole network works, and it will
 # have to hold the position, and what is learned from other patches. If D ≥ C·P·P, nothing of the patch need be
 # lost. Here the way back exists, and we can compute the photograph from the tokens:
 
 # %%
-matrix = weight.flatten(1).double()  # (96, 48)
+matrix = weight.flatten(1).double()  # (128, 48)
 print("rank:", torch.linalg.matrix_rank(matrix).item(), "of 48")
 tokens = vit.patch_embed(images).double()
 recovered = (tokens - bias) @ torch.linalg.pinv(matrix).T  # (1, 64, 48)
@@ -790,7 +793,7 @@ print(f"largest error of a pixel: {(recovered - patchify(images, 4)).abs().max()
 
 # %%
 family = {"ViT-S/16": (16, 384), "ViT-B/16": (16, 768), "ViT-B/32": (32, 768)}
-family |= {"ViT-L/16": (16, 1024), "ours, cifar10": (4, 96)}
+family |= {"ViT-L/16": (16, 1024), "ours, cifar10": (4, 128)}
 for name, (P, width) in family.items():
     kept = "all can be kept" if width >= 3 * P * P else f"at most {width} can be kept"
     print(f"{name:14} patch of {3 * P * P:5,} numbers, D = {width:5,}: {kept}")

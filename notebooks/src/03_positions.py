@@ -175,7 +175,7 @@ check("03.1", notices_order)
 
 # %%
 print("table:", tuple(vit.pos_embed.shape), f"= {vit.pos_embed.numel():,} parameters")
-x = vit.patch_embed(images)  # (1, 64, 96), what each patch holds
+x = vit.patch_embed(images)  # (1, 64, 128), what each patch holds
 print("a patch, on average:", f"length {x.norm(dim=-1).mean():.1f}")
 print("its position:       ", f"length {vit.pos_embed[:, 1:].norm(dim=-1).mean():.1f}")
 
@@ -563,8 +563,8 @@ check("03.5", my_sincos_2d)
 
 # %%
 coordinates = patch_coordinates((8, 8)).double()
-table = sincos_2d(coordinates, 96)
-frequencies = 10_000 ** (-torch.arange(0, 48, 2).double() / 48)
+table = sincos_2d(coordinates, 128)
+frequencies = 10_000 ** (-torch.arange(0, 64, 2).double() / 64)
 difference = coordinates[:, None] - coordinates[None]  # (64, 64, 2)
 expected = (difference[..., None] * frequencies).cos().sum(dim=(-1, -2))
 assert_close(table @ table.T, expected)
@@ -574,7 +574,7 @@ assert_close(table @ table.T, expected)
 # ones. What will the two maps look like: a spot, a stripe, a cross?
 
 # %%
-line = position_similarity(sincos_1d(torch.arange(64.0), 96))
+line = position_similarity(sincos_1d(torch.arange(64.0), 128))
 flat = position_similarity(table)
 maps = {"1-D, by number": line[28].reshape(8, 8), "2-D, by row and column": flat[28].reshape(8, 8)}
 plots.place_maps(maps, marks=[(3, 4), (3, 4)], unit="cosine similarity")
@@ -589,7 +589,7 @@ plots.place_maps(maps, marks=[(3, 4), (3, 4)], unit="cosine similarity")
 
 # %%
 spread = table.std(dim=0)  # of each entry, over the 64 places
-print(f"{(spread < 0.05).sum()} of 96 entries have a standard deviation below 0.05")
+print(f"{(spread < 0.05).sum()} of 128 entries have a standard deviation below 0.05")
 
 # %% [markdown]
 # The base of 10,000 was chosen for texts of thousands of words. For small grids a smaller base would waste
@@ -766,7 +766,7 @@ plots.position_views(similarities, grid=(8, 8), query=(3, 4))
 # The table has a row for each of 64 patches. An image of 48×48 pixels has 144.
 
 # %%
-tokens = torch.zeros(1, 1 + 144, 96)
+tokens = torch.zeros(1, 1 + 144, 128)
 try:
     tokens + vit.pos_embed
 except RuntimeError as error:
@@ -911,12 +911,12 @@ print(patch_coordinates((1, 4), trained_grid=(1, 2))[:, 1].tolist())
 # | what | shape | here |
 # |---|---|---|
 # | coordinates of the patches | (N, 2) | (64, 2) |
-# | table of positions, learned or sin-cos | (1, T, D) | (1, 65, 96) |
-# | tokens + table | (B, T, D) | (1, 65, 96) |
+# | table of positions, learned or sin-cos | (1, T, D) | (1, 65, 128) |
+# | tokens + table | (B, T, D) | (1, 65, 128) |
 # | RoPE angles | (T, d/2) | (65, 16) |
-# | rotated queries and keys | (B, h, T, d) | (1, 3, 65, 32) |
+# | rotated queries and keys | (B, h, T, d) | (1, 4, 65, 32) |
 # | similarity of positions | (N, N) | (64, 64) |
-# | table for another grid | (1, T', D) | (1, 145, 96) |
+# | table for another grid | (1, T', D) | (1, 145, 128) |
 #
 # T = N + 1 tokens with CLS, h heads, d = D/h.
 #
@@ -960,8 +960,8 @@ with torch.no_grad():
 # directions that do not disturb each other.
 
 # %%
-W = torch.randn(96, 96, dtype=torch.float64)
-x, p = torch.randn(2, 96, dtype=torch.float64)
+W = torch.randn(128, 128, dtype=torch.float64)
+x, p = torch.randn(2, 128, dtype=torch.float64)
 assert_close(W @ (x + p), torch.cat([W, W], dim=1) @ torch.cat([x, p]))
 
 # %% [markdown]

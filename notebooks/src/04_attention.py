@@ -38,8 +38,8 @@ record = record_attention(vit, normalize(fitted.pixels[None], card.mean, card.st
 
 # %% [markdown]
 # **Predict.** The patch shows the lower part of the eye on the left. A *head* is one way of asking, and this layer
-# has three. Where do you expect the most attention: near the patch, or far away? At the same place for all
-# three heads?
+# has four. Where do you expect the most attention: near the patch, or far away? At the same place for all
+# four heads?
 
 
 # %%
@@ -54,13 +54,13 @@ def look(layer, head, patch):
     return painted[:, round(left) : round(right)]
 
 
-titles = [f"layer 0, head {head}" for head in range(3)]
-plots.photo_row([look(0, head, (3, 2)) for head in range(3)], titles)
+titles = [f"layer 0, head {head}" for head in range(4)]
+plots.photo_row([look(0, head, (3, 2)) for head in range(4)], titles)
 
 # %% [markdown]
-# Yellow marks what this patch takes most from, in each head relative to its own maximum. One head stays
-# with the eye; the others look elsewhere, at places of their own. By the end of this lesson you will have
-# written all that it takes to compute such a picture.
+# Yellow marks what this patch takes most from, in each head relative to its own maximum. Two heads look around
+# the eye, each at places of its own; the other two look far away from it. By the end of this lesson you will
+# have written all that it takes to compute such a picture.
 #
 # ## Three tokens by hand
 #
@@ -775,7 +775,7 @@ plots.offset_maps(maps.numpy(), ["looks one to the left", "averages"], even=1 / 
 # The square in the middle is the query itself. "4× even" means four times the weight that each token would
 # have if all had the same.
 #
-# **Predict.** The trained network has 4 layers of 3 heads, and nobody told them what to do. Will some have
+# **Predict.** The trained network has 6 layers of 4 heads, and nobody told them what to do. Will some have
 # become like one of these two?
 #
 # We let it look at 64 pieces of four photographs (chelsea, astronaut, coffee, rocket: Stéfan van der Walt,
@@ -787,15 +787,16 @@ large = torch.stack([fit_image(shot, 128).pixels for shot in shots])  # (4, 3, 1
 pieces = rearrange(large, "b c (r p) (s q) -> (b r s) c p q", p=32, q=32)  # (64, 3, 32, 32)
 many = record_attention(vit, normalize(pieces, card.mean, card.std))
 patches_only = [weights[:, :, 1:, 1:].mean(dim=0) for weights in many.weights]  # (h, 64, 64) each
-maps = by_offset(torch.cat(patches_only), (8, 8))
-names = [f"layer {i // 3}, head {i % 3}" for i in range(12)]
+maps = by_offset(rearrange(torch.stack(patches_only), "l h q k -> (h l) q k"), (8, 8))
+names = [f"layer {layer}, head {head}" for head in range(4) for layer in range(6)]
 plots.offset_maps(maps.numpy(), names, even=1 / 65)
 
 # %% [markdown]
-# No head is as strict as ours, and hardly one is a plain average. Still, they have found work for
-# themselves. In layers 0 and 1 several look near the query, one along its row and its column. In layers 1
-# and 2 some prefer the rows above, another the row of the query and those below. In layer 3 the distance tells
-# little. All this is a mean over many pictures; on one picture, a head follows what is in it.
+# No head is as strict as ours. Still, they have found work for themselves. In layer 0 the distance tells little:
+# on average its heads are not far from the plain average. In layers 1 and 2 it tells most: one head keeps to the
+# query's own row, some stay near the query, another looks one or two rows below. In layer 3 one head takes from what
+# lies above. In the last layers the distance tells little again. All this is a mean over many pictures; on one
+# picture, a head follows what is in it.
 #
 # **Play.** One head of the trained network, and one patch that asks. Choose layer, head and patch.
 
@@ -814,7 +815,7 @@ def show(patch, layer, head):
     return look(layer, head, patches[patch]), words
 
 
-flipbook(show, patch=list(patches), layer=range(4), head=range(3))
+flipbook(show, patch=list(patches), layer=range(6), head=range(4))
 
 # %% [markdown]
 # One of its heads (layer 3, head 1), asked by three patches:
@@ -915,11 +916,11 @@ print(f"ratio of the tokens {785 / 197:.2f}, of the tables {785**2 / 197**2:.1f}
 #
 # | what | pattern | shape | here |
 # |---|---|---|---|
-# | tokens | `b t (h d)` | (B, T, D) | (1, 65, 96) |
-# | queries, keys, values, each | `b h t d` | (B, h, T, d) | (1, 3, 65, 32) |
-# | scores, weights | | (B, h, T, T) | (1, 3, 65, 65) |
-# | output of the heads | `b h t d` | (B, h, T, d) | (1, 3, 65, 32) |
-# | joined, then `proj` | `b t (h d)` | (B, T, D) | (1, 65, 96) |
+# | tokens | `b t (h d)` | (B, T, D) | (1, 65, 128) |
+# | queries, keys, values, each | `b h t d` | (B, h, T, d) | (1, 4, 65, 32) |
+# | scores, weights | | (B, h, T, T) | (1, 4, 65, 65) |
+# | output of the heads | `b h t d` | (B, h, T, d) | (1, 4, 65, 32) |
+# | joined, then `proj` | `b t (h d)` | (B, T, D) | (1, 65, 128) |
 #
 # D width of a token, h heads, d = D/h width of a head, T tokens. *Scores* before the softmax, *weights*
 # after; a row for each query, a column for each key.
@@ -935,7 +936,7 @@ print(f"ratio of the tokens {785 / 197:.2f}, of the tables {785**2 / 197**2:.1f}
 with torch.no_grad():
     block = vit.blocks[0]
     tokens = block.norm1(vit.embed(normalize(fitted.pixels[None], card.mean, card.std)))
-    qkv = rearrange(block.attn.qkv(tokens), "b t (three h d) -> three b h t d", three=3, h=3)
+    qkv = rearrange(block.attn.qkv(tokens), "b t (three h d) -> three b h t d", three=3, h=4)
     by_hand = (qkv[0] @ qkv[1].mT / 32**0.5).softmax(dim=-1)
 torch.testing.assert_close(by_hand, record.weights[0])
 print("recorded and by hand agree:", tuple(by_hand.shape))

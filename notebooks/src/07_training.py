@@ -593,7 +593,14 @@ from vit_tutorial.data import ImageSet
 from vit_tutorial.evaluation import Evaluation
 from vit_tutorial.hardware import compiled, rank, synchronised, world_size
 from vit_tutorial.progress import Row
-from vit_tutorial.run import Run, memory_errors_explained, refuse_unfinished, stop_signals
+from vit_tutorial.run import (
+    Objective,
+    Run,
+    cross_entropy,
+    memory_errors_explained,
+    refuse_unfinished,
+    stop_signals,
+)
 from vit_tutorial.train import SAVE_EVERY
 
 # %% definition="vit_tutorial.evaluation.evaluate"
@@ -615,7 +622,14 @@ print(inspect.getsource(Run.update))
 
 # %% [markdown]
 # The `scaler` is for GPUs that compute in half precision; elsewhere it does nothing. `average` is a running average of
-# the weights (see the questions at the end). One step is then:
+# the weights (see the questions at the end). What is to be learnt is said by the *objective*. Ours is the loss that you know;
+# later lessons learn other things in the same loop:
+
+# %%
+print(inspect.getsource(cross_entropy))
+
+# %% [markdown]
+# One step is then:
 
 # %% definition="vit_tutorial.train.train_step"
 

@@ -414,8 +414,8 @@ plots.head_dots(panels, landmarks)
 # - **Untrained heads look everywhere alike.** Their weights are almost even, so both numbers are those of a plain
 #   average. Whatever differs from them has been *learned*.
 # - **Training has made every head choosier**: on the right all of its dots lie lower.
-# - **Near and far**: the heads that look nearest are in the first half of the network, and the one that looks
-#   farthest is in the last layer.
+# - **Near and far**: the heads that look nearest are in the first half of the network, those that look farthest in
+#   its last two layers.
 #
 # In the paper's network, which is far larger, some heads of the first layers look near and others across most of
 # the image already, and the distance rises with depth until nearly all of them look far. (The paper measures in

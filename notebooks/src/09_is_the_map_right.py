@@ -1122,8 +1122,8 @@ if FULL:
 # What surprises in these tables:
 #
 # - **The order of the methods is not the same.** On the digits, rollout, which does not know the class, is level with
-#   the methods that do, or ahead of them. On the photographs it is the other way round. And LeGrad, not told apart from
-#   dice in any panel of the digits, beats them in every column of the photographs. "Method X is best" is a sentence
+#   the methods that do, or ahead of them. On the photographs Chefer's rule and gradient rollout are ahead of it in every
+#   column. And LeGrad, not told apart from dice in any panel of the digits, beats them in all columns of the photographs. "Method X is best" is a sentence
 #   about a network and its data.
 # - **In the pointing game the class decides.** Rollout and the last layer do not beat chance on the photographs
 #   ({{results.faithfulness.rows[method=rollout].pointing_game_mean:.2f}} and

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vit_tutorial import load_checkpoint
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import lesson_in_browser as lesson
 
@@ -58,17 +60,18 @@ def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson,
     page = open_lesson("00_start_here.ipynb")
     stage = lesson.scroll_to(page, lesson.ATTENTION)
     words = page.locator(".ae-words").first
-    assert words.text_content().startswith("Layer 3, head 0: CLS attends most to")
+    last = len(load_checkpoint("cifar10")[0].blocks) - 1
+    assert words.text_content().startswith(f"Layer {last}, head 0: CLS attends most to")
     page.evaluate(lesson.COUNT_MESSAGES)
     lesson.hover(page, stage, (0.05, 0.95), words)
     assert "row 7, column 0 attends most to" in words.text_content()
     stage.press("ArrowRight")
-    page.get_by_text("Layer 3, head 0: row 7, column 1").wait_for()
+    page.get_by_text(f"Layer {last}, head 0: row 7, column 1").wait_for()
     slider = page.locator(".attention-explorer input[type=range]").first
     lesson.press(page, slider, "ArrowLeft", words)
-    page.get_by_text("Layer 2, head 0: row 7, column 1").wait_for()
+    page.get_by_text(f"Layer {last - 1}, head 0: row 7, column 1").wait_for()
     stage.press("r")
-    page.get_by_text("Rollout through layers 0 to 2: row 7, column 1").wait_for()
+    page.get_by_text(f"Rollout through layers 0 to {last - 1}: row 7, column 1").wait_for()
     page.screenshot(path=tmp_path / "lesson_00.png")
     assert page.evaluate("messages") == 0, "while one explores, the kernel hears nothing"
 

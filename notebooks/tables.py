@@ -48,6 +48,26 @@ def gain(metric: str) -> Column:
     return lambda row: "–" if row["method"] == "random" else form.format(**row)
 
 
+def spread(name: str) -> Column:
+    """Return what shows the mean of several seeds, and how far they stray."""
+    return lambda row: accuracy(
+        {"test_accuracy_mean": row[f"{name}_mean"], "test_accuracy_std": row[f"{name}_std"]}
+    )
+
+
+def between(row: dict) -> str:
+    """Say a difference in points, with its interval where there are several seeds."""
+    said = f"{row['difference']:+.1f}"
+    if row["difference_low"] is None:
+        return said
+    return f"{said} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+
+
+def with_interval(name: str, form: str, unit: str = "") -> str:
+    """Return the form of a mean with its interval."""
+    return f"{{{name}:{form}}}{unit} ({{{name}_low:{form}}}–{{{name}_high:{form}}})"
+
+
 RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
 TRAIN_STEP: dict[str, Column] = {
     "ours": "{ours}",
@@ -96,6 +116,32 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "messages to the kernel": number_of("messages_to_kernel"),
         },
     ),
+    "scaling_cpu": (
+        "A training step of two processes (one thread each) that share a batch, and of one",
+        {
+            "network": "{network}, {parameters:,} parameters, batches of {batch_size}",
+            "against": "{against}",
+            "two processes / one": RATIO,
+            "images/s of two": "{images_per_second:,}",
+            "of one": "{images_per_second_against:,}",
+            "one step of two": "{step_ms:,.0f} ms",
+            "all-reduce alone": "{gradient_mb:g} MB in {all_reduce_ms:.2f} ms",
+        },
+    ),
+    "batch_size_digits": (
+        "Larger batches at equal epochs ({epochs}), by rule for the learning rate (mean over "
+        "seeds, and its 95% interval)",
+        {
+            "optimizer": "{optimizer}",
+            "batch": "{batch_size}",
+            "rule": "{rule}",
+            "rate": "{lr:.3g}",
+            "steps": "{steps}",
+            "test loss": with_interval("loss_cold", ".3f"),
+            "with warm-up": with_interval("loss_warm", ".3f"),
+            "test accuracy, with warm-up": with_interval("accuracy_warm", ".1f", "%"),
+        },
+    ),
     "rollout": (
         "Rollout and recording at the size of ViT-B/16",
         {
@@ -139,6 +185,86 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "tokens": "{tokens}",
             "test accuracy": "{test_accuracy:.1f}%",
             "time": "×{time_ratio_median:.2f} ({time_ratio_low:.2f}–{time_ratio_high:.2f})",
+        },
+    ),
+    "without_labels": (
+        "Few labels: what {pretraining_epochs} epochs of a masked autoencoder without labels are "
+        "worth (mean ± standard deviation over the draws of the labels)",
+        {
+            "labels (images)": "{labels} ({images:,})",
+            "method": "{method}",
+            "steps": number_of("steps", ","),
+            "draws": seeds,
+            "test accuracy": accuracy,
+        },
+    ),
+    "vit_and_cnn.images": (
+        "Few training images and many (mean ± standard deviation over seeds that each drew a part "
+        "of their own; difference with its 95% interval)",
+        {
+            "part of the training images": "{what} ({images:,})",
+            "steps": "{steps:,}",
+            "ViT": spread("vit"),
+            "ResNet": spread("resnet"),
+            "ViT − ResNet, points": between,
+        },
+    ),
+    "vit_and_cnn.asked": (
+        "Changed test images, and the networks that were trained on all (kept: of the images that "
+        "a network names rightly as they are; difference with its 95% interval over the seeds)",
+        {
+            "images": "{what}",
+            "ViT": spread("vit_right"),
+            "ResNet": spread("resnet_right"),
+            "ViT keeps": spread("vit_kept"),
+            "ResNet keeps": spread("resnet_kept"),
+            "ViT − ResNet, kept": between,
+        },
+    ),
+    "vit_and_cnn.hybrid": (
+        "Coarse of one image and fine of another: what share of the answers names which",
+        {
+            "blur, pixels": "{setting}",
+            "ViT: coarse": spread("vit_coarse"),
+            "fine": spread("vit_fine"),
+            "ResNet: coarse": spread("resnet_coarse"),
+            "fine ": spread("resnet_fine"),
+            "coarse of both, ViT − ResNet": between,
+        },
+    ),
+    "compress.networks": (
+        "The bundled CIFAR-10 network made smaller or faster, without training (difference image "
+        "by image, with its 95% interval; speed of {batch} images together on {threads} thread, "
+        "median and range)",
+        {
+            "network": "{what}",
+            "test accuracy": "{accuracy:.1f}% ({accuracy_low:.1f}–{accuracy_high:.1f})",
+            "difference": "{difference:+.1f} ({difference_low:+.1f} to {difference_high:+.1f})",
+            "times as fast": RATIO,
+            "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
+        },
+    ),
+    "compress.students": (
+        "Networks of half its depth, {epochs} epochs each (mean ± standard deviation over the "
+        "seeds)",
+        {
+            "network": "{what}",
+            "seeds": seeds,
+            "test accuracy": accuracy,
+            "difference": "{difference:+.1f}",
+            "times as fast": RATIO,
+            "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
+            "one training": duration,
+        },
+    ),
+    "compress.attention": (
+        "Attention alone, one image: PyTorch's fused kernel against softmax written out",
+        {
+            "tokens": "{tokens:,}",
+            "table of weights, MB": "{table_mb:.1f}",
+            "fused / written out": RATIO,
+            "fused": "{ms:.2f} ms",
+            "written out": "{their_ms:.2f} ms",
         },
     ),
     "positions_digits": (
@@ -198,10 +324,12 @@ def results_table(root: Path, name: str) -> str:
     """
     about, columns = RESULTS[name]
     result = json.loads(results_file(root, name).read_text(encoding="utf-8"))
-    rows = [tuple(show(column, row) for column in columns.values()) for row in result["rows"]]
+    part = name.partition(".")[2]
+    found = [row for row in result["rows"] if row.get("table", part) == part]
+    rows = [tuple(show(column, row) for column in columns.values()) for row in found]
     on = f"{result['data']}, " if result["data"] else ""
     source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
-    title = about.format(**result["rows"][0])
+    title = about.format(**found[0])
     return f"**{title}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n"
 
 
@@ -248,7 +376,12 @@ def networks_table(root: Path) -> str:
     for path in sorted((root / "vit_tutorial" / "checkpoints").glob("*.json")):
         card = json.loads(path.read_text(encoding="utf-8"))
         result, training = card["evaluation"], card["training"]
-        right = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
+        if "accuracy" in result:
+            right = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
+        else:  # a network that names no classes
+            right = (
+                f"– (squared error on hidden patches {result.get('hidden_error', math.nan):.2f})"
+            )
         took = f"{training['epochs']} epochs, {math.ceil(training['seconds'] / 60)} min"
         on = f"{took} on {training['hardware']}"
         rows.append((card["name"], card["data"], right, on, f"`{training['command']}`"))

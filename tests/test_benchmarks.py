@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
 accuracy: ModuleType = importlib.import_module("accuracy")
 ablation: ModuleType = importlib.import_module("ablation")
 train_step: ModuleType = importlib.import_module("train_step")
+vit_and_cnn: ModuleType = importlib.import_module("vit_and_cnn")
+compress: ModuleType = importlib.import_module("compress")
 results: ModuleType = importlib.import_module("results")
 build: ModuleType = importlib.import_module("build")
 
@@ -295,6 +297,202 @@ def test_the_ablation_skips_what_is_done_and_says_what_was_not_measured(root, tr
     assert sum(model.pool == "mean" for model, _ in again) == 1
 
 
+# ---- ViT and CNN ----
+
+
+@pytest.fixture
+def small_pair(root, monkeypatch):
+    """Two small networks, few steps, few questions; what `fit` trained, in order."""
+    sets = stripes(200), stripes(40)
+    monkeypatch.setattr(vit_and_cnn, "load_train_test", lambda *_, **__: sets)
+    networks = {
+        "vit": SMALL.model,
+        "resnet": vit_and_cnn.ResNetConfig(1, width=4, stages=2, in_chans=1, num_classes=2),
+    }
+    monkeypatch.setattr(vit_and_cnn, "NETWORKS", networks)
+    training = TrainConfig(epochs=1, label_smoothing=0.0)
+    small = {"STEPS": {0.1: 4, 1.0: 6}, "RATES": (1e-3, 1e9), "CHOICE_STEPS": 4, "SIZES": (12,),
+             "SHIFTS": (1, 2), "OCCLUDED": (0.5,), "PIECES": (4,), "SIGMAS": (1.0,),
+             "TRAINING": training}  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(vit_and_cnn, name, value)
+    trained = []
+    fit = vit_and_cnn.fit
+
+    def noted(model, train, test, config, **options):
+        trained.append((type(model).__name__, len(train), config.lr, config.seed))
+        assert test is None, "the test set has no say"
+        return fit(model, train, test, config, **options)
+
+    monkeypatch.setattr(vit_and_cnn, "fit", noted)
+    return trained
+
+
+def test_both_networks_are_trained_alike_and_asked_the_same(root, small_pair, capsys):
+    command = ["--data", "some/stripes", "--seeds", "2"]
+    assert vit_and_cnn.main(command) == 0
+    result = stored(root, "vit_and_cnn")
+    assert "some/" not in result["command"]
+    rows = {row["what"]: row for row in result["rows"]}
+    assert list(rows) == [
+        "10%", "100%", "shuffled 4×4", "shifted 1", "shifted 2", "occluded 50%", "size 12",
+        "hybrid 1",
+    ]  # fmt: skip
+    assert (rows["10%"]["images"], rows["100%"]["images"]) == (20, 200)
+    for row in result["rows"]:
+        number = {"images": "", "hybrid": "_share"}.get(row["part"], "_kept")
+        ours, theirs = (row[f"{name}{number}_each"] for name in ("vit", "resnet"))
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        assert row["difference"] == pytest.approx(sum(gaps) / 2, abs=0.01)
+        reach = 12.706 * abs(gaps[0] - gaps[1]) / 2  # Student's t with one degree of freedom
+        assert row["difference_high"] - row["difference"] == pytest.approx(reach, abs=0.1)
+    assert {lr for *_, lr, _ in small_pair} == {1e-3, 1e9}
+    finals = small_pair[-2:]
+    assert [name for name, *_ in finals] == ["VisionTransformer", "ResNet"]
+    assert finals[0][1:] == finals[1][1:] == (200, rows["100%"]["vit_lr"], 1)
+    assert set(rows["100%"]["vit_lr_tried"]) == {"0.001", "1e+09"}
+    assert rows["100%"]["vit_lr"] == 1e-3
+    assert (root / "runs/benchmarks/cifar10_resnet.safetensors").exists()
+    assert not list(root.rglob("*.state"))
+
+
+def test_what_was_trained_is_not_trained_again(root, small_pair):
+    command = ["--data", "stripes", "--seeds"]
+    vit_and_cnn.main([*command, "1"])
+    count = len(small_pair)
+    first = stored(root, "vit_and_cnn")["rows"]
+    vit_and_cnn.main([*command, "2"])
+    assert {seed for *_, seed in small_pair[count:]} == {1}
+    both = stored(root, "vit_and_cnn")["rows"]
+    assert both[0]["vit_each"][:1] == first[0]["vit_each"]
+    assert first[0]["difference_low"] is None
+    vit_and_cnn.main([*command, "1", "--longer", "2"])
+    assert {seed for *_, seed in small_pair[count + 4 :]} == {0}
+
+
+def test_questions_are_put_to_changed_images_and_kept_means_still_right():
+    """A network that says the mean of the pixels: its answers can be worked out by hand."""
+
+    class Bright(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            level = self.weight * x.mean(dim=(1, 2, 3))
+            return torch.stack([-level, level], dim=1)
+
+    images = torch.full((40, 1, 32, 32), 10, dtype=torch.uint8)
+    images[1::2] = 250
+    labels = torch.tensor([0, 1, 0, 0]).repeat(10)  # every fourth one is named wrongly
+    test = ImageSet(images, labels, ("dark", "bright"), "levels")
+    found = vit_and_cnn.answers(Bright(), test, (0.5,), (0.25,))
+    assert found["shuffled, 4×4"] == {"right": 75.0, "kept": 100.0}
+    assert found["occluded, 75%"] == {"right": 75.0, "kept": 100.0}
+    assert found["size, 64"] == {"right": 75.0, "kept": 100.0}
+    joined = found["hybrid, 2"]
+    assert joined["coarse"] + joined["fine"] == pytest.approx(100), "only two classes"
+    assert joined["coarse"] > 60, "the coarse image has the brightness"
+    assert {name.partition(", ")[0] for name in found} == {
+        "shuffled", "shifted", "occluded", "size", "hybrid"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0"], ["--longer", "0"]])
+def test_a_comparison_of_nothing_is_refused(root, capsys, words):
+    assert vit_and_cnn.main(["--data", "x", *words]) == 2
+    assert "--seeds must be 1 or more and --longer above 0" in capsys.readouterr().err
+
+
+# ---- smaller and faster ----
+
+
+@pytest.fixture
+def small_network(root, monkeypatch):
+    """A small network in the place of the bundled one; what `fit` trained, in order."""
+    torch.manual_seed(0)
+    model = VisionTransformer(replace(SMALL.model, depth=2, patch_size=2)).eval()
+    about = SimpleNamespace(mean=(0.5,), std=(0.25,))
+    monkeypatch.setattr(compress, "load_checkpoint", lambda _: (model, about))
+    sets = stripes(48), stripes(40)
+    monkeypatch.setattr(compress, "load_train_test", lambda *_, **__: sets)
+    small = {"BATCH": 4, "ROUNDS": 2, "SHARES": (0.5,), "MERGED": (1,), "LENGTHS": (3, 5),
+             "TRAINING": TrainConfig(epochs=1, batch_size=16, label_smoothing=0.0)}  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(compress, name, value)
+    trained = []
+    fit = compress.fit
+
+    def noted(network, train, test, config, **options):
+        assert test is None, "the test set has no say"
+        taught = "objective" in options
+        trained.append((network.config.depth, taught, config.seed, config.epochs))
+        return fit(network, train, test, config, **options)
+
+    monkeypatch.setattr(compress, "fit", noted)
+    return model, trained
+
+
+def test_every_smaller_network_is_asked_and_timed(root, small_network):
+    threads = torch.get_num_threads()
+    try:
+        assert compress.main(["--data", "some/stripes", "--seeds", "2", "--epochs", "1"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    model, trained = small_network
+    result = stored(root, "compress")
+    assert "some/" not in result["command"]
+    rows = {row["what"]: row for row in result["rows"]}
+    assert [row["table"] for row in result["rows"]].count("students") == 3
+    kinds = {row["kind"] for row in result["rows"] if row["table"] == "networks"}
+    assert kinds == {"none", "precision", "heads", "tokens", "layers"}
+    original = rows["as it is"]
+    assert (original["n"], original["ratio_median"], original["difference"]) == (40, 1, 0)
+    assert original["bytes"] == compress.num_bytes(model)
+    for row in result["rows"]:
+        assert row["ratio_low"] <= row["ratio_median"] <= row["ratio_high"]
+        if row["table"] == "networks":
+            assert row["accuracy"] == pytest.approx(100 * row["correct"] / 40)
+            gap = row["accuracy"] - original["accuracy"]
+            assert row["difference"] == pytest.approx(gap, abs=0.02)
+    assert rows["bfloat16"]["bytes"] == original["bytes"] / 2
+    assert rows["8 bits, ours"]["bytes"] < original["bytes"]
+    gone = rows["50% of the heads gone, by importance"]
+    assert gone["bytes"] == compress.num_bytes(compress.prune_heads(model, {0: [0], 1: [0]}))
+    student = rows["half the layers, teacher"]
+    assert student["bytes"] == rows["half the layers, not trained"]["bytes"]
+    assert student["seeds"] == [0, 1]
+    assert student["test_accuracy_mean"] == pytest.approx(
+        sum(student["test_accuracies"]) / 2, abs=0.01
+    )
+    assert [tokens for row in result["rows"] if (tokens := row.get("tokens"))] == [3, 5]
+    assert trained == [(1, taught, seed, 1) for seed in (0, 1) for taught in (False, False, True)]
+    assert not list(root.rglob("*.state"))
+
+
+def test_a_student_that_was_trained_is_not_trained_again(root, small_network, monkeypatch):
+    _, trained = small_network
+    threads = torch.get_num_threads()
+    command = ["--data", "stripes", "--epochs", "2", "--images", "32"]
+    try:
+        compress.main([*command, "--seeds", "1"])
+        compress.main([*command, "--seeds", "2"])
+        assert [seed for _, _, seed, _ in trained] == [0, 0, 0, 1, 1, 1]
+        first = stored(root, "compress")
+        assert first["rows"][0]["n"] == 32
+        compress.main([*command, "--seeds", "0"])
+    finally:
+        torch.set_num_threads(threads)
+    assert not [row for row in stored(root, "compress")["rows"] if row["table"] == "students"]
+    assert len(trained) == 6
+
+
+@pytest.mark.parametrize("words", [["--seeds", "-1"], ["--epochs", "0"], ["--threads", "0"]])
+def test_a_compression_of_nothing_is_refused(root, small_network, capsys, words):
+    assert compress.main(["--data", "x", *words]) == 2
+    assert "--epochs and --threads 1 or more" in capsys.readouterr().err
+
+
 # ---- training step ----
 
 STEP = ViTConfig(embed_dim=16, depth=1, num_heads=2, mlp_ratio=2.0)
@@ -415,6 +613,26 @@ def test_ratios_and_the_network_they_are_about(tmp_path):
     assert "Measured on a chip: `run train_step_gpu`" in text
     assert "**Batches of 128 images drawn and augmented, no network (on: cpu)**" in text
     assert "| timm | ×1.04 (0.90–1.20) | 9,000 | 1,200 |" in text
+
+
+def test_the_tables_of_vit_and_cnn_each_take_their_own_rows(tmp_path):
+    seeds = {"difference": -3.21, "difference_low": -4.0, "difference_high": -2.44}
+    one = {"difference": 1.0, "difference_low": None, "difference_high": None}
+    numbers = {f"{name}{kind}_{field}": value for name in ("vit", "resnet")
+               for kind in ("", "_right", "_kept", "_coarse", "_fine")
+               for field, value in (("mean", 50.04), ("std", 0.5))}  # fmt: skip
+    rows = [
+        {"table": "images", "what": "1%", "images": 500, "steps": 1320, **numbers, **seeds},
+        {"table": "asked", "what": "size 64", **numbers, "vit_kept_std": None, **one},
+        {"table": "hybrid", "what": "hybrid 1", "setting": "1", **numbers, **seeds},
+    ]
+    write(tmp_path, "vit_and_cnn", rows)
+    lines = tables(tmp_path)
+    several = "50.0 ± 0.5%"
+    assert f"| 1% (500) | 1,320 | {several} | {several} | -3.2 (-4.0 to -2.4) |" in lines
+    assert f"| size 64 | {several} | {several} | 50.0% | {several} | +1.0 |" in lines
+    assert lines.count(f"| 1 | {several} | {several} | {several} | {several} "
+                       "| -3.2 (-4.0 to -2.4) |") == 1  # fmt: skip
 
 
 def test_a_file_that_changed_makes_the_readme_out_of_date(tmp_path):

@@ -318,6 +318,17 @@ def test_train_refuses_in_one_line_and_writes_nothing(changes, sentence, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_the_first_of_several_processes_measures_the_epochs_for_all(tmp_path, monkeypatch, capsys):
+    """Each would find another number, and then wait for the others for ever."""
+    monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda *_: 9)
+    monkeypatch.setattr("vit_tutorial.hardware.agreed", lambda number: number - 8)
+    out = tmp_path / "new.safetensors"
+    arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
+    assert main([*arguments, "--out", str(out), "--minutes", "1"]) == 0
+    assert "1 epochs fit into 1 minutes" in capsys.readouterr().out
+    assert load_checkpoint(out)[1].training["epochs"] == 1
+
+
 def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, capsys):
     """The number that was measured is stored: a second measurement would give another."""
     monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda minutes, *_: int(minutes * 4))

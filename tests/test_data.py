@@ -28,6 +28,7 @@ from vit_tutorial.data import (
     load_train_test,
     normalize,
     require_cifar10,
+    stratified,
 )
 from vit_tutorial.download import checksum, fetch
 
@@ -656,3 +657,29 @@ def test_statistics_need_pixels(images):
 def test_the_checksum_is_md5(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert checksum(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"
+
+
+# ---- parts of a training set ----
+
+
+def test_each_class_keeps_its_share_and_none_is_lost():
+    labels = torch.tensor([0] * 100 + [1] * 40 + [2] * 3)[torch.randperm(143)]
+    chosen = stratified(labels, 0.1, seed=3)
+    assert labels[chosen].bincount().tolist() == [10, 4, 1]
+    assert torch.equal(chosen, chosen.unique()), "sorted, and each once"
+    assert torch.equal(chosen, stratified(labels, 0.1, seed=3))
+    assert not torch.equal(chosen, stratified(labels, 0.1, seed=4))
+    assert set(chosen.tolist()) <= set(stratified(labels, 0.5, seed=3).tolist())
+    assert stratified(labels, 1).tolist() == list(range(143))
+
+
+def test_every_image_has_the_same_chance():
+    labels = torch.zeros(10, dtype=torch.long)
+    times = sum(torch.bincount(stratified(labels, 0.5, seed), minlength=10) for seed in range(400))
+    assert (times - 200).abs().max() < 50  # five standard deviations
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1])
+def test_a_share_is_above_nothing_and_no_more_than_all(share):
+    with pytest.raises(ValueError, match="share must be above 0 and up to 1, got"):
+        stratified(torch.zeros(4), share)

@@ -9,7 +9,7 @@ from test_train import TINY, new_model, stripes
 from torch.testing import assert_close
 
 from vit_tutorial import VisionTransformer, fit, hardware
-from vit_tutorial.hardware import best_device, compiled, half_precision
+from vit_tutorial.hardware import agreed, best_device, compiled, half_precision
 from vit_tutorial.recipes import TrainConfig
 
 
@@ -114,3 +114,7 @@ def test_nothing_is_compiled_unless_wanted(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_: pytest.fail("it compiles"))
     with compiled(new_model(), wanted=False) as worked:
         assert not worked
+
+
+def test_one_process_alone_agrees_with_itself():
+    assert agreed(5) == 5

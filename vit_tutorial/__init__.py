@@ -25,6 +25,7 @@ _HOME = {
     "load_checkpoint": "weights",
     "save_checkpoint": "weights",
     "from_library": "weights",
+    "load_vit": "transfer",
     "record_attention": "recording",
     "RecordedAttention": "recording",
     "rollout": "attention",
@@ -32,6 +33,8 @@ _HOME = {
     "flipbook": "explorer",
     "AttentionExplorer": "explorer",
     "PositionExplorer": "explorer",
+    "OcclusionExplorer": "explorer",
+    "PruningExplorer": "explorer",
     "doctor": "cli",
 }
 __all__ = sorted(_HOME)

@@ -132,8 +132,10 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
         config = recipes.TrainConfig(**run.read_state(arguments.out)["config"])
     elif arguments.minutes is not None:
         epochs = train.epochs_within(arguments.minutes, model, training, test, config)
+        epochs = hardware.agreed(epochs)
         config = replace(config, epochs=epochs)
-        print(f"{epochs} epochs fit into {arguments.minutes:g} minutes on this machine.")
+        if hardware.rank() == 0:
+            print(f"{epochs} epochs fit into {arguments.minutes:g} minutes on this machine.")
     rows = train.fit(model, training, test, config, save_to=arguments.out, resume=arguments.resume)
     if hardware.rank() > 0:
         return 0

@@ -370,12 +370,14 @@ def export(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 
     Nothing of the Python code is left in it: it runs, and is saved, without the class.
     """
-    return torch.export.export(
-        model.eval(),
-        (images,),
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-        strict=True,  # follows the number of images through len(), too
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one part of the exporter about another
+        return torch.export.export(
+            model.eval(),
+            (images,),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            strict=True,  # follows the number of images through len(), too
+        )
 
 
 def save_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:

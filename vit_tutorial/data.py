@@ -341,6 +341,30 @@ def hold_out(whole: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Ima
     return whole[rest], whole[held_out]
 
 
+def stratified(labels: Tensor, share: float, seed: int = 0) -> Tensor:
+    """Choose a share of each class, at least one image of it: labels (n,) -> places (m,), sorted.
+
+    With the same seed a smaller share is part of a larger one.
+
+    Raises:
+        ValueError: a share that is not above 0 and up to 1.
+
+    Examples:
+        >>> labels = torch.tensor([0, 1] * 10)
+        >>> labels[stratified(labels, 0.2)].bincount().tolist()
+        [2, 2]
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and up to 1, got {share}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique():
+        places = (labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(places), generator=generator)
+        chosen.append(places[order[: max(round(share * len(places)), 1)]])
+    return torch.cat(chosen).sort().values
+
+
 def normalize(
     images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
 ) -> Tensor:

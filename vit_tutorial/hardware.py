@@ -95,3 +95,17 @@ def synchronised(model: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None
     )
+
+
+def agreed(number: int) -> int:
+    """Return, in all processes that train together, the number that the first of them has.
+
+    What each has measured for itself, such as how many epochs fit into ten minutes, differs a
+    little; processes that then do different things wait for each other for ever.
+    """
+    if world_size() == 1:
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    shared = torch.tensor(number, device=device)
+    dist.broadcast(shared, src=0)
+    return int(shared)

@@ -18,10 +18,15 @@ from torch import Tensor, nn
 
 from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.files import whole_file
+from vit_tutorial.mae import MAEConfig, MaskedAutoencoder
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 BUNDLED = Path(__file__).parent / "checkpoints"
-NETWORKS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}
+NETWORKS: dict[type, type[nn.Module]] = {
+    ViTConfig: VisionTransformer,
+    ResNetConfig: ResNet,
+    MAEConfig: MaskedAutoencoder,
+}
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -16,6 +16,13 @@ from vit_tutorial.plots.attention import (
     weight_bars,
     weight_tables,
 )
+from vit_tutorial.plots.comparison import influence_maps, occlusion_view, setting_curves
+from vit_tutorial.plots.compression import (
+    interval_curves,
+    merged_patches,
+    pruning_view,
+    trade_offs,
+)
 from vit_tutorial.plots.embedding import (
     embedding_by_hand,
     filter_pictures,
@@ -74,6 +81,12 @@ from vit_tutorial.plots.positions import (
     position_views,
     waves,
 )
+from vit_tutorial.plots.reconstruction import (
+    curve_panels,
+    few_label_curves,
+    picture_table,
+)
+from vit_tutorial.plots.scaling import ring_rounds, step_timelines
 from vit_tutorial.plots.style import heat_colours
 from vit_tutorial.plots.training import (
     ablation_bars,
@@ -84,6 +97,7 @@ from vit_tutorial.plots.training import (
     training_curve,
     worst_mistakes,
 )
+from vit_tutorial.plots.transfer import interval_bars, label_maps, probe_curve
 
 __all__ = [
     "ablation_bars",
@@ -96,24 +110,32 @@ __all__ = [
     "component_shares",
     "confusion_matrix",
     "cost_curves",
+    "curve_panels",
     "cut_up",
     "embedding_by_hand",
     "explanation",
+    "few_label_curves",
     "filter_pictures",
     "filter_view",
     "gradient_norms",
     "head_dots",
     "heat_colours",
     "image_answers",
+    "influence_maps",
+    "interval_bars",
+    "interval_curves",
+    "label_maps",
     "logit_pairs",
     "loss_against_lead",
     "loss_curves",
     "lr_finder_curve",
     "map_grid",
+    "merged_patches",
     "method_scores",
     "network_stages",
     "norm_map",
     "number_tables",
+    "occlusion_view",
     "offset_maps",
     "overlay",
     "patch_cover",
@@ -124,19 +146,25 @@ __all__ = [
     "pattern_gains",
     "photo_grid",
     "photo_row",
+    "picture_table",
     "pixel_row",
     "place_maps",
     "position_views",
     "probabilities",
+    "probe_curve",
+    "pruning_view",
     "query_overlay",
     "question_maps",
     "readout_curves",
     "removal_curves",
     "response_maps",
+    "ring_rounds",
     "run_curves",
     "score_scales",
+    "setting_curves",
     "share_bars",
     "sick_curves",
+    "step_timelines",
     "stream_norms",
     "token_cost",
     "token_paths",
@@ -144,6 +172,7 @@ __all__ = [
     "token_stacks",
     "token_tables",
     "touched_pixels",
+    "trade_offs",
     "training_curve",
     "waves",
     "weight_bars",

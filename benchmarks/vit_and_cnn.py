@@ -1,0 +1,372 @@
+"""Compare a ViT with a ResNet: few training images and many, and what each answer hangs on.
+
+Run it with `.venv/bin/python benchmarks/vit_and_cnn.py --data cifar10 --seeds 3` (or an image
+folder with the subfolders `train` and `test`, and `--data-name`). Both networks have about as many
+parameters, the same trainer and the same number of steps. The learning rate of each is chosen on a
+tenth of the training set, which takes no part in that training; the test set has no say.
+
+Results are written after every run, and the same command goes on where a stopped one was: a network
+that was trained is not trained again. `--longer 5` takes five times as many steps (a GPU's work).
+The ResNet that seed 0 trains on all images is saved as a checkpoint in runs/benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import results
+import torch
+from accuracy import run_command
+from torch import Tensor, nn
+
+from vit_tutorial.cnn import ResNet, ResNetConfig
+from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
+from vit_tutorial.evaluation import evaluate
+from vit_tutorial.files import whole_file
+from vit_tutorial.lessons.changes import hybrids, occluded, shifted, shuffled
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.provenance import provenance
+from vit_tutorial.recipes import RECIPES, TrainConfig
+from vit_tutorial.run import state_path
+from vit_tutorial.train import fit, make_checkpoint
+from vit_tutorial.weights import Card
+
+NETWORKS: dict[str, ViTConfig | ResNetConfig] = {
+    "vit": RECIPES["laptop"].model,
+    "resnet": ResNetConfig(),
+}
+KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}
+TRAINING = TrainConfig(epochs=1, crop_padding=4, flip=True)  # epochs follow from the steps
+STEPS = {0.01: 320, 0.1: 640, 1.0: 1560}  # by share of the training images; 1560: four epochs
+CHOICE_STEPS = 240  # of the trainings that choose a rate
+RATES = (1e-3, 3e-3, 1e-2)
+SHIFTS, OCCLUDED, PIECES, SIZES = (
+    (1, 2, 3, 4, 6, 8),
+    (0.125, 0.25, 0.5, 0.75),
+    (16, 8, 4),
+    (24, 28, 40, 48, 64),
+)
+SIGMAS = (1.0, 2.0)  # pixels, of the blur that parts coarse from fine
+PATCH, IMG_SIZE = 4, 32
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The data, and how many steps; all that is measured has a name made from it."""
+
+    train: ImageSet
+    test: ImageSet
+    seeds: int
+    longer: float
+
+    def key(self, **facts: Any) -> str:
+        """Name one piece of work, so that nothing else is taken for it."""
+        said = {
+            "data": [self.train.name, len(self.train), len(self.test)],
+            "training": {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")},
+            "networks": {name: asdict(config) for name, config in NETWORKS.items()},
+            "hardware": hardware(),
+            **facts,
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    def steps(self, share: float) -> int:
+        """Return how many steps are taken with a share of the training images."""
+        return round(STEPS[share] * self.longer)
+
+
+@cache
+def hardware() -> str:
+    """Return the chips; asked once, for asking takes its time."""
+    return provenance()["hardware"]
+
+
+def kept(key: str) -> Path:
+    """Return where the numbers of one piece of work are kept, and beside it its training."""
+    return results.ROOT / "runs" / "benchmarks" / f"vit_and_cnn_{key}.json"
+
+
+def remembered(key: str) -> dict[str, Any] | None:
+    """Return the numbers of one piece of work, None where it has not been done."""
+    return json.loads(kept(key).read_text(encoding="utf-8")) if kept(key).exists() else None
+
+
+def remember(key: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Keep the numbers of one piece of work."""
+    kept(key).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(kept(key)) as beside:
+        beside.write_text(json.dumps(numbers), encoding="utf-8")
+    return numbers
+
+
+# ---- Training ------------------------------------------------------------------------------------
+
+
+def trained(
+    name: str, train: ImageSet, steps: int, rate: float, seed: int, key: str
+) -> tuple[nn.Module, TrainConfig, float]:
+    """Train a network, or take the one that was trained before: it, its config, and seconds."""
+    torch.manual_seed(seed)
+    config = replace(NETWORKS[name], num_classes=len(train.classes), in_chans=train.images.shape[1])
+    model = KINDS[type(config)](config)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    training = replace(TRAINING, lr=rate, seed=seed, batch_size=min(128, len(train)))
+    epochs = max(round(steps / (len(train) // training.batch_size)), 1)
+    training = replace(training, epochs=epochs)
+    path = kept(key).with_suffix(".run")
+    rows = fit(model, train, None, training, save_to=path, resume=state_path(path).exists())
+    return model, training, rows[-1]["seconds"]
+
+
+def chosen_rate(comparison: Comparison, name: str, share: float) -> tuple[float, dict[str, float]]:
+    """Choose a network's learning rate for a share of the images, on a tenth of the training set.
+
+    Trains on that share of the other nine tenths, with few steps and one seed. Returns the best
+    rate, and the validation accuracy of each in percent.
+    """
+    rest, validation = hold_out(comparison.train, 0.1, seed=0)
+    part = rest[stratified(rest.labels, share)]
+    steps = round(min(CHOICE_STEPS, STEPS[share]) * comparison.longer)
+    found: dict[str, float] = {}
+    for rate in RATES:
+        key = comparison.key(work="choice", name=name, share=share, rate=rate, steps=steps)
+        numbers = remembered(key)
+        if numbers is None:
+            try:
+                model, _, _ = trained(name, part, steps, rate, seed=0, key=key)
+                accuracy = evaluate(model, validation, *channel_stats(part.images)).accuracy
+            except FloatingPointError:  # far too high
+                accuracy = 0.0
+            numbers = remember(key, {"accuracy": accuracy})
+            state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
+            print(f"{name}, {share:.0%}: rate {rate:g}: {accuracy:.1f}%", flush=True)
+        found[f"{rate:g}"] = round(numbers["accuracy"], 2)
+    return float(max(found, key=lambda rate: found[rate])), found
+
+
+def run_of(comparison: Comparison, name: str, share: float, seed: int) -> dict[str, Any]:
+    """Train one network on a subset of its own and measure it; with all images, ask it more."""
+    rate, _ = chosen_rate(comparison, name, share)
+    steps, whole = comparison.steps(share), share == 1
+    asked = [SHIFTS, OCCLUDED, PIECES, SIZES, SIGMAS] if whole else []
+    key = comparison.key(name=name, share=share, seed=seed, rate=rate, steps=steps, asked=asked)
+    if numbers := remembered(key):
+        return numbers
+    part = comparison.train[stratified(comparison.train.labels, share, seed)]
+    model, config, seconds = trained(name, part, steps, rate, seed, key)
+    mean, std = channel_stats(part.images)
+    result = evaluate(model, comparison.test, mean, std)
+    numbers = {
+        "accuracy": result.accuracy,
+        "rate": rate,
+        "images": len(part),
+        "epochs": config.epochs,
+        "steps": config.epochs * (len(part) // config.batch_size),
+        "seconds": seconds,
+        "answers": answers(model, comparison.test, mean, std) if whole else {},
+    }
+    if whole and seed == 0 and name == "resnet":
+        save(model, comparison, config, seconds, (mean, std))
+    remember(key, numbers)
+    state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
+    print(f"{name}, {share:.0%}, seed {seed}: {result.accuracy:.2f}%", flush=True)
+    return numbers
+
+
+def save(
+    model: Any, comparison: Comparison, config: TrainConfig, seconds: float, stats: Any
+) -> None:
+    """Save a trained network as a checkpoint, beside the numbers of the runs."""
+    training = {
+        "command": "python benchmarks/vit_and_cnn.py (seed 0, all images)",
+        **{k: v for k, v in asdict(config).items() if v or k == "seed"},
+        "seconds": round(seconds),
+        **provenance(),
+    }
+    mean, std = stats
+    card = Card(
+        name="cifar10_resnet",
+        config=model.config,
+        classes=comparison.train.classes,
+        mean=mean,
+        std=std,
+        data=comparison.train.name,
+        training=training,
+    )
+    path = results.ROOT / "runs" / "benchmarks" / "cifar10_resnet.safetensors"
+    make_checkpoint(model.cpu(), path, card, comparison.test)
+
+
+# ---- Asking --------------------------------------------------------------------------------------
+
+
+def questions(test: ImageSet, fill: Tensor) -> Iterator[tuple[str, str, ImageSet]]:
+    """Change the test images in every way: part, setting and the images; sizes are left out."""
+    images = test.images
+    for piece in PIECES:
+        yield "shuffled", f"{piece}×{piece}", replace(test, images=shuffled(images, piece))
+    for pixels in SHIFTS:
+        yield "shifted", str(pixels), replace(test, images=shifted(images, pixels))
+    for share in OCCLUDED:
+        changed = occluded(images, share, PATCH, fill)
+        yield "occluded", f"{share:.1%}".replace(".0%", "%"), replace(test, images=changed)
+
+
+def answers(model: nn.Module, test: ImageSet, mean: Any, std: Any) -> dict[str, dict[str, float]]:
+    """Ask a trained network everything: "part, setting" -> its numbers in percent.
+
+    "right" is its accuracy; "kept" the share of the images which it names rightly as they are, and
+    still does. For hybrids: the share of the answers that is the coarse image's class, or the fine
+    image's.
+    """
+    whole = evaluate(model, test, mean, std)
+    before = whole.predictions == whole.labels
+
+    def told(changed: ImageSet, network: nn.Module = model) -> dict[str, float]:
+        result = evaluate(network, changed, mean, std)
+        still = (result.predictions == result.labels) & before
+        return {"right": result.accuracy, "kept": 100 * still.sum().item() / int(before.sum())}
+
+    fill = (255 * torch.tensor(mean)).round()
+    found = {
+        f"{part}, {setting}": told(changed) for part, setting, changed in questions(test, fill)
+    }
+    for size in SIZES:
+        network = model.resized(size) if isinstance(model, VisionTransformer) else model
+        found[f"size, {size}"] = told(test.resized(size), network)
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    other = test[order]
+    differ = other.labels != test.labels
+    for sigma in SIGMAS:
+        joined = replace(test, images=hybrids(test.images, other.images, sigma))[differ]
+        said = evaluate(model, joined, mean, std).predictions
+        coarse, fine = said == test.labels[differ], said == other.labels[differ]
+        found[f"hybrid, {sigma:g}"] = {
+            "coarse": 100 * coarse.float().mean().item(),
+            "fine": 100 * fine.float().mean().item(),
+            "share": 100 * coarse.sum().item() / max(int((coarse | fine).sum()), 1),
+        }
+    return found
+
+
+# ---- Rows ----------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float], name: str) -> dict[str, Any]:
+    """Summarise one number of several seeds: mean, standard deviation, each."""
+    rounded = [round(value, 2) for value in values]
+    return {
+        f"{name}_mean": round(statistics.mean(values), 2),
+        f"{name}_std": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        f"{name}_each": rounded,
+    }
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
+    """Subtract seed by seed: the mean difference and its 95% interval (Student's t)."""
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    middle = statistics.mean(gaps)
+    if len(gaps) < 2:
+        return {"difference": round(middle, 2), "difference_low": None, "difference_high": None}
+    from scipy.stats import t
+
+    reach = t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return {
+        "difference": round(middle, 2),
+        "difference_low": round(middle - reach, 2),
+        "difference_high": round(middle + reach, 2),
+    }
+
+
+def rows_of(
+    comparison: Comparison, runs: dict[tuple[str, float], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Make one row for each share of the training images, and one for each question.
+
+    Only seeds that both networks have trained with take part.
+    """
+    rows = []
+    for share in STEPS:
+        pair = [runs.get((name, share), []) for name in NETWORKS]
+        count = min(map(len, pair))
+        if not count:
+            continue
+        pair = [found[:count] for found in pair]
+        accuracies = [[run["accuracy"] for run in found] for found in pair]
+        about = {"seeds": list(range(count))}
+        row = {
+            "table": "images",
+            "part": "images",
+            "what": f"{share:.0%}",
+            **about,
+            **{name: pair[0][0][name] for name in ("images", "epochs", "steps")},
+        }
+        for name, found, each in zip(NETWORKS, pair, accuracies, strict=True):
+            _, tried = chosen_rate(comparison, name, share)
+            row |= spread(each, name)
+            row |= {f"{name}_lr": found[0]["rate"], f"{name}_lr_tried": tried}
+            row[f"{name}_seconds"] = round(statistics.mean(run["seconds"] for run in found))
+        rows.append({**row, **difference(*accuracies)})
+        for question in pair[0][0]["answers"]:
+            asked = [[run["answers"][question] for run in found] for found in pair]
+            part, _, setting = question.partition(", ")
+            table = part if part == "hybrid" else "asked"
+            line = {**about, "table": table, "part": part, "what": f"{part} {setting}"}
+            line["setting"] = setting
+            for name, each in zip(NETWORKS, asked, strict=True):
+                for number in each[0]:
+                    line |= spread([one[number] for one in each], f"{name}_{number}")
+            compared = "share" if part == "hybrid" else "kept"
+            line |= difference(*([one[compared] for one in each] for each in asked))
+            rows.append(line)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, ask and write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
+    parser.add_argument("--data-name", help="what results call the data")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N - 1")
+    parser.add_argument("--longer", type=float, default=1.0, help="times as many steps")
+    parser.add_argument("--name", default="vit_and_cnn", help="of the results file")
+    return run_command(_compare, parser.parse_args(argv))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    if options.seeds < 1 or not options.longer > 0:
+        raise ValueError(
+            f"--seeds must be 1 or more and --longer above 0, got {options.seeds} and "
+            f"{options.longer}"
+        )
+    train, test = load_train_test(options.data, img_size=IMG_SIZE)
+    train, test = (replace(part, name=options.data_name or part.name) for part in (train, test))
+    comparison = Comparison(train, test, options.seeds, options.longer)
+    shown = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
+    shown += ["--longer", f"{options.longer:g}"] if options.longer != 1 else []
+    shown += ["--name", options.name] if options.name != "vit_and_cnn" else []
+    shown += ["--data-name", options.data_name] if options.data_name else []
+    command = shlex.join([".venv/bin/python", "benchmarks/vit_and_cnn.py", *shown])
+    runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for seed in range(options.seeds):
+        for share in STEPS:
+            for name in NETWORKS:
+                found = run_of(comparison, name, share, seed)
+                runs.setdefault((name, share), []).append(found)
+            results.write_results(
+                options.name, command=command, data=train.name, rows=rows_of(comparison, runs)
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The benchmarks of lesson 14: what they compare, and what they write."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from vit_tutorial.model import ViTConfig
+from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
+scaling: ModuleType = importlib.import_module("scaling")
+batch_size: ModuleType = importlib.import_module("batch_size")
+results: ModuleType = importlib.import_module("results")
+tables: ModuleType = importlib.import_module("tables")
+
+TINY = ViTConfig(img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=1, num_heads=2)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Results land in an empty folder."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    return tmp_path
+
+
+def stored(root: Path, name: str) -> dict:
+    (root / "benchmarks").mkdir(exist_ok=True)
+    return json.loads((root / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+# ---- scaling.py ----
+
+
+def test_a_ratio_above_one_says_that_two_processes_are_faster():
+    row = scaling.compared([1.0, 2.0, 4.0], [2.0, 3.0, 2.0], batch_size=10)
+    assert (row["ratio_median"], row["ratio_low"], row["ratio_high"]) == (1.5, 0.5, 2.0)
+    assert (row["images_per_second"], row["images_per_second_against"]) == (5, 5)
+    assert (row["step_ms"], row["step_ms_against"]) == (2000, 2000)
+
+
+def test_it_starts_two_processes_of_one_thread_each(monkeypatch):
+    seen = {}
+
+    def run(command, env, check):
+        seen.update(command=command, threads=env["OMP_NUM_THREADS"])
+        return type("Done", (), {"returncode": 3})
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(scaling.subprocess, "run", run)
+    assert scaling.main(["--seconds", "0.5"]) == 3
+    assert seen["command"][1:] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        scaling.__file__, "--seconds", "0.5",
+    ]  # fmt: skip
+    assert seen["threads"] == "1"
+
+
+def test_both_ways_are_timed_in_turns_and_written(root, monkeypatch, tmp_path):
+    """In one process, which is a group of its own."""
+    monkeypatch.setitem(RECIPES, "small", Recipe(TINY, TrainConfig(epochs=1), "", ""))
+    monkeypatch.setattr(scaling, "NETWORKS", {"small": 4})
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    (root / "benchmarks").mkdir()
+    address = (tmp_path / "store").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+    try:
+        threads = torch.get_num_threads()
+        assert scaling.main(["--seconds", "0.001"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+        torch.distributed.destroy_process_group()
+    rows = stored(root, "scaling_cpu")["rows"]
+    assert [row["what"] for row in rows] == ["small, 1 thread", "small, 2 threads"]
+    assert all(row["ratio_low"] <= row["ratio_median"] <= row["ratio_high"] for row in rows)
+    table = tables.results_table(root, "scaling_cpu")
+    assert "| small, " in table
+    assert "one process, 2 threads" in table
+
+
+# ---- batch_size.py ----
+
+
+def test_the_interval_is_students():
+    low, high = batch_size.interval([1.0, 2.0, 3.0])
+    assert (low, high) == (pytest.approx(-0.4843, abs=1e-3), pytest.approx(4.4843, abs=1e-3))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_training_learns_and_can_be_repeated(optimizer, monkeypatch):
+    monkeypatch.setattr(batch_size, "NETWORK", TINY)
+    data = batch_size.digits("train")[:64]
+    rate = batch_size.RATES[optimizer]
+    one, two = (batch_size.trained(optimizer, 16, rate, 0.2, 0, data) for _ in range(2))
+    other = batch_size.trained(optimizer, 16, rate, 0.0, 0, data)
+    rows = [nn.utils.parameters_to_vector(m.parameters()) for m in (one, two, other)]
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+    torch.manual_seed(0)
+    fresh = batch_size.VisionTransformer(TINY)
+    assert batch_size.loss_on(one, data, data) < batch_size.loss_on(fresh, data, data)
+
+
+def test_rules_are_powers_of_the_ratio_and_every_row_is_written(root, monkeypatch):
+    seen = []
+
+    def trained(optimizer, batch, rate, warmup, seed, data):
+        seen.append((optimizer, batch, round(rate, 6), warmup, seed))
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    monkeypatch.setattr(batch_size, "trained", trained)
+    (root / "benchmarks").mkdir()
+    threads = torch.get_num_threads()
+    assert batch_size.main(["--seeds", "2"]) == 0
+    torch.set_num_threads(threads)
+    rows = {row["what"]: row for row in stored(root, "batch_size_digits")["rows"]}
+    assert len(rows) == 2 * (1 + 2 * 3)
+    base = batch_size.RATES["AdamW"]
+    assert rows["AdamW, 512, kept"]["lr"] == base
+    assert rows["AdamW, 512, root"]["lr"] == pytest.approx(4 * base)
+    assert rows["AdamW, 512, linear"]["lr"] == pytest.approx(16 * base)
+    assert rows["SGD, 128, kept"]["steps"] == 8 * 1024 // 128
+    assert {(warmup, seed) for *_, warmup, seed in seen} == {(0.0, 0), (0.0, 1), (0.2, 0), (0.2, 1)}
+    for row in rows.values():
+        assert row["loss_warm_low"] <= row["loss_warm"] <= row["loss_warm_high"]
+    table = tables.results_table(root, "batch_size_digits")
+    assert "| AdamW | 512 | linear | 0.032 | 16 |" in table
+
+
+def test_too_few_seeds_are_refused(capsys):
+    assert batch_size.main(["--seeds", "1"]) == 2
+    assert "--seeds must be 2 to 10, got 1" in capsys.readouterr().err

@@ -1,0 +1,329 @@
+"""What networks say while a grey square hides a part of a picture, at every place beforehand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import traitlets
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_tutorial.explorer.page import Explorer
+from vit_tutorial.plots import heat_colours
+
+LONGEST_SIDE = 480  # pixels of a picture in the page
+MAX_NETWORKS, MAX_PATCHES, MAX_CLASSES = 3, 400, 20
+
+
+class OcclusionExplorer(Explorer):
+    """Hide squares of patches under the pointer, and watch the answers of several networks.
+
+    Every answer is computed beforehand: in the browser nothing is asked of the kernel. Networks of
+    any kind take part, as long as they read images of one size and name the same classes.
+
+    Args:
+        networks: name -> (network, about), where `about` has `mean`, `std` and `classes`: the card
+            that `load_checkpoint` gives.
+        images: what `open_image` opens, or several by name.
+        img_size: pixels of what the networks read, one number or (height, width).
+        patch_size: pixels of the patches that squares are made of.
+        sizes: sides of the squares, in patches.
+
+    `image`, `size`, `place` (the square's first row and column; (-1, -1) for no square) and
+    `watched` (a class) follow what is done in the browser, and a cell may set them.
+
+    Raises:
+        ValueError: no network or too many, networks that name different classes, a size that does
+            not fit, or an image that cannot be opened; later, a setting that is not there.
+    """
+
+    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    page_height = 560
+
+    names = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of the networks
+    classes = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    grid = traitlets.Tuple(traitlets.Int(), traitlets.Int(), read_only=True).tag(sync=True)
+    sizes = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)
+    titles = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of the images
+    pictures = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)  # JPEG
+    greys = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # "rgb(...)" of each
+    # float32 (networks, 1 + places, classes) of each image: first of the whole picture, then with
+    # the squares of the first size, row by row, then with those of the next
+    answers = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)
+    palette = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8, (256, 3)
+
+    image = traitlets.Int(0).tag(sync=True)
+    size = traitlets.Int().tag(sync=True)
+    place = traitlets.Tuple(traitlets.Int(), traitlets.Int()).tag(sync=True)
+    watched = traitlets.Int(0).tag(sync=True)
+
+    def __init__(
+        self,
+        networks: Mapping[str, tuple[Any, Any]],
+        images: Any,
+        *,
+        img_size: int | tuple[int, int] = 32,
+        patch_size: int = 4,
+        sizes: Sequence[int] = (1, 2, 3, 4),
+    ) -> None:
+        if not isinstance(networks, Mapping) or not 1 <= len(networks) <= MAX_NETWORKS:
+            raise ValueError(
+                f'expected 1 to {MAX_NETWORKS} networks by name, as in {{"ViT": (model, card)}}'
+            )
+        side = img_size if isinstance(img_size, tuple) else (img_size, img_size)
+        grid = _checked_grid(side, patch_size, sizes)
+        classes = _common_classes({name: about for name, (_, about) in networks.items()})
+        named = images if isinstance(images, Mapping) else {_name_of(images): images}
+        if not named:
+            raise ValueError("expected at least one image, got none")
+        pictures, greys, answers = [], [], []
+        for image in named.values():
+            picture, grey, said = _answers(networks, image, side, patch_size, sizes)
+            pictures.append(picture)
+            greys.append(grey)
+            answers.append(said.astype(np.float32).tobytes())
+        fixed = {
+            "names": [str(name) for name in networks],
+            "classes": classes,
+            "grid": grid,
+            "sizes": [int(size) for size in sizes],
+            "titles": [str(name) for name in named],
+            "pictures": pictures,
+            "greys": greys,
+            "answers": answers,
+            "palette": heat_colours().tobytes(),
+        }
+        for name, value in fixed.items():
+            self.set_trait(name, value)
+        super().__init__(size=self.sizes[min(1, len(sizes) - 1)], place=(-1, -1))
+        self.watched = int(self.answer(place=(-1, -1))[0].argmax())
+
+    def __repr__(self) -> str:
+        return f"OcclusionExplorer: {', '.join(self.names)} on {', '.join(self.titles)}"
+
+    @traitlets.validate("image")
+    def _image_is_there(self, proposal: Any) -> int:
+        if proposal["value"] not in range(len(self.titles)):
+            raise ValueError(
+                f"image must be from 0 to {len(self.titles) - 1}, got {proposal['value']}"
+            )
+        return proposal["value"]
+
+    @traitlets.validate("size")
+    def _size_is_there(self, proposal: Any) -> int:
+        if proposal["value"] not in self.sizes:
+            raise ValueError(f"size must be one of {self.sizes}, got {proposal['value']}")
+        return proposal["value"]
+
+    @traitlets.validate("place")
+    def _place_is_on_the_grid(self, proposal: Any) -> tuple[int, int]:
+        row, column = proposal["value"]
+        if (row, column) != (-1, -1) and not (
+            0 <= row < self.grid[0] and 0 <= column < self.grid[1]
+        ):
+            raise ValueError(
+                f"place must be a patch (row, column) of the {self.grid[0]}x{self.grid[1]} grid, "
+                f"or (-1, -1) for no square, got {(row, column)}"
+            )
+        return row, column
+
+    @traitlets.validate("watched")
+    def _class_is_there(self, proposal: Any) -> int:
+        if proposal["value"] not in range(len(self.classes)):
+            raise ValueError(
+                f"watched must be the number of a class, from 0 to {len(self.classes) - 1}, got "
+                f"{proposal['value']}"
+            )
+        return proposal["value"]
+
+    # ---- the same without a browser ----
+
+    def _at(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        names = ("image", "size", "place", "watched")
+        return {**{name: getattr(self, name) for name in names}, **setting}
+
+    def _square(self, at: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the first row and column of the square, moved so that it is on the grid whole."""
+        if tuple(at["place"]) == (-1, -1):
+            return None
+        row, column = at["place"]
+        return min(row, self.grid[0] - at["size"]), min(column, self.grid[1] - at["size"])
+
+    def _table(self, image: int) -> NDArray[np.float32]:
+        flat = np.frombuffer(self.answers[image], dtype=np.float32)
+        return flat.reshape(len(self.names), -1, len(self.classes))
+
+    def answer(self, **setting: Any) -> NDArray[np.float32]:
+        """Look up what each network says: probabilities (networks, classes).
+
+        Takes the explorer's own setting, where no other is given for one of its fields: `image`,
+        `size`, `place`.
+        """
+        at = self._at(setting)
+        square, table = self._square(at), self._table(at["image"])
+        if square is None:
+            return table[:, 0]
+        first = 1 + sum(
+            (self.grid[0] - size + 1) * (self.grid[1] - size + 1)
+            for size in self.sizes[: self.sizes.index(at["size"])]
+        )
+        return table[:, first + square[0] * (self.grid[1] - at["size"] + 1) + square[1]]
+
+    def falls(self, **setting: Any) -> NDArray[np.float32]:
+        """Tell how far the watched class falls, by place: (networks, rows, columns).
+
+        Takes what `answer` takes, and `watched`. Below 0 where the probability rises.
+        """
+        at = self._at(setting)
+        rows, columns = (side - at["size"] + 1 for side in self.grid)
+        before = self.answer(**{**at, "place": (-1, -1)})[:, at["watched"]]
+        after = [
+            self.answer(**{**at, "place": (row, column)})[:, at["watched"]]
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return (before - np.stack(after)).T.reshape(-1, rows, columns)
+
+    def words(self, **setting: Any) -> str:
+        """Say what is shown in a sentence; takes what `answer` takes."""
+        at = self._at(setting)
+        square, before = self._square(at), self.answer(**{**at, "place": (-1, -1)})
+        said = []
+        for name, now, whole in zip(self.names, self.answer(**at), before, strict=True):
+            best = int(now.argmax())
+            was = "" if square is None else f" ({whole[best]:.0%} without the square)"
+            said.append(f"{name}: {self.classes[best]} {now[best]:.0%}{was}")
+        where = "No square"
+        if square is not None:
+            where = f"{at['size']}×{at['size']} patches grey from row {square[0]}, column "
+            where += str(square[1])
+        return f"{where}. {'; '.join(said)}."
+
+    def figure(self, **setting: Any) -> Any:
+        """Draw what the browser shows as a figure; takes what `falls` takes."""
+        from vit_tutorial.plots import occlusion_view
+
+        at = self._at(setting)
+        file = Image.open(io.BytesIO(self.pictures[at["image"]]))
+        picture, box = np.array(file.convert("RGB")), None
+        if (square := self._square(at)) is not None:
+            high, wide = picture.shape[0] / self.grid[0], picture.shape[1] / self.grid[1]
+            first = (square[0] * high, square[1] * wide)
+            box = (*first, first[0] + at["size"] * high, first[1] + at["size"] * wide)
+            top, left, bottom, right = (round(edge) for edge in box)
+            colour = self.greys[at["image"]].removeprefix("rgb(").removesuffix(")")
+            picture[top:bottom, left:right] = [int(part) for part in colour.split(",")]
+        pairs = zip(self.answer(**{**at, "place": (-1, -1)}), self.answer(**at), strict=True)
+        label, falls = self.classes[at["watched"]], self.falls(**at)
+        return occlusion_view(
+            picture,
+            box,
+            {name: np.stack(pair) for name, pair in zip(self.names, pairs, strict=True)},
+            self.classes,
+            {
+                f"{name}: {label}\nfalls by up to {fall.max():.0%}": fall
+                for name, fall in zip(self.names, falls, strict=True)
+            },
+            title=self.titles[at["image"]],
+            words=self.words(**at),
+        )
+
+
+def _checked_grid(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """Return rows and columns of patches, if squares of these sizes fit."""
+    if len(side) != 2 or patch_size < 1 or min(side) < 1 or any(s % patch_size for s in side):
+        raise ValueError(f"images of {side} pixels cannot be cut into patches of {patch_size}")
+    grid = side[0] // patch_size, side[1] // patch_size
+    if grid[0] * grid[1] > MAX_PATCHES:
+        raise ValueError(f"expected at most {MAX_PATCHES} patches, got {grid[0]}x{grid[1]}")
+    if (
+        not sizes
+        or list(sizes) != sorted(set(sizes))
+        or not 1 <= sizes[0] <= sizes[-1] <= min(grid)
+    ):
+        raise ValueError(
+            f"sizes must be whole numbers from 1 to {min(grid)}, the smallest first, got {sizes!r}"
+        )
+    return grid
+
+
+def _common_classes(abouts: Mapping[str, Any]) -> list[str]:
+    each = {name: [str(label) for label in about.classes] for name, about in abouts.items()}
+    first = next(iter(each.values()))
+    for name, classes in each.items():
+        if classes != first:
+            raise ValueError(
+                f"all networks must name the same classes: {next(iter(each))} has "
+                f"{', '.join(first[:4])}, ...; {name} has {', '.join(classes[:4])}, ..."
+            )
+    if len(first) > MAX_CLASSES:
+        raise ValueError(f"expected at most {MAX_CLASSES} classes to show, got {len(first)}")
+    return first
+
+
+def _answers(
+    networks: Mapping[str, tuple[Any, Any]],
+    image: Any,
+    side: tuple[int, int],
+    patch_size: int,
+    sizes: Sequence[int],
+) -> tuple[bytes, str, NDArray[np.float32]]:
+    """Ask every network about one image with every square: its JPEG, the grey, what they say."""
+    import torch
+
+    from vit_tutorial.data import normalize
+    from vit_tutorial.images import fit_image, open_image
+
+    mean = list(next(iter(networks.values()))[1].mean)
+    opened = open_image(image, mode="L" if len(mean) == 1 else "RGB")
+    fitted, masks = fit_image(opened, side), squares(side, patch_size, sizes)
+    said = []
+    for model, about in networks.values():
+        pixels = normalize(fitted.pixels[None], about.mean, about.std)  # grey: their mean, 0
+        parameter, was_training = next(model.parameters()), model.training
+        shown = torch.where(torch.from_numpy(masks)[:, None], 0.0, pixels).to(parameter)
+        model.eval()
+        with torch.inference_mode():
+            parts = [model(part).float().softmax(dim=1).cpu() for part in shown.split(128)]
+        model.train(was_training)
+        said.append(torch.cat(parts).numpy())
+    picture = fitted.view()
+    scale = LONGEST_SIDE / max(picture.size)
+    if scale < 1:
+        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=88)
+    grey = ", ".join(str(round(255 * value)) for value in (mean * 3)[:3])
+    return file.getvalue(), f"rgb({grey})", np.stack(said)
+
+
+def squares(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """List what each square hides: (1 + places, H, W), True inside; the first hides nothing.
+
+    Squares of the first size come row by row, then those of the next.
+
+    Examples:
+        >>> squares((8, 8), patch_size=4, sizes=(1, 2)).sum(axis=(1, 2)).tolist()
+        [0, 16, 16, 16, 16, 64]
+    """
+    masks = [np.zeros(side, dtype=bool)]
+    rows, columns = side[0] // patch_size, side[1] // patch_size
+    for size in sizes:
+        for row in range(rows - size + 1):
+            for column in range(columns - size + 1):
+                mask = np.zeros(side, dtype=bool)
+                top, left = row * patch_size, column * patch_size
+                mask[top : top + size * patch_size, left : left + size * patch_size] = True
+                masks.append(mask)
+    return np.stack(masks)
+
+
+def _name_of(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return Path(image).name
+    return "image"

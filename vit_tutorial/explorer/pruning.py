@@ -1,0 +1,248 @@
+"""A small network that runs in the browser, whose heads can be taken away one by one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import traitlets
+from numpy.typing import NDArray
+
+from vit_tutorial.explorer.page import Explorer
+from vit_tutorial.plots import heat_colours
+
+MAX_WORK = 3e9  # multiply-adds for all images: some seconds in a browser
+SHOWN = 8  # images to look at
+
+
+class PruningExplorer(Explorer):
+    """Click heads away, and watch a map, an answer, and the accuracy on all images.
+
+    The network itself runs in the browser, with the heads that are left: every set of heads can be
+    tried, and nothing is asked of the kernel.
+
+    Args:
+        model: a small `VisionTransformer`, with the same number of heads in every layer.
+        images: an `ImageSet` to be right about.
+        about: what has `mean`, `std` and `classes`: the card that `load_checkpoint` gives.
+        rules: name -> a number for each head (layers, heads), those to go first with the smallest.
+
+    `gone` (numbers of heads, layer * heads + head) and `shown` (an image) follow what is done in
+    the browser, and a cell may set them.
+
+    Raises:
+        ValueError: a network or images that a browser cannot run, or numbers of another shape;
+            later, heads or an image that are not there, or a layer without a head.
+    """
+
+    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    page_height = 500
+
+    sizes = traitlets.Dict(read_only=True).tag(sync=True)  # numbers of the network, by name
+    weights = traitlets.Bytes(read_only=True).tag(sync=True)  # float32, one tensor after the other
+    places = traitlets.Dict(read_only=True).tag(sync=True)  # name of a tensor -> where it begins
+    pixels = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (n, C, H, W)
+    labels = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)
+    classes = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    mean = traitlets.List(traitlets.Float(), read_only=True).tag(sync=True)
+    std = traitlets.List(traitlets.Float(), read_only=True).tag(sync=True)
+    candidates = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)  # images to show
+    orders = traitlets.Dict(read_only=True).tag(sync=True)  # rule -> heads, the first goes first
+    palette = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (256, 3)
+    whole = traitlets.Int(read_only=True).tag(sync=True)  # images right with all heads
+
+    gone = traitlets.List(traitlets.Int()).tag(sync=True)
+    shown = traitlets.Int().tag(sync=True)
+
+    def __init__(
+        self, model: Any, images: Any, about: Any, rules: Mapping[str, Sequence[Any]]
+    ) -> None:
+        sizes = _sizes(model, images)
+        state = _tensors(model)
+        starts = np.cumsum([0, *(value.size for value in state.values())])
+        fixed = {
+            "sizes": sizes,
+            "weights": np.concatenate([value.ravel() for value in state.values()]).tobytes(),
+            "places": {name: int(at) for name, at in zip(state, starts, strict=False)},
+            "pixels": images.images.numpy().tobytes(),
+            "labels": images.labels.tolist(),
+            "classes": [str(name) for name in about.classes],
+            "mean": [float(value) for value in about.mean],
+            "std": [float(value) for value in about.std],
+            "candidates": _different(images.labels.numpy()),
+            "orders": {str(name): _order(sizes, scores) for name, scores in rules.items()},
+            "palette": heat_colours().tobytes(),
+        }
+        for name, value in fixed.items():
+            self.set_trait(name, value)
+        self._model, self._images = copy.deepcopy(model).eval(), images
+        self.set_trait("whole", self.right([]))
+        super().__init__(gone=[], shown=self.candidates[0])
+
+    def __repr__(self) -> str:
+        heads = self.sizes["depth"] * self.sizes["heads"]
+        return f"PruningExplorer: {heads} heads, {len(self.labels)} images"
+
+    @traitlets.validate("gone")
+    def _heads_are_there(self, proposal: Any) -> list[int]:
+        heads, depth = self.sizes["heads"], self.sizes["depth"]
+        gone = sorted(set(proposal["value"]))
+        if gone and not 0 <= gone[0] <= gone[-1] < depth * heads:
+            raise ValueError(f"heads are numbered 0 to {depth * heads - 1}, got {gone}")
+        for layer in range(depth):
+            if set(range(layer * heads, (layer + 1) * heads)) <= set(gone):
+                raise ValueError(f"layer {layer} must keep one of its {heads} heads")
+        return gone
+
+    @traitlets.validate("shown")
+    def _image_is_there(self, proposal: Any) -> int:
+        if proposal["value"] not in range(len(self.labels)):
+            raise ValueError(
+                f"shown must be from 0 to {len(self.labels) - 1}, got {proposal['value']}"
+            )
+        return proposal["value"]
+
+    # ---- the same without a browser ----
+
+    def _pruned(self, gone: Sequence[int]) -> Any:
+        """Copy the network, with nothing read from the heads that are gone."""
+        pruned, heads = copy.deepcopy(self._model), self.sizes["heads"]
+        wide = self.sizes["dim"] // heads
+        for number in gone:
+            layer, head = divmod(number, heads)
+            columns = slice(head * wide, (head + 1) * wide)
+            pruned.blocks[layer].attn.proj.weight.data[:, columns] = 0
+        return pruned
+
+    def right(self, gone: Sequence[int] | None = None) -> int:
+        """Count the images that the network names rightly without these heads."""
+        import torch
+
+        from vit_tutorial.data import normalize
+
+        pruned = self._pruned(self.gone if gone is None else gone)
+        pixels = normalize(self._images.images, self.mean, self.std)
+        with torch.inference_mode():
+            said = torch.cat([pruned(part).argmax(dim=1) for part in pixels.split(500)])
+        return int((said == self._images.labels).sum())
+
+    def maps(
+        self, gone: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Tell where each head looks on the image, and what the network says without some heads.
+
+        Returns the attention of what the answer is read from (CLS, or the mean of all tokens),
+        (layers, heads, rows, columns), and probabilities (classes,).
+        """
+        from vit_tutorial.data import normalize
+        from vit_tutorial.recording import record_attention
+
+        one = normalize(self._images.images[self.shown, None], self.mean, self.std)
+        record: Any = record_attention(self._pruned(self.gone if gone is None else gone), one)
+        prefix = record.num_prefix
+        rows = [
+            (weights[0, :, 0] if prefix else weights[0].mean(dim=1))[:, prefix:].numpy()
+            for weights in record.weights
+        ]
+        maps = np.stack(rows).reshape(len(rows), -1, *record.grid)
+        return maps.astype(float), record.logits[0].softmax(dim=0).numpy().astype(float)
+
+    def figure(self, gone: Sequence[int] | None = None) -> Any:
+        """Draw what the browser shows as a figure, with the heads that are gone or with others."""
+        from vit_tutorial.plots import pruning_view
+
+        gone = self.gone if gone is None else gone
+        maps, answer = self.maps(gone)
+        keep = np.ones(maps.shape[:2], dtype=bool)
+        keep.ravel()[list(gone)] = False
+        return pruning_view(
+            picture(self._images.images[self.shown].numpy()),
+            maps,
+            keep,
+            f"says {self.classes[answer.argmax()]}, {answer.max():.0%} "
+            f"(it is {self.classes[self.labels[self.shown]]})",
+            (self.right(gone), self.whole, len(self.labels)),
+        )
+
+
+def picture(pixels: NDArray) -> NDArray[np.uint8]:
+    """Turn an image (C, H, W) into a picture (H, W, 3); one channel is shown as ink on white."""
+    if len(pixels) == 1:
+        pixels = np.repeat(255 - pixels, 3, axis=0)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _sizes(model: Any, images: Any) -> dict[str, Any]:
+    """Return the numbers that say what the browser computes.
+
+    Raises:
+        ValueError: it cannot, or it would take too long.
+    """
+    config = model.config
+    if getattr(model, "rope", None) is not None:
+        raise ValueError("a network with rotary positions does not run in the browser")
+    if {block.attn.num_heads for block in model.blocks} != {config.num_heads}:
+        raise ValueError("expected a network with the same number of heads in every layer")
+    shape = tuple(images.images.shape)
+    if not len(images) or shape[1:] != (config.in_chans, *config.image_hw):
+        raise ValueError(
+            f"expected images (n, {config.in_chans}, {', '.join(map(str, config.image_hw))}), "
+            f"got {shape}"
+        )
+    linear = config.embed_dim * (4 * config.embed_dim + 2 * config.hidden_dim)
+    mixing = 2 * config.num_tokens * config.embed_dim
+    work = len(images) * config.depth * config.num_tokens * (linear + mixing)
+    if work > MAX_WORK:
+        raise ValueError(
+            f"{len(images)} images take {work / 1e9:.0f} billion multiply-adds, too many for a "
+            f"browser: give at most {int(len(images) * MAX_WORK / work)} images"
+        )
+    return {
+        "dim": config.embed_dim,
+        "depth": config.depth,
+        "heads": config.num_heads,
+        "hidden": config.hidden_dim,
+        "grid": list(config.grid),
+        "patch": config.patch_size,
+        "channels": config.in_chans,
+        "side": list(config.image_hw),
+        "prefix": config.num_prefix,
+        "eps": config.norm_eps,
+        "images": len(images),
+        "parameters": sum(value.numel() for value in model.parameters()),
+    }
+
+
+def _tensors(model: Any) -> dict[str, NDArray[np.float32]]:
+    """Return what the browser needs to know, with one table of positions in any case."""
+    config = model.config
+    state = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
+    table = np.zeros((config.num_tokens, config.embed_dim), dtype=np.float32)
+    if model.pos_embed is not None:
+        table = model.pos_embed.detach().float().numpy()[0]
+    return {**state, "pos_embed": table}
+
+
+def _different(labels: NDArray, count: int = SHOWN) -> list[int]:
+    """Choose images to show, of as many classes as there are."""
+    firsts = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
+    more = [place for place in range(len(labels)) if place not in firsts]
+    return [*firsts, *more][:count]
+
+
+def _order(sizes: Mapping[str, Any], scores: Sequence[Any]) -> list[int]:
+    """Order heads by their number, the smallest first; the last of a layer never goes."""
+    shape = sizes["depth"], sizes["heads"]
+    numbers = np.array([[float(value) for value in layer] for layer in scores])
+    if numbers.shape != shape:
+        raise ValueError(f"expected a number for each head, {shape}, got {numbers.shape}")
+    left, order = [shape[1]] * shape[0], []
+    for number in np.argsort(numbers.ravel(), kind="stable").tolist():
+        if left[number // shape[1]] > 1:
+            left[number // shape[1]] -= 1
+            order.append(number)
+    return order

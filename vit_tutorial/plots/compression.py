@@ -1,0 +1,254 @@
+"""What a smaller network costs and brings: curves with intervals, merged patches, heads taken."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from vit_tutorial.plots.photographs import overlay, photo_axes
+from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
+
+GRID = "#e8e8e8"
+MARKS = "osD^v"
+Triple = tuple[float, float, float]  # a number, and the ends of its interval or range
+
+
+def interval_curves(
+    x: Sequence[float],
+    curves: Mapping[str, ArrayLike],
+    xlabel: str,
+    ylabel: str = "test images right, %",
+    *,
+    level: tuple[str, float] | None = None,
+    backwards: bool = False,
+) -> Figure:
+    """Draw numbers with their intervals against what was changed, a line for each rule.
+
+    Args:
+        x: how much was changed.
+        curves: name -> (3, len(x)): the number, and the lower and the upper end of its interval.
+        xlabel: what `x` is.
+        ylabel: what was measured.
+        level: the name of a dashed line across, and where it lies.
+        backwards: whether the largest `x` stands on the left.
+
+    Raises:
+        ValueError: no curve, more than there are colours, another shape, or a number outside its
+            interval.
+    """
+    tables = {name: np.asarray(curve, dtype=float) for name, curve in curves.items()}
+    if not 1 <= len(tables) <= len(PALETTE):
+        raise ValueError(f"expected 1 to {len(PALETTE)} curves, got {len(tables)}")
+    for name, table in tables.items():
+        if table.shape != (3, len(x)):
+            raise ValueError(f"{name}: expected (3, {len(x)}) numbers, got {table.shape}")
+        if not ((table[1] <= table[0]) & (table[0] <= table[2])).all():
+            raise ValueError(f"{name}: a number lies outside its interval")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.4, 3.6))
+        step = np.min(np.diff(np.sort(x))) if len(x) > 1 else 1.0
+        for at, (name, (middle, low, high)) in enumerate(tables.items()):
+            aside = 0.12 * step * (at - (len(tables) - 1) / 2)  # or intervals hide each other
+            places = np.asarray(x, dtype=float) + aside
+            axes.vlines(places, low, high, color=PALETTE[at], linewidth=1.6, alpha=0.6)
+            axes.plot(places, middle, marker=MARKS[at], markersize=5, color=PALETTE[at], label=name)
+        if level is not None:
+            axes.axhline(level[1], color=FAINT, linewidth=1, linestyle="--", zorder=1)
+            axes.annotate(
+                level[0], (1, level[1]), (0, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", color=FAINT, fontsize=9,
+            )  # fmt: skip
+        axes.set_xticks(list(x), [f"{value:g}" for value in x])
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        if backwards:
+            axes.invert_xaxis()
+        if len(tables) > 1:
+            axes.legend(frameon=False, loc="lower left")
+    return closed(figure)
+
+
+def trade_offs(rows: Mapping[str, tuple[Triple, Triple, float]]) -> Figure:
+    """Draw what every change costs and brings, in three columns side by side.
+
+    The first row is what all are compared with; a dashed line goes down from it.
+
+    Args:
+        rows: name -> accuracy in percent with its interval, how many times as fast with its
+            range, and how many thousand bytes.
+
+    Raises:
+        ValueError: no rows, a number outside its range, or one of the last two not above 0.
+    """
+    if not rows:
+        raise ValueError("expected at least one row, got none")
+    for name, (*triples, size) in rows.items():
+        for middle, low, high in triples:
+            if not low <= middle <= high:
+                raise ValueError(f"{name}: {middle} must lie within {low} to {high}")
+        if not size > 0 or not triples[1][1] > 0:
+            raise ValueError(f"{name}: speeds and sizes must be above 0")
+    places = np.arange(len(rows))
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(9.4, 0.36 * len(rows) + 1.1), sharey=True
+        )
+        accuracies, speeds = [row[0] for row in rows.values()], [row[1] for row in rows.values()]
+        for axes, triples in ((left, accuracies), (middle, speeds)):
+            for place, (value, low, high) in zip(places, triples, strict=True):
+                axes.hlines(place, low, high, color=ACCENT, linewidth=2)
+                axes.plot([value], [place], "o", color=ACCENT, markersize=6)
+            axes.axvline(triples[0][0], color=FAINT, linestyle="--", linewidth=1)
+        sizes = [row[2] for row in rows.values()]
+        right.barh(places, sizes, height=0.62, color=PALETTE[2])
+        for place, size in zip(places, sizes, strict=True):
+            right.annotate(f"{size:,.0f}", (size, place), (4, 0), textcoords="offset points",
+                           va="center", fontsize=9)  # fmt: skip
+        left.set(title="Right, %")
+        middle.set(title="Times as fast")
+        right.set(title="Thousand bytes", xlim=(0, 1.22 * max(sizes)), xticks=[])
+        _times(middle, speeds)
+        left.set_yticks(places, list(rows))
+        left.set_ylim(len(rows) - 0.4, -0.6)
+        for axes in (left, middle, right):
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.set_axisbelow(True)
+            axes.grid(axis="x", color=GRID, linewidth=0.8)
+    return closed(figure)
+
+
+def _times(axes: Axes, triples: Sequence[Triple]) -> None:
+    """Scale an axis so that twice as fast is as far from 1 as half as fast."""
+    low, high = min(t[1] for t in triples), max(t[2] for t in triples)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(0.9 * min(low, 0.75), 1.1 * max(high, 1.5))
+    ticks = [tick for tick in (1 / 16, 1 / 8, 0.25, 0.5, 1, 2, 4, 8, 16) if low <= 2 * tick]
+    axes.set_xticks([tick for tick in ticks if tick <= 2 * high])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"×{tick:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = min(low, 0.75), max(high, 1.5)
+    axes.set_xlim(0.9 * low, 1.1 * high)
+
+
+def merged_patches(picture: NDArray, groups: Mapping[str, NDArray]) -> Figure:
+    """Draw which patches have become one token: each token in the mean colour of its patches.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        groups: title -> (rows, columns) of whole numbers, the same for patches of one token.
+
+    Raises:
+        ValueError: no colour picture, no groups, or numbers that are not a table.
+    """
+    require_rgb(picture)
+    if not groups or any(np.ndim(table) != 2 for table in groups.values()):
+        raise ValueError("expected at least one table (rows, columns) of group numbers")
+    columns = min(len(groups), 4)
+    lines = -(-len(groups) // columns)
+    height, width = picture.shape[:2]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            lines,
+            columns,
+            figsize=(9.2, lines * (9.2 / columns * height / width + 0.45)),
+            squeeze=False,
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, (title, table) in zip(grid.flat, groups.items(), strict=False):
+            painted = _painted(picture, np.asarray(table))
+            axes.imshow(painted, extent=(0, width, height, 0))
+            _borders(axes, np.asarray(table), height, width)
+            axes.set_title(title, fontsize=10)
+    return closed(figure)
+
+
+def _painted(picture: NDArray, table: NDArray) -> NDArray[np.uint8]:
+    """Paint each group of patches in its mean colour; a patch alone stays a photograph."""
+    rows = np.arange(picture.shape[0]) * table.shape[0] // picture.shape[0]
+    columns = np.arange(picture.shape[1]) * table.shape[1] // picture.shape[1]
+    wide, painted = table[np.ix_(rows, columns)], picture.copy()
+    for number in np.unique(table):
+        if (table == number).sum() > 1:
+            painted[wide == number] = picture[wide == number].mean(axis=0).round()
+    return painted
+
+
+def _borders(axes: Axes, table: NDArray, height: int, width: int) -> None:
+    """Draw a line between neighbours that are not in one group."""
+    high, across = height / table.shape[0], width / table.shape[1]
+    for row, column in np.argwhere(table[:, 1:] != table[:, :-1]):
+        x = (column + 1) * across
+        axes.plot([x, x], [row * high, (row + 1) * high], color="white", linewidth=1)
+    for row, column in np.argwhere(table[1:] != table[:-1]):
+        y = (row + 1) * high
+        axes.plot([column * across, (column + 1) * across], [y, y], color="white", linewidth=1)
+
+
+def pruning_view(
+    picture: NDArray,
+    maps: NDArray,
+    keep: NDArray,
+    words: str,
+    right: tuple[int, int, int],
+) -> Figure:
+    """Draw where the heads look that are left, what is said of an image, and how many are right.
+
+    Args:
+        picture: uint8 (H, W, 3); the mean of the last layer's heads that are left is laid over it.
+        maps: (layers, heads, rows, columns), each drawn to its own maximum.
+        keep: (layers, heads) bool; the others are crossed out.
+        words: stand below the picture.
+        right: images right with these heads, with all heads, and how many images there are.
+
+    Raises:
+        ValueError: no colour picture, other shapes, a last layer without a head, or counts that
+            cannot be.
+    """
+    require_rgb(picture)
+    if maps.ndim != 4 or keep.shape != maps.shape[:2] or not keep[-1].any():
+        raise ValueError(
+            f"expected maps (layers, heads, rows, columns) and a last layer with a head left, got "
+            f"{maps.shape} and {keep.shape}"
+        )
+    count, whole, images = right
+    if not (0 <= count <= images and 0 <= whole <= images and images):
+        raise ValueError(f"{count} and {whole} of {images} images cannot be right")
+    layers, heads = keep.shape
+    heat = maps[-1][keep[-1]].mean(axis=0)
+    scale = max(1, 320 // max(picture.shape[:2]))
+    size = (scale * picture.shape[1], scale * picture.shape[0])
+    large = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    rows = np.arange(large.shape[0]) * heat.shape[0] // large.shape[0]
+    columns = np.arange(large.shape[1]) * heat.shape[1] // large.shape[1]
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(8.6, max(3.2, 0.72 * layers + 0.9)))
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+        left, middle = parts
+        axes = left.subplots()
+        photo_axes(axes, overlay(large, heat[np.ix_(rows, columns)] / heat.max()), "")
+        axes.set_title(words, fontsize=10)
+        said = f"{count} of {images} images right ({whole} with all heads)"
+        left.supxlabel(said, fontsize=10, color=INK)
+        grid = middle.subplots(layers, heads, squeeze=False)
+        for layer, head in np.ndindex(layers, heads):
+            small: Any = grid[layer, head]
+            small.imshow(
+                maps[layer, head], cmap=HEAT, vmin=0, alpha=1 if keep[layer, head] else 0.2
+            )
+            small.set(xticks=[], yticks=[])
+            small.spines[:].set_visible(False)
+            if not keep[layer, head]:
+                small.plot([0, 1], [0, 1], transform=small.transAxes, color=PALETTE[1], lw=2)
+            if layer == 0:
+                small.set_title(f"head {head}", fontsize=9, loc="center")
+            if head == 0:
+                small.set_ylabel(f"layer {layer}", fontsize=9)
+    return closed(figure)

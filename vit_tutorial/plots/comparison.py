@@ -1,6 +1,7 @@
 """Two networks side by side: what they say under changes, how far they see, what a square hides."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -149,7 +150,7 @@ def _frame(axes: Axes, box: Box, height: int, width: int) -> None:
 def occlusion_view(
     picture: NDArray,
     square: Box | None,
-    answers: Mapping[str, tuple[NDArray, NDArray]],
+    answers: Mapping[str, NDArray],
     classes: Sequence[str],
     falls: Mapping[str, NDArray],
     *,
@@ -162,7 +163,7 @@ def occlusion_view(
     Args:
         picture: uint8 (H, W, 3), the square already painted on it.
         square: top, left, bottom, right of the square in pixels, to be outlined; or None.
-        answers: name of a network -> probabilities (classes,) without the square and with it.
+        answers: name of a network -> probabilities (2, classes), without the square and with it.
         classes: what they are called; the `top` likeliest are shown.
         falls: title of a map -> (rows, columns), how far a probability falls for a square at each
             place; below 0 where it rises. All have one scale.
@@ -177,12 +178,14 @@ def occlusion_view(
     if not answers or any(np.shape(pair) != (2, len(classes)) for pair in answers.values()):
         shapes = {name: np.shape(pair) for name, pair in answers.items()}
         raise ValueError(f"expected answers (2, {len(classes)}) of at least one network: {shapes}")
-    pairs = {name: np.asarray(pair) for name, pair in answers.items()}
+    pairs = dict(answers)
     most = np.max([pair.max(axis=0) for pair in pairs.values()], axis=0)
     shown = np.argsort(most)[::-1][:top][::-1]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.2, 3.1))
-        left, middle, right = figure.subfigures(1, 3, width_ratios=(1.0, 1.25, 0.62 * len(falls)))
+        widths = (1.0, 1.25, 0.62 * len(falls))
+        parts: Any = figure.subfigures(1, 3, width_ratios=widths)
+        left, middle, right = parts
         photo_axes(left.subplots(), picture, title)
         if square is not None:
             _frame(left.axes[0], square, *picture.shape[:2])

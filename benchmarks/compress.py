@@ -6,8 +6,9 @@ Every network names all test images, and is timed in turns with the original. Wh
 away is measured on training images.
 
 Networks of half the depth are trained for `--epochs`, from the labels or from the original network.
-Results are written after every one of them, and the same command goes on where a stopped one was: a
-network that was trained is not trained again.
+Results are written after every one of them, and the same command goes on where a stopped one was:
+what was measured is not measured again, and a network that was trained is not trained again. Once
+all is done, the same command measures anew, and trains nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ from vit_tutorial.data import ImageSet, load_train_test, normalize
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.files import whole_file
 from vit_tutorial.model import VisionTransformer
-from vit_tutorial.recipes import RECIPES, TrainConfig
+from vit_tutorial.provenance import provenance
+from vit_tutorial.recipes import RECIPES
 from vit_tutorial.run import state_path
 from vit_tutorial.train import fit
 from vit_tutorial.weights import Card, load_checkpoint
@@ -59,6 +62,7 @@ SHARES, MERGED = (0.25, 0.5), (2, 4, 6)  # heads taken away; pairs of tokens mer
 DRAWS = 3  # of heads at random
 LENGTHS = (65, 197, 577, 1025, 2049)  # tokens of 32x32/4, 224/16, 384/16, 512/16 and 2 * 512/16
 TRAINING = replace(RECIPES["laptop"].train, warmup=0.05)
+UNTOUCHED, CUT = "as it is", "half the layers, not trained"
 STUDENTS = ("half the layers, from scratch", "half the layers, labels", "half the layers, teacher")
 
 
@@ -72,29 +76,54 @@ class Work:
     test: ImageSet
     epochs: int
 
-    def key(self, what: str, seed: int) -> str:
-        """Name one training, so that nothing else is taken for it."""
+    def kept_at(self, what: str, *how: Any) -> Path:
+        """Return where the numbers of one thing are kept, so that nothing else is taken for it."""
         weights = hashlib.sha256()
         for value in self.model.state_dict().values():
             weights.update(value.numpy().tobytes())
-        training = {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")}
         data = [self.train.name, len(self.train), len(self.test)]
-        said = [what, seed, self.epochs, weights.hexdigest(), training, data]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+        said = [what, weights.hexdigest(), data, *how]
+        key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+        return results.ROOT / "runs" / "benchmarks" / f"compress_{key}.json"
+
+    def measured_at(self, what: str) -> Path:
+        """Return where a measurement is kept until all are done."""
+        return self.kept_at(what, provenance()["hardware"], torch.get_num_threads())
+
+    def once(self, what: str, measure: Callable[[], Any]) -> Any:
+        """Return what a stopped run has measured already, or measure it."""
+        return kept(self.measured_at(what), measure)
+
+    def student_at(self, what: str, seed: int) -> Path:
+        """Return where the numbers of one student are kept; its training is kept beside it."""
+        training = {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")}
+        return self.kept_at(what, seed, self.epochs, training)
+
+
+def kept(path: Path, measure: Callable[[], Any]) -> Any:
+    """Return what is kept at `path`; where nothing is, measure it and keep it."""
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    found = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 # ---- The networks --------------------------------------------------------------------------------
 
 
-def importance(work: Work) -> list[Tensor]:
-    """Measure every head on training images, in batches: for each layer, (heads,)."""
+def importance(work: Work) -> list[list[float]]:
+    """Measure every head on training images, in batches: (layers, heads) as lists."""
     few = work.train[torch.randperm(len(work.train), generator=_seeded(0))[:MEASURED_ON]]
     pixels = normalize(few.images, work.card.mean, work.card.std)
     parts = [
         [len(labels) * layer for layer in head_importance(work.model, images, labels)]
         for images, labels in zip(pixels.split(250), few.labels.split(250), strict=True)
     ]
-    return [torch.stack(layer).sum(dim=0) / len(few) for layer in zip(*parts, strict=True)]
+    summed = [torch.stack(layer).sum(dim=0) for layer in zip(*parts, strict=True)]
+    return [(layer / len(few)).tolist() for layer in summed]
 
 
 def magnitude(model: VisionTransformer) -> list[Tensor]:
@@ -120,13 +149,17 @@ def first_heads(scores: Sequence[Tensor], count: int) -> dict[int, list[int]]:
 def variants(work: Work) -> Iterator[tuple[str, str, nn.Module]]:
     """Make every network that needs no training: kind, what it is, and the network."""
     model = work.model
-    yield "none", "as it is", model
+    yield "none", UNTOUCHED, model
     yield "precision", "bfloat16", Half(model)
     yield "precision", "8 bits, ours", to_int8(model)
     if (theirs := torch_int8(model)) is not None:
         yield "precision", "8 bits, PyTorch's", theirs
     heads = model.config.depth * model.config.num_heads
-    scores = {"by importance": importance(work), "by magnitude": magnitude(model)}
+    measured = work.once("importance", partial(importance, work))
+    scores = {
+        "by importance": [torch.tensor(layer) for layer in measured],
+        "by magnitude": magnitude(model),
+    }
     for draw in range(DRAWS):
         chance = torch.rand(heads, generator=_seeded(draw)).split(model.config.num_heads)
         scores[f"at random ({draw})"] = list(chance)
@@ -136,7 +169,7 @@ def variants(work: Work) -> Iterator[tuple[str, str, nn.Module]]:
             yield "heads", f"{share:.0%} of the heads gone, {rule}", prune_heads(model, gone)
     for r in MERGED:
         yield "tokens", f"{r} pairs of tokens merged a layer", TokenMerging(model, r)
-    yield "layers", "half the layers, not trained", every_other_layer(model)
+    yield "layers", CUT, every_other_layer(model)
 
 
 class Half(nn.Module):
@@ -172,7 +205,7 @@ def images_shape(model: Any) -> tuple[int, int, int]:
 # ---- Students ------------------------------------------------------------------------------------
 
 
-def student(work: Work, what: str, seed: int) -> tuple[VisionTransformer, TrainConfig]:
+def student(work: Work, what: str, seed: int) -> VisionTransformer:
     """Train a network of half the depth, or go on with the training that was stopped."""
     torch.manual_seed(seed)
     network = every_other_layer(work.model)
@@ -183,27 +216,33 @@ def student(work: Work, what: str, seed: int) -> tuple[VisionTransformer, TrainC
         options["objective"] = distillation(work.model)
     config = replace(TRAINING, epochs=work.epochs, seed=seed)
     config = replace(config, batch_size=min(config.batch_size, len(work.train)))
-    path = results.ROOT / "runs" / "benchmarks" / f"compress_{work.key(what, seed)}"
+    path = work.student_at(what, seed)
     resume = state_path(path).exists()
     fit(network.train(), work.train, None, config, save_to=path, resume=resume, **options)
-    return network.eval(), config
+    return network.eval()
 
 
 # ---- Measuring -----------------------------------------------------------------------------------
 
 
-def named(work: Work, network: nn.Module) -> tuple[Tensor, dict[str, Any]]:
-    """Name all test images: which are right (n,), and the accuracy with its interval."""
+def named(work: Work, network: nn.Module) -> dict[str, Any]:
+    """Name all test images: the accuracy with its interval, and which images are "wrong"."""
     result = evaluate(network, work.test, work.card.mean, work.card.std)
     low, high = result.interval
-    right = result.predictions == result.labels
-    return right, {
+    return {
         "correct": result.correct,
         "n": result.n,
         "accuracy": round(result.accuracy, 2),
         "accuracy_low": round(low, 2),
         "accuracy_high": round(high, 2),
+        "wrong": (result.predictions != result.labels).nonzero().flatten().tolist(),
     }
+
+
+def right(answers: Mapping[str, Any]) -> Tensor:
+    """Return which images were named rightly, (n,) bool."""
+    missed = torch.tensor(answers["wrong"], dtype=torch.long)
+    return torch.ones(answers["n"], dtype=torch.bool).index_fill(0, missed, False)
 
 
 def compared(right: Tensor, original: Tensor) -> dict[str, float]:
@@ -237,51 +276,54 @@ def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1) @ v
 
 
-def attention_rows(model: VisionTransformer) -> Iterator[dict[str, Any]]:
+def attention_rows(work: Work) -> list[dict[str, Any]]:
     """Time attention written out against PyTorch's fused kernel, for growing numbers of tokens."""
-    heads, wide = model.config.num_heads, model.config.head_dim
+    heads, wide, rows = work.model.config.num_heads, work.model.config.head_dim, []
     for tokens in LENGTHS:
         q, k, v = torch.randn(3, 1, heads, tokens, wide, generator=_seeded(0))
         calls = {
-            "written out": lambda q=q, k=k, v=v: written_out(q, k, v),
-            "fused": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v),
+            "written out": partial(written_out, q, k, v),
+            "fused": partial(F.scaled_dot_product_attention, q, k, v),
         }
         times = timed(calls, "written out")
-        yield {
-            "table": "attention",
-            "what": f"{tokens} tokens, fused",
-            "against": "written out",
-            "tokens": tokens,
-            "table_mb": round(heads * tokens**2 * 4 / 1e6, 3),
-            "their_ms": times["written out"]["ms"],
-            **times["fused"],
-        }
+        rows.append(
+            {
+                "table": "attention",
+                "what": f"{tokens} tokens, fused",
+                "against": "written out",
+                "tokens": tokens,
+                "table_mb": round(heads * tokens**2 * 4 / 1e6, 3),
+                "their_ms": times["written out"]["ms"],
+                **times["fused"],
+            }
+        )
+    return rows
 
 
 def network_rows(work: Work) -> list[dict[str, Any]]:
     """Measure every network that needs no training, the original first."""
     networks = {what: (kind, network.eval()) for kind, what, network in variants(work)}
     images = normalize(work.test.images[:BATCH], work.card.mean, work.card.std)
-    calls = {what: lambda n=network: n(images) for what, (_, network) in networks.items()}
-    times = timed(calls, "as it is")
-    original, rows = None, []
+    calls = {what: partial(network, images) for what, (_, network) in networks.items()}
+    times = work.once("times", lambda: timed(calls, UNTOUCHED))
+    original, rows = torch.empty(0), []
     for what, (kind, network) in networks.items():
-        right, accuracy = named(work, network)
-        original = right if original is None else original
+        answers = work.once(what, partial(named, work, network))
+        original = right(answers) if what == UNTOUCHED else original
         rows.append(
             {
                 "table": "networks",
                 "kind": kind,
                 "what": what,
-                **accuracy,
-                **compared(right, original),
+                **{name: value for name, value in answers.items() if name != "wrong"},
+                **compared(right(answers), original),
                 **times[what],
                 "bytes": size(network),
                 "threads": torch.get_num_threads(),
                 "batch": len(images),
             }
         )
-        print(f"{what}: {accuracy['accuracy']}%, x{times[what]['ratio_median']}", flush=True)
+        print(f"{what}: {answers['accuracy']}%, x{times[what]['ratio_median']}", flush=True)
     return rows
 
 
@@ -294,58 +336,44 @@ def size(network: nn.Module) -> int:
     return num_bytes(network)
 
 
-def student_row(work: Work, what: str, seeds: int, original: Tensor) -> dict[str, Any] | None:
-    """Measure what was trained so far of one kind of student; None where there is nothing yet."""
-    found = [numbers for seed in range(seeds) if (numbers := kept(work, what, seed))]
+def student_row(
+    work: Work, what: str, seeds: int, fixed: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Put together what was trained so far of one kind of student; None where nothing was.
+
+    Time and size are those of the network that all students have, in a row of `fixed` already.
+    """
+    paths = {seed: work.student_at(what, seed) for seed in range(seeds)}
+    texts = {
+        seed: path.read_text(encoding="utf-8") for seed, path in paths.items() if path.exists()
+    }
+    found = {seed: json.loads(text) for seed, text in texts.items()}
     if not found:
         return None
-    accuracies = [numbers["accuracy"] for numbers in found]
-    half = every_other_layer(work.model)
-    images = normalize(work.test.images[:BATCH], work.card.mean, work.card.std)
-    times = timed({"as it is": lambda: work.model(images), "": lambda: half(images)}, "as it is")
+    accuracies = [numbers["accuracy"] for numbers in found.values()]
+    same = ("ms", "ratio_median", "ratio_low", "ratio_high", "bytes", "threads", "batch")
+    mean = statistics.mean(accuracies)
     return {
         "table": "students",
         "kind": "layers",
         "what": what,
-        "seeds": list(range(len(found))),
+        "seeds": list(found),
         "epochs": work.epochs,
-        "test_accuracy_mean": round(statistics.mean(accuracies), 2),
+        "test_accuracy_mean": round(mean, 2),
         "test_accuracy_std": round(statistics.stdev(accuracies), 2) if len(found) > 1 else None,
         "test_accuracies": accuracies,
-        "difference": round(statistics.mean(accuracies) - 100 * original.double().mean().item(), 2),
-        **times[""],
-        "bytes": num_bytes(half),
-        "threads": torch.get_num_threads(),
-        "batch": len(images),
-        "seconds": round(statistics.mean(numbers["seconds"] for numbers in found), 1),
+        "difference": round(mean - fixed[UNTOUCHED]["accuracy"], 2),
+        **{name: fixed[CUT][name] for name in same},
+        "seconds": round(statistics.mean(numbers["seconds"] for numbers in found.values()), 1),
     }
 
 
-def kept(work: Work, what: str, seed: int) -> dict[str, Any] | None:
-    """Return the numbers of one student, None where it has not been trained."""
-    path = kept_at(work, what, seed)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def kept_at(work: Work, what: str, seed: int) -> Path:
-    """Return where the numbers of one student are kept."""
-    return results.ROOT / "runs" / "benchmarks" / f"compress_{work.key(what, seed)}.json"
-
-
-def train_student(work: Work, what: str, seed: int) -> None:
-    """Train one student and keep its numbers, if that has not been done."""
-    path = kept_at(work, what, seed)
-    if path.exists():
-        return
-    network, _ = student(work, what, seed)
-    _, accuracy = named(work, network)
-    state = state_path(path.with_suffix(""))
-    numbers = {"accuracy": accuracy["accuracy"], "seconds": seconds_of(path.with_suffix(".csv"))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
-        beside.write_text(json.dumps(numbers), encoding="utf-8")
-    state.unlink(missing_ok=True)
-    print(f"{what}, seed {seed}: {accuracy['accuracy']}%", flush=True)
+def train_student(work: Work, what: str, seed: int) -> dict[str, Any]:
+    """Train one student, and return its accuracy and how long it took."""
+    path = work.student_at(what, seed)
+    accuracy = named(work, student(work, what, seed))["accuracy"]
+    print(f"{what}, seed {seed}: {accuracy}%", flush=True)
+    return {"accuracy": accuracy, "seconds": seconds_of(path.with_suffix(".csv"))}
 
 
 def seconds_of(table: Path) -> float:
@@ -393,23 +421,28 @@ def _compress(options: argparse.Namespace) -> None:
             shown += [f"--{name}", str(getattr(options, name))]
     shown += ["--data-name", options.data_name] if options.data_name else []
     command = shlex.join([".venv/bin/python", "benchmarks/compress.py", *shown])
-    fixed = [*network_rows(work), *attention_rows(work.model)]
-    original, _ = named(work, work.model)
+    fixed = network_rows(work)
+    attention = work.once("attention", partial(attention_rows, work))
+    by_name = {row["what"]: row for row in fixed}
 
     def write() -> None:
-        rows = [student_row(work, what, options.seeds, original) for what in STUDENTS]
+        rows = [student_row(work, what, options.seeds, by_name) for what in STUDENTS]
         results.write_results(
             options.name,
             command=command,
             data=train.name,
-            rows=[*fixed, *(row for row in rows if row is not None)],
+            rows=[*fixed, *attention, *(row for row in rows if row is not None)],
         )
 
     write()
     for seed in range(options.seeds):
         for what in STUDENTS:
-            train_student(work, what, seed)
+            path = work.student_at(what, seed)
+            kept(path, partial(train_student, work, what, seed))
+            state_path(path).unlink(missing_ok=True)
             write()
+    for what in ("importance", "times", "attention", *by_name):
+        work.measured_at(what).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

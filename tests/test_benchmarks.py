@@ -487,6 +487,82 @@ def test_a_student_that_was_trained_is_not_trained_again(root, small_network, mo
     assert len(trained) == 6
 
 
+@pytest.mark.parametrize("stop", ["importance", "times", "asked", "attention", "trained"])
+def test_a_stopped_compression_measures_everything_once(root, small_network, monkeypatch, stop):
+    done = []
+
+    def counted(name, stop_at):
+        work = getattr(compress, name)
+
+        def noted(*given, **options):
+            if stop_at is not None and done.count(name) == stop_at and "stopped" not in done:
+                done.append("stopped")
+                raise KeyboardInterrupt
+            found = work(*given, **options)
+            done.append(name)
+            return found
+
+        monkeypatch.setattr(compress, name, noted)
+
+    at = {"importance": 0, "times": 0, "asked": 4, "attention": 1, "trained": 1}[stop]
+    names = {"importance": "importance", "times": "time_in_turns", "asked": "evaluate",
+             "attention": "time_in_turns", "trained": "fit"}  # fmt: skip
+    for name in ("importance", "time_in_turns", "evaluate", "fit"):
+        counted(name, at if name == names[stop] else None)
+    command = ["--data", "stripes", "--seeds", "1", "--epochs", "1"]
+    threads = torch.get_num_threads()
+    try:
+        assert compress.main(command) == 130
+        assert compress.main(command) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = stored(root, "compress")["rows"]
+    networks = [row for row in rows if row["table"] == "networks"]
+    assert {name: done.count(name) for name in set(done)} == {
+        "stopped": 1,
+        "importance": 1,
+        "time_in_turns": 1 + len(compress.LENGTHS),
+        "evaluate": len(networks) + len(compress.STUDENTS),
+        "fit": len(compress.STUDENTS),
+    }
+    students = [row for row in rows if row["table"] == "students"]
+    cut = next(row for row in networks if row["what"] == "half the layers, not trained")
+    for row in students:
+        assert (row["ms"], row["ratio_low"]) == (cut["ms"], cut["ratio_low"]), "one network, once"
+    left = list((root / "runs" / "benchmarks").glob("compress_*.json"))
+    assert len(left) == len(students), "only what was trained is kept for good"
+
+
+def test_a_student_goes_on_where_its_training_was_stopped(root, small_network, monkeypatch):
+    resumed, stopped = [], []
+    fit, command = compress.fit, ["--data", "stripes", "--seeds", "1", "--epochs", "3"]
+
+    def stopped_once(network, train, test, config, **options):
+        def stop(row):
+            if not stopped and row["epoch"] == 2:
+                stopped.append(row)
+                raise KeyboardInterrupt
+
+        rows = fit(network, train, test, config, on_epoch=stop, **options)
+        resumed.append(options["resume"])
+        return rows
+
+    threads = torch.get_num_threads()
+    try:
+        compress.main(command)
+        whole = {row["what"]: row for row in stored(root, "compress")["rows"]}
+        for path in (root / "runs" / "benchmarks").glob("compress_*"):
+            path.unlink()
+        monkeypatch.setattr(compress, "fit", stopped_once)
+        assert [compress.main(command), compress.main(command)] == [130, 0]
+    finally:
+        torch.set_num_threads(threads)
+    assert resumed == [True, False, False]
+    again = {row["what"]: row for row in stored(root, "compress")["rows"]}
+    for what in compress.STUDENTS:
+        assert again[what]["test_accuracies"] == whole[what]["test_accuracies"]
+
+
 @pytest.mark.parametrize("words", [["--seeds", "-1"], ["--epochs", "0"], ["--threads", "0"]])
 def test_a_compression_of_nothing_is_refused(root, small_network, capsys, words):
     assert compress.main(["--data", "x", *words]) == 2

@@ -1,5 +1,7 @@
 """Figures of what a smaller network costs and brings: what is drawn is what was measured."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from conftest import words_in
@@ -67,6 +69,16 @@ def test_trade_offs_stand_in_three_columns():
     assert high > 2.2
     assert {"157", "×0.5", "×2", "Times as fast"} <= set(words_in(figure))
     assert left.get_ylim()[0] > left.get_ylim()[1], "the first row is on top"
+
+
+@pytest.mark.parametrize("lowest", [0.004, 0.03, 0.2, 0.9, 1.0])
+def test_times_can_be_read_however_far_they_go(lowest):
+    figure = plots.trade_offs({**ROWS, "stopped once": ((96.0, 95.0, 97.0), (1.0, lowest, 1.1), 9)})
+    figure.canvas.draw()
+    names = [text for text in figure.axes[1].get_xticklabels() if text.get_text()]
+    assert "×1" in [text.get_text() for text in names]
+    boxes = [text.get_window_extent() for text in names]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,10 @@ function render({ model, el }) {
     button.type = "button";
     button.title = `image ${image}`;
     button.setAttribute("aria-label", `image ${image}, ${classes[labels[image]]}`);
-    button.addEventListener("click", () => change({ shown: image }));
+    button.addEventListener("click", () => {
+      note = "";
+      change({ shown: image });
+    });
     return { button, image, canvas: element("canvas", "", button) };
   });
 

@@ -126,15 +126,16 @@ def trade_offs(rows: Mapping[str, tuple[Triple, Triple, float]]) -> Figure:
 
 def _times(axes: Axes, triples: Sequence[Triple]) -> None:
     """Scale an axis so that twice as fast is as far from 1 as half as fast."""
-    low, high = min(t[1] for t in triples), max(t[2] for t in triples)
+    low = min(0.55, *(triple[1] for triple in triples))
+    high = max(1.85, *(triple[2] for triple in triples))
     axes.set_xscale("log", base=2)
-    axes.set_xlim(0.9 * min(low, 0.75), 1.1 * max(high, 1.5))
-    ticks = [tick for tick in (1 / 16, 1 / 8, 0.25, 0.5, 1, 2, 4, 8, 16) if low <= 2 * tick]
-    axes.set_xticks([tick for tick in ticks if tick <= 2 * high])
+    axes.set_xlim(0.9 * low, 1.1 * high)
+    ticks = [power for power in range(-8, 9) if 0.9 * low <= 2.0**power <= 1.1 * high]
+    step = -(-len(ticks) // 4)  # or their names would run into each other
+    ticks = [power for power in ticks if power % step == 0]
+    axes.set_xticks([2.0**power for power in ticks])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"×{tick:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    low, high = min(low, 0.75), max(high, 1.5)
-    axes.set_xlim(0.9 * low, 1.1 * high)
 
 
 def merged_patches(picture: NDArray, groups: Mapping[str, NDArray]) -> Figure:

@@ -464,7 +464,7 @@ function render({ model, el }) {
         chip.addEventListener("click", () => (pane.n ? compare(token) : look(token)));
       }
     }
-    const room = SIZE * scale;
+    const room = 1.15 * SIZE * scale; // beside the picture and the words below it
     const longest = Math.max(scene.rows, scene.columns);
     const most = Math.max(scene.heads, scene.layers);
     tile.pixel = Math.max(1, Math.min(Math.floor((room / most - 3 * scale) / longest), Math.floor((128 * scale) / longest)));

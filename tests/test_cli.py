@@ -329,6 +329,23 @@ def test_the_first_of_several_processes_measures_the_epochs_for_all(tmp_path, mo
     assert load_checkpoint(out)[1].training["epochs"] == 1
 
 
+@pytest.mark.parametrize(
+    ("rank", "told"),
+    [(0, "Stopped. The same command with --resume goes on from where the run was last saved.\n"),
+     (1, "")],
+)  # fmt: skip
+def test_of_several_processes_that_are_stopped_the_first_says_so(rank, told, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vit_tutorial.cli._train_on", stop)
+    monkeypatch.setattr("vit_tutorial.hardware.rank", lambda: rank)
+    monkeypatch.setattr("vit_tutorial.hardware.world_size", lambda: 2)
+    arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
+    assert main([*arguments, "--out", "never.safetensors"]) == 130
+    assert capsys.readouterr().err == told
+
+
 def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, capsys):
     """The number that was measured is stored: a second measurement would give another."""
     monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda minutes, *_: int(minutes * 4))
@@ -346,7 +363,11 @@ def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, cap
     assert "The same command with --resume goes on from here." in told
     error = refused(capsys, *arguments)
     assert "new.state holds a run that is not finished (step 0 of 44)" in error
-    assert main([*arguments, "--resume"]) == 0
+    error = refused(capsys, *arguments, "--epochs", "5", "--resume")
+    assert "new.safetensors was begun with 2 epochs and goes on with as many" in error
+    assert "got --epochs 5" in error
+    monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda *_: pytest.fail("measured anew"))
+    assert main([*arguments, "--minutes", "0.5", "--resume"]) == 0, "the same command, literally"
     card = load_checkpoint(tmp_path / "new")[1]
     assert card.training["epochs"] == 2
     assert "--epochs 2" in card.training["command"]

@@ -505,6 +505,26 @@ def test_epochs_within_fills_the_time_and_counts_the_measurements(monkeypatch):
         epochs_within(1, *arguments)
 
 
+def test_epochs_within_tries_the_share_of_a_process(monkeypatch):
+    """Four processes have a quarter of a batch each, which takes less time than all of it."""
+    clock, asked = Clock(monkeypatch, step=3.0, measuring=40.0), []
+
+    def train_step(network, run, images, labels, *stats):
+        asked.append((network, images, labels))
+        clock.spend(3.0)
+
+    monkeypatch.setattr("vit_tutorial.train.train_step", train_step)
+    monkeypatch.setattr("vit_tutorial.train.world_size", lambda: 4)
+    monkeypatch.setattr("vit_tutorial.train.rank", lambda: 1)
+    monkeypatch.setattr("vit_tutorial.train.synchronised", lambda model: "synchronised")
+    data = stripes(64)
+    epochs_within(10, new_model(), data, stripes(16), QUICK)
+    for network, images, labels in asked:
+        assert network == "synchronised"
+        assert torch.equal(images, data.images[1:16:4])
+        assert torch.equal(labels, data.labels[1:16:4])
+
+
 def test_epochs_within_leaves_the_network_alone():
     model = new_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument(
         "--minutes", type=float, help="as many epochs as fit, measured at the start"
     )
-    length.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
@@ -96,7 +96,10 @@ def _train(arguments: argparse.Namespace) -> int:
         try:
             return _train_on(own_device, arguments)
         except KeyboardInterrupt:
-            print("Stopped. The same command with --resume goes on from here.", file=sys.stderr)
+            if hardware.rank() == 0:  # several do not wait for the end of a step to save it
+                place = "here" if hardware.world_size() == 1 else "where the run was last saved"
+                said = f"Stopped. The same command with --resume goes on from {place}."
+                print(said, file=sys.stderr)
             return 130
 
 
@@ -130,6 +133,11 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     model = VisionTransformer(model_config).to(device)
     if arguments.resume:  # with the number of epochs that was measured, for example
         config = recipes.TrainConfig(**run.read_state(arguments.out)["config"])
+        if arguments.epochs not in (None, config.epochs):
+            raise ValueError(
+                f"{arguments.out} was begun with {config.epochs} epochs and goes on with as many, "
+                f"got --epochs {arguments.epochs}"
+            )
     elif arguments.minutes is not None:
         epochs = train.epochs_within(arguments.minutes, model, training, test, config)
         epochs = hardware.agreed(epochs)

@@ -118,7 +118,8 @@ def epochs_within(
 ) -> int:
     """Tell how many epochs of `config` fit into `minutes` on this machine, by trying a few batches.
 
-    `model` is left as it is. Counts the measurements of the test accuracy, too.
+    `model` is left as it is. Counts the measurements of the test accuracy, too. Several processes
+    try together; each finds a slightly different number, see `agreed`.
 
     Raises:
         ValueError: not even one epoch fits.
@@ -128,13 +129,14 @@ def epochs_within(
     trial = copy.deepcopy(model)
     run = Run(trial, replace(config, epochs=100), few, save_to=None)
     mean, std = (torch.tensor(value, device=run.device) for value in stats)
-    images, labels = few.images.to(run.device), few.labels.to(run.device)
-    seconds = []
+    share = slice(rank(), None, world_size())
+    images, labels = few.images[share].to(run.device), few.labels[share].to(run.device)
+    network, seconds = synchronised(trial), []
     gpus = [run.device] if run.device.type == "cuda" else []
     with compiled(trial, config.compile and bool(gpus)), torch.random.fork_rng(gpus):
         for _ in range(10):
             start = time.perf_counter()
-            train_step(trial, run, images, labels, mean, std)
+            train_step(network, run, images, labels, mean, std)
             run.total_loss.item()  # waits for the device
             seconds.append(time.perf_counter() - start)
     per_epoch = statistics.median(seconds[2:]) * (len(train) // config.batch_size)

@@ -464,10 +464,10 @@ function render({ model, el }) {
         chip.addEventListener("click", () => (pane.n ? compare(token) : look(token)));
       }
     }
-    const room = 1.15 * SIZE * scale; // beside the picture and the words below it
-    const longest = Math.max(scene.rows, scene.columns);
-    const most = Math.max(scene.heads, scene.layers);
-    tile.pixel = Math.max(1, Math.min(Math.floor((room / most - 3 * scale) / longest), Math.floor((128 * scale) / longest)));
+    const fitting = (room, count, patches) => Math.floor((room / count - 3) * scale / patches);
+    const down = fitting(1.08 * size, scene.layers, scene.rows); // the words below the picture leave some more
+    const across = fitting(Math.max(SIZE, root.clientWidth - size * wideness(scene) - 60), scene.heads, scene.columns);
+    tile.pixel = Math.max(1, Math.min(down, across, Math.floor((128 * scale) / Math.max(scene.rows, scene.columns))));
     tile.gap = Math.ceil(3 * scale);
     [tile.width, tile.height] = [scene.columns * tile.pixel + tile.gap, scene.rows * tile.pixel + tile.gap];
     [atlas.width, atlas.height] = [scene.heads * tile.width, scene.layers * tile.height];

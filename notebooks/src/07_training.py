@@ -853,6 +853,35 @@ plots.training_curve(slow, chance=math.log(10), bands=bands)
 # | the test accuracy | follow the loss | the test images go another way than the training images |
 # | the gap to the training accuracy | be small | too few images, too little augmentation |
 #
+# ## What is each ingredient worth?
+#
+# A recipe has a dozen ingredients. What is each of them worth? To find out, change *one* thing, keep all else, and train again,
+# with two seeds each (an **ablation**). This is the `laptop` recipe on CIFAR-10, shortened to
+# {{results.ablation_cifar10.rows[0].epochs}} epochs. It trains with Muon, an optimizer that you can choose in place of AdamW (`TrainConfig.optimizer`):
+# it turns the step of each matrix into the nearest orthogonal one (Jordan et al. 2024).
+#
+# **Predict** before you read. Which change costs most: no positions, patches of 8 pixels instead of 4, or AdamW instead of Muon? And
+# what do shifts and mirroring bring?
+#
+# {{table.ablation_cifar10}}
+#
+# - **The optimizer is worth most here**: without Muon, {{results.ablation_cifar10.rows[settings=optimizer=adamw].difference:+.1f}} points (at the same rate, which was
+#   chosen for Muon). In so few epochs it counts who learns fastest.
+# - **Without positions** it is {{results.ablation_cifar10.rows[settings=pos_embed=none].difference:+.1f}} points: shuffled patches are the same image to such a network (lesson 03).
+# - **That there are positions matters more than which**: rotary ones end level with learned ones
+#   ({{results.ablation_cifar10.rows[settings=pos_embed=rope].test_accuracy_mean:.1f}}%), sin-cos ones lose less than a third of that ({{results.ablation_cifar10.rows[settings=pos_embed=sincos].difference:+.1f}}).
+# - **The mean of the patch tokens beats CLS** by {{results.ablation_cifar10.rows[settings=pool=mean].difference:+.1f}}. Patches of 8 pixels make a quarter as many tokens,
+#   and {{results.ablation_cifar10.rows[settings=patch_size=8].difference:+.1f}} points.
+# - **Shifts and mirroring do not help here**: without them it is {{results.ablation_cifar10.rows[settings=crop_padding=0, flip=False].difference:+.1f}}. Each image is seen a few times, far too
+#   rarely to be learnt by heart, so that the augmentation only makes the task harder.
+#
+# That is why some rows have no number. TrivialAugment, erasing, mixup, CutMix, drop path and averaged weights keep a network from
+# learning its images by heart. In a handful of epochs they could only cost, and the table would say that they harm. What they are
+# worth in hundreds of epochs takes a GPU to measure. **What an ingredient is worth depends on how long you train.**
+#
+# And look at the spread of the seeds: differences of that size are noise, whatever their sign. Two seeds give only a poor idea of it.
+
+# %% [markdown]
 # ## Reading a sick curve
 #
 # Five trainings of our small network, on the digits, for ten epochs each. All five run without an error. In grey, for comparison,

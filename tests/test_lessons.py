@@ -4,7 +4,6 @@ import importlib
 import re
 import signal
 import statistics
-import time
 from pathlib import Path
 
 import pytest
@@ -57,22 +56,18 @@ def test_every_exercise_is_tested_with_right_and_wrong_answers():
 @pytest.mark.parametrize(
     ("id", "answer"), RIGHT, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_right_answers_are_accepted_in_less_than_a_second(id, answer):
-    began = time.process_time()
+def test_right_answers_are_accepted(id, answer):
     verdict = judge(id, answer)
     assert verdict.mark == "✓", verdict.message
-    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
     ("id", "name", "answer", "cause"), WRONG, ids=[f"{case[0]}-{case[1]}" for case in WRONG]
 )
 def test_wrong_answers_are_refused_with_their_cause(id, name, answer, cause):
-    began = time.process_time()
     verdict = judge(id, answer)
     assert verdict.mark == "✗", verdict.message
     assert re.search(cause, verdict.message), verdict.message
-    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("number", LESSONS)

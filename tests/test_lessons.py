@@ -4,6 +4,7 @@ import importlib
 import re
 import signal
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,24 @@ def test_every_exercise_is_tested_with_right_and_wrong_answers():
             assert lesson.SECRETS[task.id]
 
 
+def judged_in_a_second(id, answer):
+    """Judge an answer, which may take a second of computing; whatever else is cleared up meanwhile
+    in a process of thousands of tests hits one try, and not three."""
+    seconds = []
+    for _ in range(3):
+        began = time.process_time()
+        verdict = judge(id, answer)
+        seconds.append(time.process_time() - began)
+        if seconds[-1] < 1:
+            return verdict
+    pytest.fail(f"three tries took {seconds} s of computing")
+
+
 @pytest.mark.parametrize(
     ("id", "answer"), RIGHT, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_right_answers_are_accepted(id, answer):
-    verdict = judge(id, answer)
+def test_right_answers_are_accepted_in_less_than_a_second(id, answer):
+    verdict = judged_in_a_second(id, answer)
     assert verdict.mark == "✓", verdict.message
 
 
@@ -65,7 +79,7 @@ def test_right_answers_are_accepted(id, answer):
     ("id", "name", "answer", "cause"), WRONG, ids=[f"{case[0]}-{case[1]}" for case in WRONG]
 )
 def test_wrong_answers_are_refused_with_their_cause(id, name, answer, cause):
-    verdict = judge(id, answer)
+    verdict = judged_in_a_second(id, answer)
     assert verdict.mark == "✗", verdict.message
     assert re.search(cause, verdict.message), verdict.message
 

@@ -19,7 +19,7 @@ from typing import Any
 import lesson_in_browser as lesson
 import nbformat
 import torch
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from results import write_results
 
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, load_checkpoint
@@ -110,17 +110,17 @@ def measure(view: Page, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def in_a_saved_page(network: str, folder: Path) -> list[dict[str, Any]]:
+def in_a_saved_page(browser: Browser, network: str, folder: Path) -> list[dict[str, Any]]:
     """Measure an explorer in a page without a kernel."""
     path = folder / "page.html"
     explorer_of(network).save_html(path)
     facts = {"network": network, "in": "saved page", "page_mb": round(path.stat().st_size / 1e6, 2)}
-    with lesson.open_page(path.as_uri()) as view:
+    with lesson.open_page(browser, path.as_uri()) as view:
         view.locator(".ae-stage").first.wait_for()
         return measure(view, facts)
 
 
-def in_jupyterlab(network: str, folder: Path) -> list[dict[str, Any]]:
+def in_jupyterlab(browser: Browser, network: str, folder: Path) -> list[dict[str, Any]]:
     """Measure an explorer in a notebook; the rows tell what was sent to the kernel meanwhile."""
     notebook = nbformat.v4.new_notebook()
     code = CELL.format(folder=str(Path(__file__).parent), network=network)
@@ -129,7 +129,7 @@ def in_jupyterlab(network: str, folder: Path) -> list[dict[str, Any]]:
     with lesson.running_lab(folder) as url:
         path = folder / "work" / "explorer.ipynb"
         nbformat.write(notebook, path)
-        with lesson.open_page(lesson.address_of(path.name, url)) as view:
+        with lesson.open_page(browser, lesson.address_of(path.name, url)) as view:
             lesson.run_all_cells(view, path)
             lesson.scroll_to(view, lesson.ATTENTION)
             view.mouse.move(0, 0)
@@ -145,10 +145,11 @@ def main() -> int:
         print("needs Chromium: apt-get install chromium", file=sys.stderr)
         return 2
     rows = []
-    for network in NETWORKS:
-        for where in (in_a_saved_page, in_jupyterlab):
-            with tempfile.TemporaryDirectory() as folder:
-                rows += where(network, Path(folder))
+    with lesson.running_chromium() as browser:
+        for network in NETWORKS:
+            for where in (in_a_saved_page, in_jupyterlab):
+                with tempfile.TemporaryDirectory() as folder:
+                    rows += where(browser, network, Path(folder))
     for each in rows:
         print(each)
     write_results(

@@ -19,7 +19,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from results import ROOT, write_results
 
 LESSON = "00_start_here.ipynb"  # the one that course.py lab opens
@@ -100,17 +100,24 @@ def address_of(lesson: str, url: str) -> str:
 
 
 @contextlib.contextmanager
-def open_page(url: str, width: int = 1280, height: int = 900) -> Generator[Page]:
-    """Open a page in headless Chromium."""
+def running_chromium() -> Generator[Browser]:
+    """Start Chromium without a window."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.goto(url)
-        yield page
+        yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def open_page(browser: Browser, url: str, width: int = 1280, height: int = 900) -> Generator[Page]:
+    """Open a page that shares nothing with the browser's others."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(url)
+    yield page
+    page.close()
 
 
 def run_all_cells(page: Page, notebook: Path, timeout: float = 120) -> list[dict]:
@@ -194,12 +201,16 @@ def main() -> None:
     # from patch to patch, all over the grid of 8 x 8
     places = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
     rows = []
-    with tempfile.TemporaryDirectory() as folder, running_lab(Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_lab(Path(folder)) as url,
+        running_chromium() as browser,
+    ):
         for lesson, selector, words in (
             (LESSON, ATTENTION, ".ae-words"),
             (POSITIONS_LESSON, POSITIONS, ".pe-words"),
         ):
-            with open_page(address_of(lesson, url)) as page:
+            with open_page(browser, address_of(lesson, url)) as page:
                 run_all_cells(page, Path(folder) / "work" / lesson)
                 stage, view = scroll_to(page, selector), page.locator(words).first
                 # the first of each warms up

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import socket
 import warnings
 
@@ -69,15 +68,10 @@ def _this_machine_only(monkeypatch):
 @pytest.fixture(scope="session")
 def browser():
     """Chromium without a window, started once."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
+    pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    import lesson_in_browser
+
+    if lesson_in_browser.find_chromium() is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with lesson_in_browser.running_chromium() as opened:
         yield opened
-        opened.close()

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +13,6 @@ from vit_tutorial import ImageSet, ViTConfig
 from vit_tutorial.mae import MAEConfig
 from vit_tutorial.recipes import TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
 benchmark: ModuleType = importlib.import_module("without_labels")
 tables: ModuleType = importlib.import_module("tables")
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,8 +13,6 @@ import torch
 from vit_tutorial import ImageSet, VisionTransformer, ViTConfig
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
 accuracy: ModuleType = importlib.import_module("accuracy")
 ablation: ModuleType = importlib.import_module("ablation")
 train_step: ModuleType = importlib.import_module("train_step")

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +12,6 @@ from torch import nn
 from vit_tutorial.model import ViTConfig
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "notebooks")]
 scaling: ModuleType = importlib.import_module("scaling")
 batch_size: ModuleType = importlib.import_module("batch_size")
 results: ModuleType = importlib.import_module("results")

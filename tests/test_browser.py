@@ -1,23 +1,14 @@
 """Lessons as a learner meets them: JupyterLab in a real browser, all cells, sliders, pointer."""
 
-import sys
-from pathlib import Path
-
+import lesson_in_browser as lesson
 import pytest
 from PIL import Image
 
 from vit_tutorial import load_checkpoint
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import lesson_in_browser as lesson
-
-pytestmark = pytest.mark.skipif(
-    lesson.find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
-
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(browser, tmp_path_factory):
     """A running JupyterLab, and the folder of the learner's copies."""
     folder = tmp_path_factory.mktemp("lab")
     with lesson.running_lab(folder) as url:
@@ -37,13 +28,13 @@ def run_cleanly(page, notebook):
 
 
 @pytest.fixture
-def open_lesson(lab):
+def open_lesson(lab, browser):
     """Open a lesson, run it, and see at the end that the page had no error."""
     url, work = lab
     opened = []
 
     def open_one(name):
-        pages = lesson.open_page(lesson.address_of(name, url))
+        pages = lesson.open_page(browser, lesson.address_of(name, url))
         page, problems = pages.__enter__(), []
         page.on("pageerror", lambda error: problems.append(str(error)))
         opened.append((pages, problems))

@@ -18,7 +18,6 @@ from PIL import Image
 from vit_tutorial.lessons import exercises as engine
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
 build: ModuleType = importlib.import_module("build")
 lesson: ModuleType = importlib.import_module("render")
 

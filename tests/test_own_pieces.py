@@ -4,7 +4,6 @@ import copy
 import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
@@ -22,7 +21,6 @@ from vit_tutorial.model import Attention, Block, Mlp, PatchEmbed, VisionTransfor
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("0[1-6]_*.py"))
 LESSONS = [path.name[:2] for path in SOURCES]
-sys.path.insert(0, str(ROOT / "notebooks"))
 lesson = importlib.import_module("render")
 
 RIGHT = """\

@@ -3,11 +3,6 @@
 
 // ---- Computing ----
 
-export function bytesOf(value) {
-  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  return new Uint8Array(value);
-}
-
 // A scene is one image in one network. Its weights are bytes (layers, heads, T, T): shares of the
 // largest weight of their row, and `most` (layers, heads, T) are these largest weights.
 export function makeScene(about, weights, most) {
@@ -199,7 +194,6 @@ export function sentence(scene, setting, values) {
 // ---- Page ----
 
 const SIZE = 420; // CSS pixels of the atlas, and at least of the picture
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const HELP = [
   ["pointer", "look from any patch; click holds it, Escape lets go"],
   ["arrows, Home, End", "go from patch to patch"],
@@ -210,19 +204,6 @@ const HELP = [
   ["P", "pin the patch, to compare it with others"],
 ];
 let instances = 0;
-
-function element(name, className, parent, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  if (["BUTTON", "INPUT", "SELECT"].includes(made.tagName)) keepKeys(made);
-  parent.append(made);
-  return made;
-}
-
-function keepKeys(node) {
-  node.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-}
 
 function render({ model, el }) {
   const id = `attention-explorer-${++instances}-${Math.random().toString(36).slice(2, 8)}`;

@@ -1,13 +1,7 @@
 // A grey square hides a part of a picture, and every network says what it sees then.
 // All answers come once, as bytes; from then on nothing is asked of the kernel.
 
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const COLOURS = ["#00529b", "#d55e00", "#009e73"]; // of the networks, as in the figures
-
-export function bytesOf(value) {
-  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  return new Uint8Array(value);
-}
 
 // Where the answers with a square of `size` patches, first row and column given, lie among all.
 export function indexOf([rows, columns], sizes, size, [row, column]) {
@@ -21,17 +15,6 @@ export function indexOf([rows, columns], sizes, size, [row, column]) {
 
 const within = (i, length) => Math.min(Math.max(i, 0), length - 1);
 const percent = (share) => `${Math.round(100 * share)}%`;
-
-function element(name, className, parent, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  if (["BUTTON", "INPUT", "SELECT"].includes(made.tagName)) {
-    made.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-  }
-  parent.append(made);
-  return made;
-}
 
 function buttonRow(parent, label, words, press) {
   const group = element("div", "oe-group", parent);
@@ -64,7 +47,7 @@ function render({ model, el }) {
   const left = element("div", "oe-left", main);
   const stage = element("div", "oe-stage", left);
   stage.tabIndex = 0;
-  stage.dataset.lmSuppressShortcuts = "true";
+  keepKeys(stage);
   stage.setAttribute("role", "application");
   const photo = element("img", "oe-photo", stage);
   photo.draggable = false;

@@ -54,6 +54,12 @@ body { margin: 16px; background: var(--jp-layout-color1); }
 """
 
 
+def module_of(path: Path) -> str:
+    """Read the ES module of an explorer: what all of them share, and its own."""
+    files = (Path(__file__).with_suffix(".js"), path)
+    return "".join(file.read_text(encoding="utf-8") for file in files)
+
+
 class Explorer(anywidget.AnyWidget):
     """A widget that answers in the browser, from what was sent to it once.
 

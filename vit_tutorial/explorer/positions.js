@@ -2,20 +2,6 @@
 // All tables come once, as bytes; from then on nothing is asked of the kernel.
 
 const SIDE = 300; // CSS pixels of a map's longer side
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-
-function bytesOf(value) {
-  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  return new Uint8Array(value);
-}
-
-function element(name, className, parent, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  parent.append(made);
-  return made;
-}
 
 function number(value) {
   const text = value.toFixed(2);
@@ -65,7 +51,6 @@ function render({ model, el }) {
   const buttons = kinds.map((kind) => {
     const button = element("button", "pe-kind", group, kind);
     button.type = "button";
-    button.dataset.lmSuppressShortcuts = "true";
     button.addEventListener("click", () => {
       model.set("kind", kind);
       model.save_changes();
@@ -77,7 +62,7 @@ function render({ model, el }) {
   const one = addPanel(panels, "The outlined patch, compared with each", rows, columns);
   const all = addPanel(panels, "Every patch, compared with each", rows, columns);
   one.stage.tabIndex = 0;
-  one.stage.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
+  keepKeys(one.stage);
   one.stage.setAttribute("role", "application");
   const legend = element("div", "pe-legend", one.panel);
   const lowest = element("span", "", legend);

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from vit_tutorial.explorer.page import Explorer
+from vit_tutorial.explorer.page import Explorer, module_of
 from vit_tutorial.plots import heat_colours
 
 MAX_PATCHES = 1024  # of a grid; a table then has a million numbers
@@ -37,7 +37,7 @@ class PositionExplorer(Explorer):
         ((0, 1), 'none alike')
     """
 
-    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    _esm = module_of(Path(__file__).with_suffix(".js"))
     _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     grid = traitlets.Tuple(traitlets.Int(), traitlets.Int(), read_only=True).tag(sync=True)
     kinds = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)

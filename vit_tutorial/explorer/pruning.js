@@ -3,11 +3,6 @@
 
 const SLICE = 12; // milliseconds of counting between two moments for the page
 
-export function bytesOf(value) {
-  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  return new Uint8Array(value);
-}
-
 // y[r] = weight x[r] + bias, for `rows` rows; four outputs at a time.
 function linear(x, rows, ins, weight, bias, outs, y) {
   for (let r = 0; r < rows; r++) {
@@ -190,17 +185,6 @@ export function interval(right, n) {
   const middle = (share + z ** 2 / 2 / n) / (1 + z ** 2 / n);
   const reach = (z / (1 + z ** 2 / n)) * Math.sqrt((share * (1 - share)) / n + z ** 2 / 4 / n ** 2);
   return [100 * (middle - reach), 100 * (middle + reach)];
-}
-
-function element(name, className, parent, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  if (["BUTTON", "INPUT", "SELECT"].includes(made.tagName)) {
-    made.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-  }
-  parent.append(made);
-  return made;
 }
 
 function render({ model, el }) {

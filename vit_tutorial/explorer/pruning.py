@@ -11,7 +11,7 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
-from vit_tutorial.explorer.page import Explorer
+from vit_tutorial.explorer.page import Explorer, module_of
 from vit_tutorial.plots import heat_colours
 
 MAX_WORK = 3e9  # multiply-adds for all images: some seconds in a browser
@@ -38,7 +38,7 @@ class PruningExplorer(Explorer):
             later, heads or an image that are not there, or a layer without a head.
     """
 
-    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    _esm = module_of(Path(__file__).with_suffix(".js"))
     _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     page_height = 500
 

@@ -395,7 +395,7 @@ CONTRASTS = """() => {
     .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4))
     .reduce((sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i] * x, 0);
   const page = light(getComputedStyle(document.body).backgroundColor);
-  return [".ae-words", ".ae-note", ".ae-title", ".ae-label", "button"].map((name) => {
+  return [".ae-words", ".ex-note", ".ae-title", ".ae-label", "button"].map((name) => {
     const part = document.querySelector(`${name}:not([aria-pressed=true])`);
     const ink = light(getComputedStyle(part).color);
     return (Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05);
@@ -434,7 +434,7 @@ def test_the_pointer_looks_from_the_patch_below_it_until_it_is_held(opened):
     view.keyboard.press("Escape")
     view.mouse.move(*at(0, 3))
     assert "row 0, column 3 attends most" in words_of(view)
-    outline = view.locator(".ae-outline").first.bounding_box()
+    outline = view.locator(".ex-outline").first.bounding_box()
     assert outline["x"] == pytest.approx(box["x"] + box["width"] * 3 / 5, abs=1.5)
     assert outline["y"] == pytest.approx(box["y"], abs=1.5)
 
@@ -629,7 +629,7 @@ def test_nothing_is_sent_while_one_explores_and_where_it_ended_once_one_leaves(o
 def test_nothing_is_cut_off(width, opened):
     view = opened(explorer().html(), width=width)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
-    for box in view.locator(".ae-button, .ae-field, .ae-words, .ae-stage, .ae-tiles").all():
+    for box in view.locator(".ex-button, .ae-field, .ae-words, .ae-stage, .ae-tiles").all():
         if box.is_visible():
             place = box.bounding_box()
             assert place["x"] >= 0

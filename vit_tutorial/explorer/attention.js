@@ -207,7 +207,7 @@ let instances = 0;
 
 function render({ model, el }) {
   const id = `attention-explorer-${++instances}-${Math.random().toString(36).slice(2, 8)}`;
-  const root = element("div", "attention-explorer", el);
+  const root = element("div", "explorer attention-explorer", el);
   const scale = Math.max(1, window.devicePixelRatio || 1);
   const get = (name) => model.get(name);
   let scenes = [];
@@ -218,9 +218,9 @@ function render({ model, el }) {
 
   // ---- Parts ----
 
-  const bar = element("div", "ae-bar", root);
+  const bar = element("div", "ex-row ae-bar", root);
   const group = (label) => {
-    const made = element("div", "ae-group", bar);
+    const made = element("div", "ex-row", bar);
     made.setAttribute("role", "group");
     made.setAttribute("aria-label", label);
     return made;
@@ -228,7 +228,7 @@ function render({ model, el }) {
   const shows = group("What is shown");
   const sceneBox = element("label", "ae-field", bar, "Image");
   const sceneSelect = element("select", "", sceneBox);
-  const open = element("label", "ae-button ae-open", bar, "Open an image…");
+  const open = element("label", "ex-button ae-open", bar, "Open an image…");
   const file = element("input", "", open);
   file.type = "file";
   file.accept = "image/*";
@@ -238,14 +238,14 @@ function render({ model, el }) {
   const main = element("div", "ae-main", root);
   const panes = [0, 1].map((n) => {
     const box = element("div", "ae-pane", main);
-    const title = element("div", "ae-title", box);
-    const answer = element("div", "ae-note ae-answer", box);
-    const prefix = element("div", "ae-prefix", box);
+    const title = element("div", "ex-title ae-title", box);
+    const answer = element("div", "ex-note ae-answer", box);
+    const prefix = element("div", "ex-row ae-prefix", box);
     const stage = element("div", "ae-stage", box);
     const photo = element("canvas", "ae-photo", stage);
     const heat = element("canvas", "ae-heat", stage);
     const row = element("div", "", stage);
-    const cell = element("div", "ae-outline", row);
+    const cell = element("div", "ex-outline", row);
     row.setAttribute("role", "row");
     cell.setAttribute("role", "gridcell");
     cell.id = `${id}-cell-${n}`;
@@ -262,14 +262,14 @@ function render({ model, el }) {
   panes[1].box.hidden = true;
 
   const side = element("div", "ae-side", main);
-  const atlasTitle = element("div", "ae-title", side, "Every head of every layer");
+  const atlasTitle = element("div", "ex-title ae-title", side, "Every head of every layer");
   const atlasBox = element("div", "ae-atlas", side);
   const headNames = element("div", "ae-heads", atlasBox);
   const layerNames = element("div", "ae-layers", atlasBox);
   const atlasStage = element("div", "ae-tiles", atlasBox);
   const atlas = element("canvas", "", atlasStage);
   const chosen = element("div", "ae-chosen", atlasStage);
-  element("div", "ae-note", side, "Rows are layers, columns are heads; each map is scaled to its own largest value. Click one to see it large.");
+  element("div", "ex-note", side, "Rows are layers, columns are heads; each map is scaled to its own largest value. Click one to see it large.");
   atlas.setAttribute("role", "img");
 
   const controls = element("div", "ae-controls", root);
@@ -304,12 +304,12 @@ function render({ model, el }) {
     colours: select("colours", "Colours", get("palette_names").map((name) => [name, name])),
   };
 
-  const foot = element("div", "ae-foot", root);
+  const foot = element("div", "ex-row ae-foot", root);
   const legend = element("div", "ae-legend", foot);
   element("span", "", legend, "0");
   const ramp = element("span", "ae-ramp", legend);
   const largest = element("span", "ae-largest", legend);
-  const pin = element("button", "ae-button", foot, "Pin this patch");
+  const pin = element("button", "ex-button", foot, "Pin this patch");
   pin.type = "button";
   const help = element("details", "ae-help", foot);
   keepKeys(element("summary", "", help, "Keys"));
@@ -385,7 +385,7 @@ function render({ model, el }) {
     for (const name of new Set(scenes.flatMap((scene) => scene.methods))) names.push([name, name]);
     shows.replaceChildren();
     for (const [name, text] of names) {
-      const button = element("button", "ae-button", shows, text);
+      const button = element("button", "ex-button", shows, text);
       button.type = "button";
       button.value = name;
       button.addEventListener("click", () => change({ show: name }));
@@ -437,9 +437,9 @@ function render({ model, el }) {
       pane.stage.setAttribute("aria-colcount", of.columns);
       pane.prefix.replaceChildren();
       const chips = of.num_prefix ? of.prefix_names.map((name, token) => [name, token]) : [["mean of all", -1]];
-      element("span", "ae-note", pane.prefix, "from:");
+      element("span", "ex-note", pane.prefix, "from:");
       for (const [name, token] of chips) {
-        const chip = element("button", "ae-button ae-chip", pane.prefix, name);
+        const chip = element("button", "ex-button ae-chip", pane.prefix, name);
         chip.type = "button";
         chip.value = token;
         chip.addEventListener("click", () => (pane.n ? compare(token) : look(token)));
@@ -558,7 +558,7 @@ function render({ model, el }) {
     }
     pane.cell.style.width = `${100 / scene.columns}%`;
     pane.cell.style.height = `${100 / scene.rows}%`;
-    pane.cell.classList.toggle("ae-held", held || pane.n === 1);
+    pane.cell.classList.toggle("ex-held", held || pane.n === 1);
     pane.cell.setAttribute("aria-label", nameOf(scene, query));
     pane.stage.setAttribute("aria-label", `Patches of ${scene.name}`);
     for (const chip of pane.prefix.querySelectorAll("button")) {

@@ -12,7 +12,7 @@ import traitlets
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_tutorial.explorer.page import Explorer, module_of
+from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.explorer.scene import make_scene
 from vit_tutorial.files import whole_file
 from vit_tutorial.plots import heat_colours
@@ -45,8 +45,7 @@ class AttentionExplorer(Explorer):
         ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
     """
 
-    _esm = module_of(Path(__file__).with_suffix(".js"))
-    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _esm, _css = sources(__file__)
     page_height = 860
 
     scenes = traitlets.List(traitlets.Dict()).tag(sync=True)

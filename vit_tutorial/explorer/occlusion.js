@@ -17,12 +17,12 @@ const within = (i, length) => Math.min(Math.max(i, 0), length - 1);
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 function buttonRow(parent, label, words, press) {
-  const group = element("div", "oe-group", parent);
+  const group = element("div", "ex-row", parent);
   group.setAttribute("role", "group");
   group.setAttribute("aria-label", label);
-  element("span", "oe-label", group, label);
+  element("span", "ex-title", group, label);
   return words.map((word, i) => {
-    const button = element("button", "oe-button", group, word);
+    const button = element("button", "ex-button", group, word);
     button.type = "button";
     button.addEventListener("click", () => press(i));
     return button;
@@ -38,8 +38,8 @@ function render({ model, el }) {
   const places = tables[0].length / names.length / classes.length;
   const urls = get("pictures").map((file) => URL.createObjectURL(new Blob([bytesOf(file)], { type: "image/jpeg" })));
 
-  const root = element("div", "occlusion-explorer", el);
-  const bar = element("div", "oe-bar", root);
+  const root = element("div", "explorer occlusion-explorer", el);
+  const bar = element("div", "ex-row oe-bar", root);
   const imageButtons = titles.length > 1 ? buttonRow(bar, "Picture", titles, (i) => change({ image: i })) : [];
   const sizeButtons = buttonRow(bar, "Square", sizes.map((k) => `${k}×${k}`), (i) => change({ size: sizes[i] }));
 
@@ -52,21 +52,21 @@ function render({ model, el }) {
   const photo = element("img", "oe-photo", stage);
   photo.draggable = false;
   photo.alt = "";
-  const square = element("div", "oe-square", stage);
+  const square = element("div", "ex-outline", stage);
   const words = element("div", "oe-words", left);
   words.setAttribute("aria-live", "polite");
 
   const right = element("div", "oe-right", main);
-  const legend = element("div", "oe-legend", right);
+  const legend = element("div", "ex-row oe-legend", right);
   names.forEach((name, n) => {
     const item = element("span", "oe-name", legend);
     element("span", "oe-swatch", item).style.background = COLOURS[n];
     element("span", "", item, name);
   });
-  element("span", "oe-name oe-faint", legend, "the line: without a square");
+  element("span", "oe-name ex-note", legend, "the line: without a square");
   const table = element("div", "oe-table", right);
   const rowsOf = classes.map((label, c) => {
-    const button = element("button", "oe-class", table, label);
+    const button = element("button", "ex-button oe-class", table, label);
     button.type = "button";
     button.addEventListener("click", () => change({ watched: c }));
     const bars = element("div", "oe-bars", table);
@@ -80,7 +80,7 @@ function render({ model, el }) {
   });
 
   const maps = element("div", "oe-maps", main);
-  const mapTitle = element("div", "oe-map-title", maps);
+  const mapTitle = element("div", "ex-title oe-map-title", maps);
   const smalls = names.map((name, n) => {
     const box = element("div", "oe-map", maps);
     const title = element("div", "oe-name", box);
@@ -90,12 +90,12 @@ function render({ model, el }) {
     canvas.setAttribute("role", "img");
     return { box, said, canvas };
   });
-  const ramp = element("div", "oe-ramp-row", maps);
+  const ramp = element("div", "ex-row ex-note", maps);
   element("span", "", ramp, "0");
   const stops = Array.from({ length: 9 }, (_, i) => `rgb(${palette.subarray(3 * Math.round((255 * i) / 8), 3 * Math.round((255 * i) / 8) + 3).join(" ")})`);
   element("span", "oe-ramp", ramp).style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   const rampMost = element("span", "", ramp);
-  element("div", "oe-help", root, `Point at the picture or at a map; a click holds the square. With the keyboard: arrow keys move it, ${sizes[0]} to ${sizes[sizes.length - 1]} set its size, Escape takes it away. Click a class to see where it hangs on the picture. The networks know these ${classes.length} classes and no other.`);
+  element("div", "ex-note oe-help", root, `Point at the picture or at a map; a click holds the square. With the keyboard: arrow keys move it, ${sizes[0]} to ${sizes[sizes.length - 1]} set its size, Escape takes it away. Click a class to see where it hangs on the picture. The networks know these ${classes.length} classes and no other.`);
 
   // ---- State ----
 
@@ -153,7 +153,7 @@ function render({ model, el }) {
       square.style.height = `${(100 * size) / grid[0]}%`;
       square.style.width = `${(100 * size) / grid[1]}%`;
     }
-    square.classList.toggle("oe-held", held);
+    square.classList.toggle("ex-held", held);
     names.forEach((_, n) => {
       const [now, whole] = [answer(n, index), answer(n, 0)];
       const winner = best(now);

@@ -12,7 +12,7 @@ import traitlets
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_tutorial.explorer.page import Explorer, module_of
+from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
 
 LONGEST_SIDE = 480  # pixels of a picture in the page
@@ -41,8 +41,7 @@ class OcclusionExplorer(Explorer):
             not fit, or an image that cannot be opened; later, a setting that is not there.
     """
 
-    _esm = module_of(Path(__file__).with_suffix(".js"))
-    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _esm, _css = sources(__file__)
     page_height = 560
 
     names = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of the networks

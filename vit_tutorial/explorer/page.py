@@ -54,10 +54,18 @@ body { margin: 16px; background: var(--jp-layout-color1); }
 """
 
 
-def module_of(path: Path) -> str:
-    """Read the ES module of an explorer: what all of them share, and its own."""
-    files = (Path(__file__).with_suffix(".js"), path)
-    return "".join(file.read_text(encoding="utf-8") for file in files)
+def sources(of: str) -> tuple[str, str]:
+    """Read an explorer's ES module and its style sheet: what all explorers share, and its own.
+
+    Args:
+        of: the explorer's Python file, whose name the two have, too.
+    """
+
+    def joined(suffix: str) -> str:
+        files = (Path(file).with_suffix(suffix) for file in (__file__, of))
+        return "".join(file.read_text(encoding="utf-8") for file in files)
+
+    return joined(".js"), joined(".css")
 
 
 class Explorer(anywidget.AnyWidget):

@@ -11,7 +11,7 @@ function number(value) {
 // A map with its row and column numbers; what is drawn lies in `stage`.
 function addPanel(parent, title, rows, columns) {
   const panel = element("div", "pe-panel", parent);
-  element("div", "pe-title", panel, title);
+  element("div", "ex-title pe-title", panel, title);
   const axes = element("div", "pe-axes", panel);
   const rowNumbers = element("div", "pe-rows", axes);
   const stage = element("div", "pe-stage", axes);
@@ -43,13 +43,13 @@ function render({ model, el }) {
   const tables = new Float32Array(bytesOf(model.get("tables")).slice().buffer);
   const scale = window.devicePixelRatio || 1;
 
-  const root = element("div", "position-explorer", el);
-  const group = element("div", "pe-kinds", root);
+  const root = element("div", "explorer position-explorer", el);
+  const group = element("div", "ex-row pe-kinds", root);
   group.setAttribute("role", "group");
   group.setAttribute("aria-label", "Kind of positions");
   group.hidden = kinds.length === 1;
   const buttons = kinds.map((kind) => {
-    const button = element("button", "pe-kind", group, kind);
+    const button = element("button", "ex-button", group, kind);
     button.type = "button";
     button.addEventListener("click", () => {
       model.set("kind", kind);
@@ -74,11 +74,11 @@ function render({ model, el }) {
   bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   const words = element("div", "pe-words", one.panel);
   words.setAttribute("aria-live", "polite");
-  element("div", "pe-help", all.panel, "Point at a patch, or click and use the arrow keys. To compare two, click one and point at another, or press Shift with the arrow keys. Escape lets go.");
+  element("div", "ex-note pe-help", all.panel, "Point at a patch, or click and use the arrow keys. To compare two, click one and point at another, or press Shift with the arrow keys. Escape lets go.");
 
-  const outline = element("div", "pe-outline", one.stage);
-  const second = element("div", "pe-outline pe-second", one.stage);
-  const frame = element("div", "pe-outline", all.stage);
+  const outline = element("div", "ex-outline", one.stage);
+  const second = element("div", "ex-outline pe-second", one.stage);
+  const frame = element("div", "ex-outline", all.stage);
 
   // ---- Drawing ----
 
@@ -144,7 +144,7 @@ function render({ model, el }) {
     place(frame, row, column);
     second.hidden = other === null;
     if (other !== null) place(second, Math.floor(other / columns), other % columns);
-    outline.classList.toggle("pe-held", held);
+    outline.classList.toggle("ex-held", held);
     words.textContent = say(query);
     one.stage.setAttribute("aria-label", `Patches of the ${model.get("kind")} positions. ${words.textContent}`);
   }

@@ -1,13 +1,12 @@
 """How alike positions are: every one with every other, under the pointer or the arrow keys."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import traitlets
 
-from vit_tutorial.explorer.page import Explorer, module_of
+from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
 
 MAX_PATCHES = 1024  # of a grid; a table then has a million numbers
@@ -37,8 +36,7 @@ class PositionExplorer(Explorer):
         ((0, 1), 'none alike')
     """
 
-    _esm = module_of(Path(__file__).with_suffix(".js"))
-    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _esm, _css = sources(__file__)
     grid = traitlets.Tuple(traitlets.Int(), traitlets.Int(), read_only=True).tag(sync=True)
     kinds = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     tables = traitlets.Bytes(read_only=True).tag(sync=True)  # float32, (kinds, N, N)

@@ -199,21 +199,21 @@ function render({ model, el }) {
   const stale = new Uint8Array(count); // the first layer that has to be computed anew, of each image
   const said = new Int16Array(count);
 
-  const root = element("div", "pruning-explorer", el);
-  const bar = element("div", "pe-bar", root);
+  const root = element("div", "explorer pruning-explorer", el);
+  const bar = element("div", "ex-row pe-bar", root);
   const rules = Object.keys(orders);
   let rule = rules[0];
-  const ruleBox = element("div", "pe-group", bar);
+  const ruleBox = element("div", "ex-row", bar);
   ruleBox.setAttribute("role", "group");
   ruleBox.setAttribute("aria-label", "Which head goes first");
   const ruleButtons = rules.map((name) => {
-    const button = element("button", "pe-button", ruleBox, name);
+    const button = element("button", "ex-button", ruleBox, name);
     button.type = "button";
     button.addEventListener("click", () => follow(name, Math.min(get("gone").length, orders[name].length)));
     return button;
   });
-  const sliderBox = element("label", "pe-group", bar);
-  element("span", "pe-label", sliderBox, "heads taken away");
+  const sliderBox = element("label", "ex-row", bar);
+  element("span", "ex-title", sliderBox, "heads taken away");
   const slider = element("input", "pe-slider", sliderBox);
   slider.type = "range";
   slider.min = "0";
@@ -226,7 +226,7 @@ function render({ model, el }) {
   const picture = element("canvas", "pe-picture", left);
   picture.setAttribute("role", "img");
   const words = element("div", "pe-words", left);
-  const others = element("div", "pe-group", left);
+  const others = element("div", "ex-row", left);
   others.setAttribute("role", "group");
   others.setAttribute("aria-label", "Image");
   const otherButtons = get("candidates").map((image) => {
@@ -242,14 +242,14 @@ function render({ model, el }) {
   });
 
   const right = element("div", "pe-right", main);
-  element("div", "pe-title", right, "Where each head looks (click one: it goes, or comes back)");
+  element("div", "ex-title", right, "Where each head looks (click one: it goes, or comes back)");
   const table = element("div", "pe-table", right);
   table.style.gridTemplateColumns = `max-content repeat(${heads}, max-content)`;
   element("span", "", table);
-  for (let h = 0; h < heads; h++) element("span", "pe-faint", table, `head ${h}`);
+  for (let h = 0; h < heads; h++) element("span", "ex-note", table, `head ${h}`);
   const cells = Array.from({ length: depth * heads }, (_, n) => {
     const [l, h] = [Math.floor(n / heads), n % heads];
-    if (h === 0) element("span", "pe-faint", table, `layer ${l}`);
+    if (h === 0) element("span", "ex-note", table, `layer ${l}`);
     const button = element("button", "pe-head", table);
     button.type = "button";
     button.setAttribute("aria-label", `layer ${l}, head ${h}`);
@@ -270,7 +270,7 @@ function render({ model, el }) {
   const mark = element("div", "pe-mark", track);
   const scoreWords = element("div", "pe-score-words", score);
   scoreWords.setAttribute("aria-live", "polite");
-  element("div", "pe-help", root, "The network runs in your browser, on every image, for any heads you choose. The line in the bar is the accuracy with all heads, the thick stroke its 95% interval. With the keyboard: Tab to a head, arrow keys to its neighbours, Space to take it away.");
+  element("div", "ex-note pe-help", root, "The network runs in your browser, on every image, for any heads you choose. The line in the bar is the accuracy with all heads, the thick stroke its 95% interval. With the keyboard: Tab to a head, arrow keys to its neighbours, Space to take it away.");
 
   // ---- State ----
 

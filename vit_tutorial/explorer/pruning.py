@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
-from vit_tutorial.explorer.page import Explorer, module_of
+from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
 
 MAX_WORK = 3e9  # multiply-adds for all images: some seconds in a browser
@@ -38,8 +37,7 @@ class PruningExplorer(Explorer):
             later, heads or an image that are not there, or a layer without a head.
     """
 
-    _esm = module_of(Path(__file__).with_suffix(".js"))
-    _css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _esm, _css = sources(__file__)
     page_height = 500
 
     sizes = traitlets.Dict(read_only=True).tag(sync=True)  # numbers of the network, by name

@@ -3,7 +3,7 @@
 Every source in notebooks/src becomes a learner's notebook and, in notebooks/solutions, a solved
 one; `render.py` says how a source is written. Both are executed as on a computer with no network
 and no CIFAR-10. What has not changed is not executed again, unless with --force. The tables in
-README.md are made here, too.
+README.md and in benchmarks/README.md are made here, too.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from render import (
     title,
 )
 from render import sources as find_sources
-from tables import as_table, results_tables
+from tables import as_table, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "benchmarks/README.md")
+PLACE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 MAX_SECONDS, MAX_BYTES = 60, 1_000_000
 LARGE_FIGURE = 30_000  # bytes; a PNG of a photograph takes five times what a JPEG does
 STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the same as the next
@@ -241,16 +243,25 @@ def write(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-# ---- README.md, and what is out of date ----------------------------------------------------------
+# ---- Pages with tables, and what is out of date --------------------------------------------------
 
 
-def readme(root: Path = ROOT) -> str:
-    """Return README.md with its tables as they should be."""
-    text = (root / "README.md").read_text(encoding="utf-8")
-    for name, table in (("lessons", lessons_table(root)), ("results", results_tables(root))):
-        between = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
-        text = between.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
-    return text
+def page_with_tables(page: Path, root: Path = ROOT) -> str:
+    """Return a page with its tables as they should be.
+
+    Raises:
+        BuildError: it wants a table that there is not.
+    """
+
+    def filled(found: re.Match) -> str:
+        name = found[2]
+        try:
+            table = lessons_table(root) if name == "lessons" else table_of(root, name)
+        except LookupError as error:
+            raise BuildError(f"{page.relative_to(root).as_posix()}: {error}") from None
+        return f"{found[1]}{table}{found[3]}"
+
+    return PLACE.sub(filled, page.read_text(encoding="utf-8"))
 
 
 def lessons_table(root: Path) -> str:
@@ -285,9 +296,13 @@ def drift(root: Path = ROOT) -> list[str]:
     for path in (root / "notebooks").glob("**/*.ipynb"):
         if path not in expected_paths and ".ipynb_checkpoints" not in path.parts:
             found.append(f"{path.parent.name}/{path.name}: it has no source")
-    path = root / "README.md"
-    if path.exists() and path.read_text(encoding="utf-8") != readme(root):
-        found.append("README.md: its tables are out of date")
+    for name in PAGES:
+        path = root / name
+        try:
+            if path.exists() and path.read_text(encoding="utf-8") != page_with_tables(path, root):
+                found.append(f"{name}: its tables are out of date")
+        except BuildError as error:
+            found.append(str(error))
     return found
 
 
@@ -330,8 +345,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
                 break
     try:
         check_definitions(root)
-        if (root / "README.md").exists():
-            write(root / "README.md", readme(root))
+        for path in (root / name for name in PAGES):
+            if path.exists():
+                write(path, page_with_tables(path, root))
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         failed = True

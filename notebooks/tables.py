@@ -1,6 +1,6 @@
-"""Tables of measured numbers, made from benchmarks/results: README.md has all of them.
+"""Tables of measured numbers, made from benchmarks/results; benchmarks/README.md has all of them.
 
-A lesson has one where its text says {{table.NAME}}.
+A page has one where it says <!-- table: NAME -->, a lesson where its text says {{table.NAME}}.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def with_interval(name: str, form: str, unit: str = "") -> str:
     return f"{{{name}:{form}}}{unit} ({{{name}_low:{form}}}–{{{name}_high:{form}}})"
 
 
+NOT_MEASURED = "*Not measured yet: `{}`.*\n"
 RATIO = "×{ratio_median:.2f} ({ratio_low:.2f}–{ratio_high:.2f})"
 TRAIN_STEP: dict[str, Column] = {
     "ours": "{ours}",
@@ -81,15 +82,15 @@ ABLATION: dict[str, Column] = {
     "epochs": number_of("epochs"),
     "seeds": seeds,
     "test accuracy": accuracy,
-    "difference": number_of("difference", "+.1f"),
+    "difference": number_of("difference", "+z.1f"),
 }
 STEP = (
     "One training step: forward, backward, AdamW (width {embed_dim}, depth {depth}, batches of "
     "{batch_size} in {precision}; median and range)"
 )
 
-# The tables of README.md: results file -> what it is about, and how its rows are shown. A field
-# in the title is that of the first row.
+# Results file -> what its table is about, and how its rows are shown. A field in the title is that
+# of the first row.
 RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
     "ablation_cifar10": ("What each ingredient is worth, on photographs", ABLATION),
     "ablation_digits": ("What each ingredient is worth, on the digits", ABLATION),
@@ -304,11 +305,21 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
 }
 
 
-def results_tables(root: Path) -> str:
-    """Return tables of the bundled networks, of the recipes, and of each other results file."""
-    parts = [networks_table(root), *accuracy_table(root)]
-    parts += [results_table(root, name) for name in RESULTS if results_file(root, name).exists()]
-    return "\n".join(parts)
+def table_of(root: Path, name: str) -> str:
+    """Return a table by its name: "networks", "recipes", or one of a results file.
+
+    Raises:
+        LookupError: there is no such table.
+    """
+    if name == "networks":
+        return networks_table(root)
+    if name == "recipes":
+        return accuracy_table(root)
+    if name not in RESULTS:
+        raise LookupError(f"there is no table {name!r}")
+    if not results_file(root, name).exists():
+        return NOT_MEASURED.format(name)
+    return results_table(root, name)
 
 
 def results_file(root: Path, name: str) -> Path:
@@ -338,7 +349,7 @@ def show(column: Column, row: dict) -> str:
     return column.format(**row) if isinstance(column, str) else column(row)
 
 
-def accuracy_table(root: Path) -> list[str]:
+def accuracy_table(root: Path) -> str:
     """Return one table of all accuracy_*.json, from the smallest network to the largest.
 
     What was measured on a split of the training set is not in it.
@@ -348,7 +359,7 @@ def accuracy_table(root: Path) -> list[str]:
         result = json.loads(path.read_text(encoding="utf-8"))
         found += [(row, result) for row in result["rows"] if row["split"] == "test"]
     if not found:
-        return []
+        return NOT_MEASURED.format("recipes")
     found.sort(key=lambda pair: pair[0]["parameters"])
     heading = ("recipe", "network", "data", "epochs", "seeds", "test accuracy", "time", "hardware")
     network = "width {embed_dim}, depth {depth}, patch {patch_size}, {parameters:,} parameters"
@@ -367,7 +378,7 @@ def accuracy_table(root: Path) -> list[str]:
     ]
     commands = "".join(f"- `{result['command']}`\n" for _, result in found)
     about = "Recipes, the last epoch of each training (mean ± standard deviation over the seeds)"
-    return [f"**{about}**\n\n{as_table([heading, *lines])}\nMeasured by\n\n{commands}"]
+    return f"**{about}**\n\n{as_table([heading, *lines])}\nMeasured by\n\n{commands}"
 
 
 def networks_table(root: Path) -> str:

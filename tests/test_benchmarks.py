@@ -610,7 +610,7 @@ def test_all_take_turns_and_the_ratio_is_of_the_same_block():
     assert (row["images_per_second"], row["their_images_per_second"]) == (5, 5)
 
 
-# ---- tables in README.md ----
+# ---- tables ----
 
 
 def write(root: Path, name: str, rows: list[dict], data: str | None = "made up") -> None:
@@ -620,9 +620,10 @@ def write(root: Path, name: str, rows: list[dict], data: str | None = "made up")
     (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
 
 
-def tables(root: Path) -> list[str]:
-    (root / "README.md").write_text("<!-- results:begin -->\n<!-- results:end -->\n", "utf-8")
-    return build.readme(root).splitlines()
+def tables(root: Path, *names: str) -> list[str]:
+    page = root / "README.md"
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- /table -->\n" for name in names))
+    return build.page_with_tables(page, root).splitlines()
 
 
 RECIPE_ROW = {
@@ -645,7 +646,7 @@ def test_recipes_stand_in_one_table_from_small_to_large(tmp_path):
     write(tmp_path, "accuracy_large", [RECIPE_ROW])
     write(tmp_path, "accuracy_small", [{**RECIPE_ROW, **small, "seconds": 61.2}])
     write(tmp_path, "accuracy_trial", [{**RECIPE_ROW, "split": "validation", "recipe": "trial"}])
-    lines = tables(tmp_path)
+    lines = tables(tmp_path, "recipes")
     first = lines.index(
         "| small | width 256, depth 12, patch 4, 300,000 parameters | made up | 400 | 1 | "
         "95.0% | 61 s | a chip |"
@@ -666,7 +667,7 @@ def test_the_ablation_table_says_what_was_not_measured(tmp_path):
         {"change": "with Muon", "settings": "optimizer=muon", "measured": False},
     ]
     write(tmp_path, "ablation_cifar10", rows)
-    lines = tables(tmp_path)
+    lines = tables(tmp_path, "ablation_cifar10")
     assert "| the recipe | 400 | 3 | 95.0 ± 0.1% | +0.0 |" in lines
     assert "| without it | 400 | 3 | 95.0 ± 0.1% | -3.3 |" in lines
     assert "| with Muon | – | – | not measured | – |" in lines
@@ -680,7 +681,7 @@ def test_ratios_and_the_network_they_are_about(tmp_path):
                                         "their_images_per_second": 44_000}], None)  # fmt: skip
     speed = {"images_per_second": 9_000, "images_per_second_against": 1_200}
     write(tmp_path, "data_path", [{**ratio, **speed, "device": "cpu", "batch_size": 128}])
-    text = "\n".join(tables(tmp_path))
+    text = "\n".join(tables(tmp_path, "train_step_gpu", "data_path"))
     assert "(width 256, depth 12, batches of 1024 in bfloat16; median and range)**" in text
     assert "| compiled | timm (1.0) | ×1.04 (0.90–1.20) | 46,000 | 44,000 |" in text
     assert "Measured on a chip: `run train_step_gpu`" in text
@@ -700,7 +701,7 @@ def test_the_tables_of_vit_and_cnn_each_take_their_own_rows(tmp_path):
         {"table": "hybrid", "what": "hybrid 1", "setting": "1", **numbers, **seeds},
     ]
     write(tmp_path, "vit_and_cnn", rows)
-    lines = tables(tmp_path)
+    lines = tables(tmp_path, *(f"vit_and_cnn.{part}" for part in ("images", "asked", "hybrid")))
     several = "50.0 ± 0.5%"
     assert f"| 1% (500) | 1,320 | {several} | {several} | -3.2 (-4.0 to -2.4) |" in lines
     assert f"| size 64 | {several} | {several} | 50.0% | {several} | +1.0 |" in lines
@@ -710,18 +711,15 @@ def test_the_tables_of_vit_and_cnn_each_take_their_own_rows(tmp_path):
 
 def test_a_file_that_changed_makes_the_readme_out_of_date(tmp_path):
     names = ("accuracy_small", "ablation_cifar10", "train_step_cpu", "data_path")
-    (tmp_path / "README.md").write_text(
-        "<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8"
-    )
-    empty = build.readme(tmp_path)
-    assert "**Recipes" not in empty
+    assert "**Recipes" not in "".join(tables(tmp_path, "recipes", *names[1:]))
     row = {**RECIPE_ROW, "change": "x", "measured": True, "difference": 0.0, "against": "y",
            "ratio_median": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "ours": "z", "version": "1",
            "images_per_second": 1, "their_images_per_second": 1, "batch_size": 1,
            "images_per_second_against": 1, "device": "cpu",
            "precision": "float32"}  # fmt: skip
     for name in names:
-        (tmp_path / "README.md").write_text(build.readme(tmp_path), encoding="utf-8")
+        page = tmp_path / "README.md"
+        page.write_text(build.page_with_tables(page, tmp_path), encoding="utf-8")
         assert "README.md: its tables are out of date" not in build.drift(tmp_path)
         write(tmp_path, name, [row])
         assert "README.md: its tables are out of date" in build.drift(tmp_path)

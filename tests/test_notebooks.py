@@ -19,6 +19,7 @@ from vit_tutorial.lessons import exercises as engine
 
 ROOT = Path(__file__).resolve().parent.parent
 build: ModuleType = importlib.import_module("build")
+tables: ModuleType = importlib.import_module("tables")
 lesson: ModuleType = importlib.import_module("render")
 
 SOURCES = build.sources()
@@ -215,7 +216,7 @@ def course(tmp_path, monkeypatch):
     files = {
         "notebooks/src/90_trial.py": TRIAL.lstrip(),
         "pyproject.toml": '[project]\nname = "vit"\nurls.Repository = "https://github.com/me/vit"\n',
-        "README.md": "Hello.\n<!-- lessons:begin -->\n<!-- lessons:end -->\nBye.\n",
+        "README.md": "Hello.\n<!-- table: lessons -->\n<!-- /table -->\nBye.\n",
         "benchmarks/results/size.json": json.dumps(
             {"rows": [{"px": 32, "accuracy": 1.0}, {"px": 64, "accuracy": 71.25}]}
         ),
@@ -485,17 +486,32 @@ def test_only_what_is_no_path_is_no_path():
     assert found == ["/home" + "/me/x,", r"C:\x", "at 0x7f12ab34cd"]
 
 
-def test_results_become_tables(course):
+def test_results_become_tables(course, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", lambda *_: "")
     rows = [{"from": "a", "to": "b", "ms_median": 3, "ms_low": 2, "ms_high": 4, "moves": 9}]
     result = {"hardware": "a chip, 2 cores", "command": "python x.py", "data": None, "rows": rows}
     path = course / "benchmarks/results/lesson_in_browser.json"
     path.write_text(json.dumps(result), encoding="utf-8")
     readme = course / "README.md"
-    readme.write_text("<!-- results:begin -->\nold\n<!-- results:end -->\n", encoding="utf-8")
-    text = build.readme(course)
+    place = "<!-- table: {} -->\nold\n<!-- /table -->\n"
+    readme.write_text(place.format("lesson_in_browser") + "between\n" + place.format("rollout"))
+    text = build.page_with_tables(readme, course)
     assert "| a | b | 3 ms | 2–4 ms |\n\nMeasured on a chip, 2 cores: `python x.py`" in text
     assert "old" not in text
-    assert text.endswith("<!-- results:end -->\n")
+    end = "\nbetween\n<!-- table: rollout -->\n*Not measured yet: `rollout`.*\n<!-- /table -->\n"
+    assert text.endswith(end)
+    readme.write_text(place.format("sizes"))
+    problem = "README.md: there is no table 'sizes'"
+    assert problem in build.drift(course)
+    assert build.main(["90"], course) == 1
+    assert problem in capsys.readouterr().err
+    assert "old" in readme.read_text()
+
+
+def test_every_table_stands_on_one_page():
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in build.PAGES]
+    found = [name for page in pages for _, name, _ in build.PLACE.findall(page)]
+    assert sorted(found) == sorted(["lessons", "networks", "recipes", *tables.RESULTS])
 
 
 def test_a_lesson_shows_a_table_of_results(course, source):

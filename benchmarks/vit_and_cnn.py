@@ -2,8 +2,9 @@
 
 Run it with `.venv/bin/python benchmarks/vit_and_cnn.py --data cifar10 --seeds 3` (or an image
 folder with the subfolders `train` and `test`, and `--data-name`). Both networks have about as many
-parameters, the same trainer and the same number of steps. The learning rate of each is chosen on a
-tenth of the training set, which takes no part in that training; the test set has no say.
+parameters, the same trainer and the same number of steps. Each has the optimizer and the learning
+rate that suit it best, chosen on a tenth of the training set, which takes no part in that training;
+the test set has no say.
 
 Results are written after every run, and the same command goes on where a stopped one was: a network
 that was trained is not trained again. `--longer 5` takes five times as many steps (a GPU's work).
@@ -48,8 +49,12 @@ NETWORKS: dict[str, ViTConfig | ResNetConfig] = {
 KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}
 TRAINING = TrainConfig(epochs=1, crop_padding=4, flip=True)  # epochs follow from the steps
 STEPS = {0.01: 320, 0.1: 640, 1.0: 1560}  # by share of the training images; 1560: four epochs
-CHOICE_STEPS = 240  # of the trainings that choose a rate
-RATES = (1e-3, 3e-3, 1e-2)
+CHOICE_STEPS = 160  # of the trainings that choose
+CHOICES = tuple(
+    {"optimizer": optimizer, "lr": lr}
+    for optimizer in ("adamw", "muon")
+    for lr in (1e-3, 3e-3, 1e-2)
+)
 SHIFTS, OCCLUDED, PIECES, SIZES = (
     (1, 2, 3, 4, 6, 8),
     (0.125, 0.25, 0.5, 0.75),
@@ -71,14 +76,14 @@ class Comparison:
 
     def key(self, **facts: Any) -> str:
         """Name one piece of work, so that nothing else is taken for it."""
-        said = {
+        everything = {
             "data": [self.train.name, len(self.train), len(self.test)],
             "training": {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")},
             "networks": {name: asdict(config) for name, config in NETWORKS.items()},
             "hardware": hardware(),
             **facts,
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
     def steps(self, share: float) -> int:
         """Return how many steps are taken with a share of the training images."""
@@ -113,14 +118,14 @@ def remember(key: str, numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(
-    name: str, train: ImageSet, steps: int, rate: float, seed: int, key: str
+    name: str, train: ImageSet, steps: int, choice: dict[str, Any], seed: int, key: str
 ) -> tuple[nn.Module, TrainConfig, float]:
     """Train a network, or take the one that was trained before: it, its config, and seconds."""
     torch.manual_seed(seed)
     config = replace(NETWORKS[name], num_classes=len(train.classes), in_chans=train.images.shape[1])
     model = KINDS[type(config)](config)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    training = replace(TRAINING, lr=rate, seed=seed, batch_size=min(128, len(train)))
+    training = replace(TRAINING, **choice, seed=seed, batch_size=min(128, len(train)))
     epochs = max(round(steps / (len(train) // training.batch_size)), 1)
     training = replace(training, epochs=epochs)
     path = kept(key).with_suffix(".run")
@@ -128,47 +133,59 @@ def trained(
     return model, training, rows[-1]["seconds"]
 
 
-def chosen_rate(comparison: Comparison, name: str, share: float) -> tuple[float, dict[str, float]]:
-    """Choose a network's learning rate for a share of the images, on a tenth of the training set.
+def chosen(
+    comparison: Comparison, name: str, share: float
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Choose a network's optimizer and rate for a share of the images, on a tenth of all.
 
     Trains on that share of the other nine tenths, with few steps and one seed. Returns the best
-    rate, and the validation accuracy of each in percent.
+    choice, and the validation accuracy of each in percent.
     """
     rest, validation = hold_out(comparison.train, 0.1, seed=0)
     part = rest[stratified(rest.labels, share)]
     steps = round(min(CHOICE_STEPS, STEPS[share]) * comparison.longer)
     found: dict[str, float] = {}
-    for rate in RATES:
-        key = comparison.key(work="choice", name=name, share=share, rate=rate, steps=steps)
+    for choice in CHOICES:
+        key = comparison.key(work="choice", name=name, share=share, steps=steps, **choice)
         numbers = remembered(key)
         if numbers is None:
             try:
-                model, _, _ = trained(name, part, steps, rate, seed=0, key=key)
+                model, _, _ = trained(name, part, steps, choice, seed=0, key=key)
                 accuracy = evaluate(model, validation, *channel_stats(part.images)).accuracy
             except FloatingPointError:  # far too high
                 accuracy = 0.0
             numbers = remember(key, {"accuracy": accuracy})
             state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
-            print(f"{name}, {share:.0%}: rate {rate:g}: {accuracy:.1f}%", flush=True)
-        found[f"{rate:g}"] = round(numbers["accuracy"], 2)
-    return float(max(found, key=lambda rate: found[rate])), found
+            print(f"{name}, {share:.0%}: {said(choice)}: {accuracy:.1f}%", flush=True)
+        found[said(choice)] = round(numbers["accuracy"], 2)
+    return max(CHOICES, key=lambda choice: found[said(choice)]), found
+
+
+def said(choice: dict[str, Any]) -> str:
+    """Name an optimizer and its rate.
+
+    Examples:
+        >>> said({"optimizer": "muon", "lr": 3e-3})
+        'muon 0.003'
+    """
+    return f"{choice['optimizer']} {choice['lr']:g}"
 
 
 def run_of(comparison: Comparison, name: str, share: float, seed: int) -> dict[str, Any]:
     """Train one network on a subset of its own and measure it; with all images, ask it more."""
-    rate, _ = chosen_rate(comparison, name, share)
+    choice, _ = chosen(comparison, name, share)
     steps, whole = comparison.steps(share), share == 1
     asked = [SHIFTS, OCCLUDED, PIECES, SIZES, SIGMAS] if whole else []
-    key = comparison.key(name=name, share=share, seed=seed, rate=rate, steps=steps, asked=asked)
+    key = comparison.key(name=name, share=share, seed=seed, steps=steps, asked=asked, **choice)
     if numbers := remembered(key):
         return numbers
     part = comparison.train[stratified(comparison.train.labels, share, seed)]
-    model, config, seconds = trained(name, part, steps, rate, seed, key)
+    model, config, seconds = trained(name, part, steps, choice, seed, key)
     mean, std = channel_stats(part.images)
     result = evaluate(model, comparison.test, mean, std)
     numbers = {
         "accuracy": result.accuracy,
-        "rate": rate,
+        "choice": said(choice),
         "images": len(part),
         "epochs": config.epochs,
         "steps": config.epochs * (len(part) // config.batch_size),
@@ -272,22 +289,6 @@ def spread(values: Sequence[float], name: str) -> dict[str, Any]:
     }
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
-    """Subtract seed by seed: the mean difference and its 95% interval (Student's t)."""
-    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    middle = statistics.mean(gaps)
-    if len(gaps) < 2:
-        return {"difference": round(middle, 2), "difference_low": None, "difference_high": None}
-    from scipy.stats import t
-
-    reach = t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
-    return {
-        "difference": round(middle, 2),
-        "difference_low": round(middle - reach, 2),
-        "difference_high": round(middle + reach, 2),
-    }
-
-
 def rows_of(
     comparison: Comparison, runs: dict[tuple[str, float], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
@@ -312,11 +313,11 @@ def rows_of(
             **{name: pair[0][0][name] for name in ("images", "epochs", "steps")},
         }
         for name, found, each in zip(NETWORKS, pair, accuracies, strict=True):
-            _, tried = chosen_rate(comparison, name, share)
+            _, tried = chosen(comparison, name, share)
             row |= spread(each, name)
-            row |= {f"{name}_lr": found[0]["rate"], f"{name}_lr_tried": tried}
+            row |= {f"{name}_choice": found[0]["choice"], f"{name}_tried": tried}
             row[f"{name}_seconds"] = round(statistics.mean(run["seconds"] for run in found))
-        rows.append({**row, **difference(*accuracies)})
+        rows.append({**row, **results.difference(*accuracies)})
         for question in pair[0][0]["answers"]:
             asked = [[run["answers"][question] for run in found] for found in pair]
             part, _, setting = question.partition(", ")
@@ -327,7 +328,7 @@ def rows_of(
                 for number in each[0]:
                     line |= spread([one[number] for one in each], f"{name}_{number}")
             compared = "share" if part == "hybrid" else "kept"
-            line |= difference(*([one[compared] for one in each] for each in asked))
+            line |= results.difference(*([one[compared] for one in each] for each in asked))
             rows.append(line)
     return rows
 

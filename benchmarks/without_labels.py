@@ -71,10 +71,11 @@ TRAINING = {
 SHARES = {"1%": 0.01, "10%": 0.1}
 # What is tried for each share of the labels, on images that are held out.
 CANDIDATES: dict[str, list[dict[str, float]]] = {
-    "fine-tuned": [{"lr": lr, "layer_decay": 0.75} for lr in (1e-3, 2e-3, 4e-3)],
-    "from scratch": [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
+    "fine-tuned": [{"lr": lr, "layer_decay": 0.75} for lr in (1e-3, 3e-3, 1e-2)],
+    "from scratch": [{"lr": lr} for lr in (1e-3, 3e-3, 1e-2)],
 }
-METHODS = ("linear probe, untrained", "linear probe", "fine-tuned", "from scratch")
+METHODS = ("linear probe, untrained", "linear probe", "from scratch", "fine-tuned")
+AGAINST = {"linear probe": "linear probe, untrained", "fine-tuned": "from scratch"}
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,10 @@ def measurements(
                 if draw not in found:
                     found[draw], times[draw] = measure(method, share, draw, rates, mae, experiment)
                     print(f"{share} {method}, draw {draw}: {found[draw]:.2f}%", flush=True)
-                facts = {**rates, "experiment": key}
-                rows[share, method] = {**summary(method, share, found, times, experiment), **facts}
+                row = {**summary(method, share, found, times, experiment), **rates}
+                if method in AGAINST:
+                    row |= compared(row, rows[share, AGAINST[method]])
+                rows[share, method] = {**row, "experiment": key}
                 yield [rows[s, m] for s in SHARES for m in METHODS if (s, m) in rows]
 
 
@@ -301,6 +304,13 @@ def summary(
         "test_accuracies": accuracies,
         "seconds_each": [round(value, 1) for _, value in sorted(times.items())],
     }
+
+
+def compared(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Subtract what another method reached with the same draws."""
+    theirs = dict(zip(other["seeds"], other["test_accuracies"], strict=True))
+    paired = [theirs[draw] for draw in row["seeds"]]
+    return {"against": other["method"], **results.difference(row["test_accuracies"], paired)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

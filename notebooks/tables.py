@@ -190,13 +190,16 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
     ),
     "without_labels": (
         "Few labels: what {pretraining_epochs} epochs of a masked autoencoder without labels are "
-        "worth (mean ± standard deviation over the draws of the labels)",
+        "worth (mean ± standard deviation over the draws of the labels; difference draw by draw, "
+        "with its 95% interval)",
         {
             "labels (images)": "{labels} ({images:,})",
             "method": "{method}",
             "steps": number_of("steps", ","),
             "draws": seeds,
             "test accuracy": accuracy,
+            "against": lambda row: row.get("against", "–"),
+            "difference": lambda row: between(row) if "against" in row else "–",
         },
     ),
     "vit_and_cnn.images": (
@@ -208,6 +211,8 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "ViT": spread("vit"),
             "ResNet": spread("resnet"),
             "ViT − ResNet, points": between,
+            "optimizer and rate, ViT": "{vit_choice}",
+            "ResNet's": "{resnet_choice}",
         },
     ),
     "vit_and_cnn.asked": (

@@ -119,6 +119,17 @@ def test_all_is_measured_once_and_the_same_command_goes_on(root, trained, capsys
     assert row["seeds"] == [0, 1, 2]
     assert row["test_accuracies"][0] == first["rows"][3]["test_accuracies"][0]
     assert row["test_accuracy_std"] is not None
+    for share in ("10%", "50%"):  # every method beside the one it is compared with, draw by draw
+        rows = {r["method"]: r for r in stored(root)["rows"] if r["labels"] == share}
+        for method, other in benchmark.AGAINST.items():
+            pairs = zip(*(rows[name]["test_accuracies"] for name in (method, other)), strict=True)
+            gaps = torch.tensor([one - two for one, two in pairs], dtype=torch.float64)
+            reach = 4.303 * gaps.std() / 3**0.5  # Student's t with two degrees of freedom
+            assert rows[method]["against"] == other
+            assert rows[method]["difference"] == pytest.approx(gaps.mean().item(), abs=0.01)
+            low = rows[method]["difference_low"]
+            assert low == pytest.approx((gaps.mean() - reach).item(), abs=0.02)
+        assert "against" not in rows["from scratch"]
 
 
 def test_a_stopped_pretraining_goes_on(root, monkeypatch, capsys):
@@ -163,7 +174,7 @@ def test_fine_tuning_starts_from_what_was_pretrained_and_a_probe_leaves_it(root,
     for method in benchmark.METHODS:
         accuracy, _ = benchmark.measure(method, "10%", 0, {}, mae, experiment)
         assert 0 <= accuracy <= 100
-    fine_tuned, scratch = starts
+    scratch, fine_tuned = starts
     assert torch.equal(fine_tuned, own)
     assert not torch.equal(scratch, own)
     assert torch.equal(mae.encoder.blocks[0].attn.qkv.weight, own)
@@ -196,3 +207,4 @@ def test_the_table_shows_every_row(root):
     text = tables.results_table(root, "without_labels")
     assert text.count("| 10% (20)") == len(benchmark.METHODS)
     assert "| fine-tuned | 4 |" in text
+    assert "| from scratch | +" in text or "| from scratch | -" in text

@@ -297,6 +297,9 @@ def test_the_ablation_skips_what_is_done_and_says_what_was_not_measured(root, tr
 # ---- ViT and CNN ----
 
 
+CHOICES = ({"optimizer": "adamw", "lr": 1e9}, {"optimizer": "muon", "lr": 1e-3})
+
+
 @pytest.fixture
 def small_pair(root, monkeypatch):
     """Two small networks, few steps, few questions; what `fit` trained, in order."""
@@ -308,7 +311,7 @@ def small_pair(root, monkeypatch):
     }
     monkeypatch.setattr(vit_and_cnn, "NETWORKS", networks)
     training = TrainConfig(epochs=1, label_smoothing=0.0)
-    small = {"STEPS": {0.1: 4, 1.0: 6}, "RATES": (1e-3, 1e9), "CHOICE_STEPS": 4, "SIZES": (12,),
+    small = {"STEPS": {0.1: 4, 1.0: 6}, "CHOICES": CHOICES, "CHOICE_STEPS": 4, "SIZES": (12,),
              "SHIFTS": (1, 2), "OCCLUDED": (0.5,), "PIECES": (4,), "SIGMAS": (1.0,),
              "TRAINING": training}  # fmt: skip
     for name, value in small.items():
@@ -317,7 +320,8 @@ def small_pair(root, monkeypatch):
     fit = vit_and_cnn.fit
 
     def noted(model, train, test, config, **options):
-        trained.append((type(model).__name__, len(train), config.lr, config.seed))
+        chosen = (config.optimizer, config.lr)
+        trained.append((type(model).__name__, len(train), chosen, config.seed))
         assert test is None, "the test set has no say"
         return fit(model, train, test, config, **options)
 
@@ -343,12 +347,12 @@ def test_both_networks_are_trained_alike_and_asked_the_same(root, small_pair, ca
         assert row["difference"] == pytest.approx(sum(gaps) / 2, abs=0.01)
         reach = 12.706 * abs(gaps[0] - gaps[1]) / 2  # Student's t with one degree of freedom
         assert row["difference_high"] - row["difference"] == pytest.approx(reach, abs=0.1)
-    assert {lr for *_, lr, _ in small_pair} == {1e-3, 1e9}
+    assert {chosen for *_, chosen, _ in small_pair} == {("muon", 1e-3), ("adamw", 1e9)}
     finals = small_pair[-2:]
     assert [name for name, *_ in finals] == ["VisionTransformer", "ResNet"]
-    assert finals[0][1:] == finals[1][1:] == (200, rows["100%"]["vit_lr"], 1)
-    assert set(rows["100%"]["vit_lr_tried"]) == {"0.001", "1e+09"}
-    assert rows["100%"]["vit_lr"] == 1e-3
+    assert finals[0][1:] == finals[1][1:] == (200, ("muon", 1e-3), 1)
+    assert set(rows["100%"]["vit_tried"]) == {"muon 0.001", "adamw 1e+09"}
+    assert rows["100%"]["vit_choice"] == "muon 0.001"
     assert (root / "runs/benchmarks/cifar10_resnet.safetensors").exists()
     assert not list(root.rglob("*.state"))
 
@@ -695,15 +699,17 @@ def test_the_tables_of_vit_and_cnn_each_take_their_own_rows(tmp_path):
     numbers = {f"{name}{kind}_{field}": value for name in ("vit", "resnet")
                for kind in ("", "_right", "_kept", "_coarse", "_fine")
                for field, value in (("mean", 50.04), ("std", 0.5))}  # fmt: skip
+    best = {"vit_choice": "muon 0.003", "resnet_choice": "adamw 0.01"}
     rows = [
-        {"table": "images", "what": "1%", "images": 500, "steps": 1320, **numbers, **seeds},
+        {"table": "images", "what": "1%", "images": 500, "steps": 1320, **numbers, **best, **seeds},
         {"table": "asked", "what": "size 64", **numbers, "vit_kept_std": None, **one},
         {"table": "hybrid", "what": "hybrid 1", "setting": "1", **numbers, **seeds},
     ]
     write(tmp_path, "vit_and_cnn", rows)
     lines = tables(tmp_path, *(f"vit_and_cnn.{part}" for part in ("images", "asked", "hybrid")))
     several = "50.0 ± 0.5%"
-    assert f"| 1% (500) | 1,320 | {several} | {several} | -3.2 (-4.0 to -2.4) |" in lines
+    assert (f"| 1% (500) | 1,320 | {several} | {several} | -3.2 (-4.0 to -2.4) | muon 0.003 "
+            "| adamw 0.01 |") in lines  # fmt: skip
     assert f"| size 64 | {several} | {several} | 50.0% | {several} | +1.0 |" in lines
     assert lines.count(f"| 1 | {several} | {several} | {several} | {several} "
                        "| -3.2 (-4.0 to -2.4) |") == 1  # fmt: skip

@@ -32,7 +32,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     for group in groups:
         parts = {True: [], False: []}
         for p in group["params"]:
-            parts[id(p) in in_blocks and p.ndim == 2].append(p)
+            parts[id(p) in in_blocks and p.ndim > 1].append(p)
         matrices += [{**group, "params": parts[True]}] if parts[True] else []
         others += [{**group, "params": parts[False]}] if parts[False] else []
     if not matrices:
@@ -48,6 +48,7 @@ class Muon(torch.optim.Optimizer):
     (Liu et al. 2025, arXiv 2502.16982, equation 4). It computes what `torch.optim.Muon` does with
     adjust_lr_fn="match_rms_adamw", for all matrices of one shape at once, and in bfloat16 only
     where the device is built for it: on a CPU that imitates it, this takes a tenth of the time.
+    The kernels of a convolution, (out, in, rows, columns), are the matrix (out, in·rows·columns).
     """
 
     def __init__(
@@ -57,22 +58,21 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Change every matrix (out, in) that has a gradient; `closure` is not asked."""
+        """Change every matrix that has a gradient; `closure` is not asked."""
         for group in self.param_groups:
             alike = defaultdict(list)  # shape -> the matrices that have it
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for shape, matrices in alike.items():
-                directions = orthogonalized(
-                    torch.stack(
-                        [self._with_momentum(m, m.grad, group["momentum"]) for m in matrices]
-                    )
-                )
-                size = group["lr"] * 0.2 * math.sqrt(max(shape))  # entries as large as AdamW's
-                for matrix, direction in zip(matrices, directions, strict=True):
+                stack = torch.stack(
+                    [self._with_momentum(m, m.grad, group["momentum"]) for m in matrices]
+                ).flatten(2)  # (matrices, out, in)
+                sides = stack.shape[1:]
+                size = group["lr"] * 0.2 * math.sqrt(max(sides))  # entries as large as AdamW's
+                for matrix, direction in zip(matrices, orthogonalized(stack), strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(direction, alpha=-size)
+                    matrix.add_(direction.view(shape), alpha=-size)
 
     def _with_momentum(self, matrix: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[matrix]

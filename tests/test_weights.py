@@ -10,6 +10,7 @@ import torch
 import torchvision
 import transformers
 from conftest import randomize
+from skimage import data as photographs
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock
 from torch import nn
 from torch.testing import assert_close
@@ -18,13 +19,16 @@ from vit_tutorial import (
     VisionTransformer,
     ViTConfig,
     data,
+    fit_image,
     from_library,
     load_checkpoint,
+    normalize,
     save_checkpoint,
     train,
     weights,
 )
 from vit_tutorial.cnn import ResNet, ResNetConfig
+from vit_tutorial.mae import MaskedAutoencoder
 from vit_tutorial.weights import BUNDLED, Card, bundled
 
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=5)
@@ -429,29 +433,54 @@ def test_a_model_that_is_no_plain_vit_is_refused(kind):
 # ---- the checkpoints in the package ----
 
 
-def test_two_checkpoints_come_with_the_package():
-    assert set(bundled()) == {"cifar10", "digits"}
+KINDS = {
+    "cifar10": VisionTransformer,
+    "cifar10_mae": MaskedAutoencoder,
+    "digits": VisionTransformer,
+}
+
+
+def test_these_checkpoints_come_with_the_package():
+    assert set(bundled()) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", bundled())
 def test_a_bundled_checkpoint_is_small_and_its_card_complete(name):
     assert (BUNDLED / f"{name}.safetensors").stat().st_size <= 6e6
-    model, card = load_checkpoint(name)
+    model, card = load_checkpoint(name, KINDS[name])
+    config = card.config.encoder if name == "cifar10_mae" else card.config
     assert card.name == name
     assert model.config == card.config
-    assert len(card.classes) == len(set(card.classes)) == card.config.num_classes
+    assert len(card.classes) == len(set(card.classes)) == config.num_classes
     assert all(0 < value < 1 for value in (*card.mean, *card.std))
     assert card.data
     for key in ("command", "seed", "epochs", "date", "commit", "hardware"):
         assert str(card.training[key]), key
-    result = card.evaluation
+    assert card.evaluation["data"]
+    with torch.inference_mode():
+        assert model(torch.randn(2, config.in_chans, *config.image_hw)).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "least"), [("cifar10", 68), ("digits", 96)])
+def test_a_bundled_classifier_says_how_often_it_is_right(name, least):
+    result = load_checkpoint(name)[1].evaluation
     for key in ("data", "n", "correct", "accuracy", "batch_size", "dtype", "device"):
         assert str(result[key]), key
     assert result["accuracy"] == pytest.approx(100 * result["correct"] / result["n"])
-    assert result["accuracy"] >= {"digits": 96, "cifar10": 68}[name]
+    assert result["accuracy"] >= least
+
+
+def test_the_bundled_autoencoder_knows_more_of_photographs_than_their_mean():
+    """Four photographs that it has never seen, against the error of one colour for all of each."""
+    mae, card = load_checkpoint("cifar10_mae", MaskedAutoencoder)
+    names = ("chelsea", "astronaut", "coffee", "rocket")
+    pixels = torch.stack([fit_image(getattr(photographs, name)(), 32).pixels for name in names])
+    images = normalize(pixels, card.mean, card.std).repeat(16, 1, 1, 1)  # each with 16 draws
+    torch.manual_seed(0)
     with torch.inference_mode():
-        images = torch.randn(2, card.config.in_chans, *card.config.image_hw)
-        assert model(images).isfinite().all()
+        error = mae(images).item()
+    assert error < 0.7 * images.var(dim=(2, 3)).mean()
+    assert card.evaluation["hidden_error"] == pytest.approx(0.26, abs=0.02)
 
 
 def test_the_digits_measured_again_give_the_count_on_the_card():

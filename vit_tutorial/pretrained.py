@@ -62,7 +62,7 @@ def _why_not(name: str, error: Exception) -> str:
         return f"{name}: {said}"
     return (
         f"the weights of {name} could not be downloaded ({said[:120]}): run the same line once "
-        f"with a network, and they will be kept; {' and '.join(bundled())} come with the course"
+        f"with a network, and they will be kept; {', '.join(bundled())} come with the course"
     )
 
 

@@ -21,10 +21,10 @@
 # ## Six surfaces
 #
 # The new task: what is the surface in this picture made of? Six photographs that come with
-# [scikit-image](https://scikit-image.org), in grey: bricks, grass and gravel (CC0), old coins (Brooklyn Museum) and tissue
-# under a microscope (CMMI; both without known copyright restrictions), and stars (Hubble Deep Field, NASA, public domain).
-# We cut square pieces of many sizes out of them: pieces of the left half to train, of the right half to test, so that no
-# pixel of a test piece has been seen in training.
+# [scikit-image](https://scikit-image.org), in grey: bricks, grass and gravel (CC0), old coins (Brooklyn Museum) and
+# tissue under a microscope (CMMI; both without known copyright restrictions), and stars (Hubble Deep Field, NASA,
+# public domain). We cut square pieces of many sizes out of them: pieces of the left half to train, of the right half to
+# test, so that no pixel of a test piece has been seen in training.
 #
 # Or take **your own images**: write the name of a folder into `MY_FOLDER`, and run the lesson on it. It holds one
 # folder of images for each class, named like the class, either directly or in two folders `train` and `test`.
@@ -116,8 +116,8 @@ plots.augmentation_gallery(
 )
 
 # %% [markdown]
-# This is all that the network will see: 32×32 pixels, and no colour. Our `cifar10` network knows ten kinds of animals and
-# vehicles. None of the six is among them.
+# This is all that the network will see: 32×32 pixels, and no colour. Our `cifar10` network knows ten kinds of animals
+# and vehicles. None of the six is among them.
 #
 # **Predict.** Ten examples of each class, and nothing else is learned but one linear layer. How many of 100 test pieces
 # will be named rightly? Guessing gives 17. Write your number down.
@@ -126,8 +126,8 @@ plots.augmentation_gallery(
 #
 # There is no need to train the network yourself. torchvision, timm and Hugging Face give away ViTs that have seen
 # millions of images. They call their parts by other names, and mean the same. `load_vit` gives the network as *ours*,
-# with everything that the lessons before have built for it, and tells how it reads images: their size, mean and standard
-# deviation, and the names of its classes.
+# with everything that the lessons before have built for it, and tells how it reads images: their size, mean and
+# standard deviation, and the names of its classes.
 
 # %%
 from typing import Any
@@ -176,8 +176,8 @@ except ImportError:
     print("Hugging Face's library is not installed: pip install transformers")
 
 # %% [markdown]
-# **Predict.** Two layers of attention, computed by another library in its own way. How large will the largest difference
-# be: 0, about 1e-16, or about 1e-6?
+# **Predict.** Two layers of attention, computed by another library in its own way. How large will the largest
+# difference be: 0, about 1e-16, or about 1e-6?
 
 # %%
 torch.manual_seed(0)
@@ -193,8 +193,8 @@ for name, theirs in small.items():
     print(f"{name:12} largest difference {(came - expected).abs().max():.0e}")
 
 # %% [markdown]
-# Rounding, and nothing else. The names of networks, by the way, belong to a library. **A common mistake** takes a name of
-# one library for the other:
+# Rounding, and nothing else. The names of networks, by the way, belong to a library. **A common mistake** takes a name
+# of one library for the other:
 
 # %%
 for name in ("torchvision:vit_base_patch16_224", "vit_b_16"):
@@ -282,7 +282,7 @@ from vit_tutorial.transfer import _bytes, _compute, _read_kept, _sum
 # %% definition="vit_tutorial.transfer.features"
 
 # %% [markdown]
-# **Proof**, against the loop, and against what is kept on disk. **Predict.** Then one weight of the millions is changed
+# **Proof**, against the loop, and against what is kept on disk. **Predict.** Then one of 811,146 weights is changed
 # a little. Will what was kept be used?
 
 # %%
@@ -332,13 +332,13 @@ check("11.1", my_nearest_mean)
 # %% [markdown] solved_only=true
 # **Why.** (m, 1, D) minus (C, D) gives all differences by broadcasting, and the norm leaves one distance for each pair.
 #
-# **The common wrong answer** takes the largest product, `queries @ means.T`. That favours the class whose mean is far
-# from zero, whichever way it points. Without the lengths the two are not the same question.
+# **The common wrong answer** takes the largest product, `queries @ means.T`. That favours a class whose mean is long,
+# even where another mean is nearer. Without the lengths the two are not the same question.
 
 # %% [markdown]
 # The features of all images, by the trained network and by one of the same shape that has learned nothing. Beside them
-# two that need no network: the list of the pixels (at half the size, which is quicker), and a single number, the mean of
-# all pixels.
+# two that need no network: the list of the pixels (at half the size, which is quicker), and a single number, the mean
+# of all pixels.
 #
 # **Predict.** Put the four in order. Is an untrained network better or worse than none?
 
@@ -361,21 +361,21 @@ for name, rows in found.items():
     )
 
 # %% [markdown]
-# Brightness alone goes a long way: stars are dark, tissue is bright. Nobody would have known without measuring it. So
-# **the cheap ways are measured first**: what they reach already is no merit of the network. The untrained network is one of
-# them. It mixes every patch with the others, and so it does not care much where exactly a brick begins; that much is in the
-# architecture alone.
+# Brightness alone goes a long way: stars are dark, tissue is bright. Here it beats the pixels, and the untrained
+# network as well. Nobody would have known without measuring it. So **the cheap ways are measured first**: what they
+# reach already is no merit of the network. The untrained network is one of them, and it will do better below, where a
+# layer can weigh its numbers.
 #
 # ## A linear probe
 #
 # Means treat every feature alike. A layer that is *learned* can weigh them. Because only this layer is learned, and
 # everything below stays frozen, it is called a **linear probe**. What is learned is logistic regression: cross-entropy
-# on the logits, plus a force that pulls the weights to zero. Its *strength* C says how much the examples count against
-# that force: a small C binds tightly.
+# on the logits, plus a force that pulls the weights to zero. A number C says how much the examples count against that
+# force: a small C binds tightly. (The package calls it `strength`.)
 #
 # Features come in different sizes, and one force for all is only fair if they are **standardised** first: subtract the
-# mean μ over the examples, divide by the standard deviation σ. Afterwards, though, nobody wants to carry μ and σ around.
-# By hand, one feature with μ = 100, σ = 20, weight 3 and bias 1, and an image with f = 120:
+# mean μ over the examples, divide by the standard deviation σ. Afterwards, though, nobody wants to carry μ and σ
+# around. By hand, one feature with μ = 100, σ = 20, weight 3 and bias 1, and an image with f = 120:
 #
 # **Predict.** The layer sees (120 − 100) / 20 = 1, and says 3 · 1 + 1 = 4. Which weight and which bias give 4 from
 # the 120 directly, and the same for every other f?
@@ -428,9 +428,10 @@ probe = linear_probe(trained["train"], train.labels)
 plots.probe_curve(probe.scores, probe.strength)
 
 # %% [markdown]
-# On the left the force is strong, and the layer says less than it could. On the right it is nearly free, and could learn
-# its examples by heart: there are about as many features as examples. Between them there is much room. Compare the
-# differences of the means with the scatter of the folds: C need not be hit exactly.
+# On the left the force is strong, and the layer says less than it could. To the right the curve flattens: from 0.1 to
+# 10 the means differ far less than the folds scatter, so C need not be hit exactly. The best one stands at the edge of
+# what was tried. Much further right the layer is nearly free, and could learn its examples by heart: there are about as
+# many features as examples.
 #
 # **Proof** that folding and conversion lose nothing: scikit-learn's own probabilities, on the test images.
 
@@ -484,7 +485,8 @@ plots.few_label_curves(COUNTS, curves)
 # (The mean of four draws, and their standard deviation.) Read the picture from left to right as well: how many examples
 # does the untrained network need for what the trained one does with five? That is what transfer is worth here. And the
 # pixels stay near the bottom, however many examples they get: a wall that is shifted by three pixels is another list of
-# pixels, and the same wall.
+# pixels, and the same wall. The untrained network mixes every patch with the others, and so it does not care much where
+# exactly a brick begins: that much is in the architecture alone.
 #
 # ## When it does not help
 #
@@ -543,9 +545,9 @@ for name, (mean, std) in ways.items():
 # come from, never from memory. `load_vit` hands them over together.
 #
 # There is one more trap, and it is in our own trainer. `fit` measures mean and deviation on *its* training images, and
-# that is right for a network that starts from nothing. But pretrained weights expect the old numbers. Repair it by
-# the thought of exercise 11.2. Let z be what the trainer hands over, $z = (p - \mu_{new}) / \sigma_{new}$ for a pixel p, and
-# $x = (p - \mu_{old}) / \sigma_{old}$ what the weights expect. Then
+# that is right for a network that starts from nothing. But pretrained weights expect the old numbers. Repair it by the
+# thought of exercise 11.2. Let z be what the trainer hands over, $z = (p - \mu_{new}) / \sigma_{new}$ for a pixel p,
+# and $x = (p - \mu_{old}) / \sigma_{old}$ what the weights expect. Then
 #
 # $$x = \frac{\sigma_{new}}{\sigma_{old}} z + \frac{\mu_{new} - \mu_{old}}{\sigma_{old}},$$
 #
@@ -622,9 +624,9 @@ print(f"norm of the head's gradient: {begin.head.weight.grad.norm():.3f}")
 print(f"of a weight's below it: {begin.blocks[0].attn.qkv.weight.grad.norm():.3f}")
 
 # %% [markdown]
-# Exactly ln C, and exactly 0: a head that is all zeros hands nothing down. So the first step moves the head alone, and
-# the body begins to move only once the head has an opinion. A head of random numbers would send noise down from the first
-# step on.
+# Exactly ln C, and exactly 0: a head that is all zeros hands nothing down. So the first gradients move the head alone,
+# and the body begins to learn only once the head has an opinion. A head of random numbers would send noise down from
+# the first step on.
 #
 # How much should the body move? Lower layers have learned what is of use for any picture (edges, in lesson 02), upper
 # ones what is of use for the old task. So let each layer learn more slowly than the one above it (**layer-wise learning
@@ -637,8 +639,8 @@ print(f"of a weight's below it: {begin.blocks[0].attn.qkv.weight.grad.norm():.3f
 # | block i | η · d^(L − i) |
 # | CLS, positions, patch projection | η · d^(L + 1) |
 #
-# By hand, L = 4 and d = 0.5: the last block learns at η/2, the one before at η/4, ... **Predict.** At what rate does the
-# patch projection learn?
+# By hand, L = 4 and d = 0.5: the last block learns at η/2, the one before at η/4, ... **Predict.** At what rate does
+# the patch projection learn?
 
 # %%
 for part, power in {"head": 0, "block 3": 1, "block 0": 4, "patch projection": 5}.items():
@@ -694,12 +696,12 @@ for scale in sorted({group["lr_scale"] for group in groups}):
     print(f"{count:7,} parameters learn at {scale:.2f} of the rate")
 
 # %% [markdown]
-# Now the comparison. Ten examples of each class, 12 steps for everybody, the same images in the same order, and one rate
-# that was tuned for none of them. The last of the four puts the probe's head on first, and fine-tunes from there (Kumar et
-# al. 2022, arXiv 2202.10054).
+# Now the comparison. Ten examples of each class, 12 steps for everybody, the same images in the same order, and one
+# rate that was tuned for none of them. The last of the four puts the probe's head on first, and fine-tunes from there
+# (Kumar et al. 2022, arXiv 2202.10054).
 #
-# **Predict.** Put them in order, and put the linear probe among them: from scratch; all layers; all layers, slower below;
-# the probe first, then all layers.
+# **Predict.** Put them in order, and put the linear probe among them: from scratch; all layers; all layers, slower
+# below; the probe first, then all layers.
 
 # %%
 from vit_tutorial import TrainConfig
@@ -739,8 +741,10 @@ measured = {name: (result.accuracy, *result.interval) for name, result in result
 plots.interval_bars(measured, f"accuracy on {len(test)} test images, %", chance=100 / classes)
 
 # %% [markdown]
-# The bars are 95% intervals for the count of test images (lesson 07). What stands far apart is settled by them, and what
-# overlaps is not. Nor do they know of the draw: ten other examples give another number. With `FULL = True` the next cell
+# The bars are 95% intervals for the count of test images (lesson 07). What stands far apart is settled by them, and
+# what overlaps is not. Training from scratch is far behind. Nothing beats the linear probe: a short fine-tuning from
+# its head ends level with it, and a head of zeros has not caught up in so few steps. Lower rates below show no gain
+# here. Nor do the bars know of the draw: ten other examples give another number. With `FULL = True` the next cell
 # repeats all of it on four more draws.
 
 # %%
@@ -762,9 +766,9 @@ plots.confusion_matrix(best.confusion.numpy(), best.classes)
 # %% [markdown]
 # ## Hugging Face's Trainer, and ten plain lines
 #
-# Many networks come with a trainer of their own. Hugging Face's `Trainer` does what `fit` does, for any of their models.
-# What is inside is no secret, and by now you can see through it: the same model and the same images, once with `Trainer`
-# and once with a plain loop. All images are one batch here, so that their order cannot matter.
+# Many networks come with a trainer of their own. Hugging Face's `Trainer` does what `fit` does, for any of their
+# models. What is inside is no secret, and by now you can see through it: the same model and the same images, once with
+# `Trainer` and once with a plain loop. All images are one batch here, so that their order cannot matter.
 #
 # (This needs two more libraries. Where one is missing, the next cell says so, and the lesson goes on.)
 
@@ -794,8 +798,8 @@ if "transformers" not in missing:
     print("cross-entropy of its logits:    ", F.cross_entropy(theirs(images).logits, labels).item())
 
 # %% [markdown]
-# **A common mistake**: such a model computes its loss itself, but only if it is given the labels. Else the loss is `None`, and
-# the error appears a line later, in `backward`, where nobody looks for labels.
+# **A common mistake**: such a model computes its loss itself, but only if it is given the labels. Else the loss is
+# `None`, and the error appears a line later, in `backward`, where nobody looks for labels.
 #
 # **Predict.** Ten steps by each of the two. Will the weights be the same?
 
@@ -837,9 +841,9 @@ if not missing:
     print(f"right on the training images: {(said == labels.numpy()).mean():.0%}")
 
 # %% [markdown]
-# If it ran: the same weights, up to rounding. `Trainer` adds what long runs need (saving, resuming, several GPUs), and each of its
-# arguments is a line that you have met in lesson 07. Which of the two you take is a matter of taste. But look closely
-# at how the result is measured. Two mistakes there are as common as the one with the labels.
+# If it ran: the same weights, up to rounding. `Trainer` adds what long runs need (saving, resuming, several GPUs), and
+# each of its arguments is a line that you have met in lesson 07. Which of the two you take is a matter of taste. But
+# look closely at how the result is measured. Two mistakes there are as common as the one with the labels.
 
 
 # %% exercise="11.5"
@@ -872,16 +876,16 @@ check("11.5", my_test_loop)
 # %% [markdown] solved_only=true
 # **Why.** Two lists with two names. The loss of a batch is a mean, so it counts as often as the batch has images.
 #
-# **The common wrong answer** lets the two lists run into one, and compares predictions with themselves: 100% accuracy, a
-# fine report, and nothing measured. If a first result is perfect, look for this first.
+# **The common wrong answer** lets the two lists run into one, and compares predictions with themselves: 100% accuracy,
+# a fine report, and nothing measured. If a first result is perfect, look for this first.
 
 # %% [markdown]
 # ## A class for every pixel
 #
 # So far we kept one token and threw the others away. But every patch has a token, and lesson 08 has shown that it knows
 # of its surroundings. What is in these tokens? Each is a vector of D numbers. Take the three directions in which the
-# tokens of one picture differ the most (principal components, as for the filters in lesson 08), and show the three numbers
-# as red, green and blue. Patches of one colour have similar tokens.
+# tokens of one picture differ the most (principal components, as for the filters in lesson 08), and show the three
+# numbers as red, green and blue. Patches of one colour have similar tokens.
 
 
 # %%
@@ -905,8 +909,8 @@ def tokens_by_layer(model, images):
 
 
 # %% [markdown]
-# **Predict.** Nobody has ever told the network where a cup ends and the saucer begins. Will the cup have a colour of its
-# own? In which layer?
+# **Predict.** Nobody has ever told the network where a cup ends and the saucer begins. Will the cup have a colour of
+# its own? In which layer?
 
 # %%
 from vit_tutorial import fit_image, flipbook, open_image
@@ -932,7 +936,7 @@ def draw(photograph, layer):
 # %% [markdown]
 # Play: one slider goes through the layers. Colours are chosen anew for every picture, so only "same" and "different"
 # mean something. (Coffee, by Rachel Michetti, and rocket, by SpaceX, CC0; the astronaut Eileen Collins, by NASA, and
-# Chelsea, public domain.)
+# Chelsea, by Stéfan van der Walt, public domain.)
 
 # %%
 flipbook(draw, photograph=NAMES, layer=steps, start={"layer": steps[-1]})
@@ -949,9 +953,12 @@ for name in NAMES[:2]:
 plots.photo_grid(list(still.values()), list(still))
 
 # %% [markdown]
+# Much of this is there before the first block: a patch token holds the colours of its patch, and the cup is white on a
+# red saucer. The blocks change what goes together: after the last one, parts of the towers have the rocket's colour.
 # Things come out, though the network was only ever asked for one word for a whole picture. So a head on the *patch*
-# tokens should be able to say what is where. That is **segmentation**: a class for every pixel. A small task for it, made of
-# what we have: a handwritten digit, in any colour, somewhere on a piece of a photograph. Which pixels belong to the digit?
+# tokens should be able to say what is where. That is **segmentation**: a class for every pixel. A small task for it,
+# made of what we have: a handwritten digit, in any colour, somewhere on a piece of a photograph. Which pixels belong to
+# the digit?
 
 
 # %%
@@ -980,9 +987,9 @@ test_pictures, test_masks = compose(digits("test"), 80, seed=1)
 print(f"{masks.float().mean():.0%} of the pixels belong to a digit")
 
 # %% [markdown]
-# The head is one linear layer again, this time on each patch token. It says one number for each class and patch, and there
-# are more pixels than patches. By hand: four patches in a row, each two pixels wide, for which the layer says 0, 0, 4, 4.
-# From the middle of one patch to the middle of the next we go in a straight line:
+# The head is one linear layer again, this time on each patch token. It says one number for each class and patch, and
+# there are more pixels than patches. By hand: four patches in a row, each two pixels wide, for which the layer says 0,
+# 0, 4, 4. From the middle of one patch to the middle of the next we go in a straight line:
 
 # %%
 row = torch.tensor([0.0, 0, 4, 4]).view(1, 1, 1, 4)
@@ -999,8 +1006,8 @@ from einops import rearrange
 # %% [markdown]
 # How good is a map of classes? Counting right pixels will not do: where 9 of 10 are background, "background everywhere"
 # has 90%. So one asks of each class: of all pixels that *are* it or were *called* it, which share is both? This is
-# **intersection over union**, IoU, and its mean over the classes is the mean IoU. By hand: a digit has 6 pixels, 5 pixels
-# were called digit, 4 of them rightly. Intersection 4, union 6 + 5 − 4 = 7, IoU 4/7.
+# **intersection over union**, IoU, and its mean over the classes is the mean IoU. By hand: a digit has 6 pixels, 5
+# pixels were called digit, 4 of them rightly. Intersection 4, union 6 + 5 − 4 = 7, IoU 4/7.
 
 
 # %% exercise="11.6"
@@ -1032,8 +1039,8 @@ check("11.6", my_mean_iou)
 # **Why.** Count intersections and unions over *all* images, then divide, then take the mean over classes.
 #
 # **The common wrong answer** takes the mean of each image's IoU. A picture with three pixels of a class then counts as
-# much as one that is full of it. Another one gives 0 to a class that is in neither map, and so punishes the network for not
-# seeing what is not there.
+# much as one that is full of it. Another one gives 0 to a class that is in neither map, and so punishes the network for
+# not seeing what is not there.
 
 # %% [markdown]
 # The package's, from one table of counts. (No 255 here.)
@@ -1041,8 +1048,8 @@ check("11.6", my_mean_iou)
 # %% definition="vit_tutorial.transfer.class_ious"
 
 # %% [markdown]
-# **Predict.** "Background everywhere", on our test pictures: what is the mean IoU of the two classes? And if every patch knew
-# exactly which share of it is digit, and nothing finer: will that reach 1?
+# **Predict.** "Background everywhere", on our test pictures: what is the mean IoU of the two classes? And if every
+# patch knew exactly which share of it is digit, and nothing finer: will that reach 1?
 
 # %%
 nothing = class_ious(torch.zeros_like(test_masks), test_masks, 2)
@@ -1058,8 +1065,8 @@ print(f"true share of each patch: mean {class_ious(enlarged, test_masks, 2).mean
 # Strokes are thinner than patches, and an enlarged map of patches is blurred. Keep the second number in mind before you
 # blame a network.
 #
-# The encoder stays frozen, so its tokens are computed once. Only the head learns, for 60 steps, on the trained and on the
-# untrained encoder.
+# The encoder stays frozen, so its tokens are computed once. Only the head learns, for 60 steps, on the trained and on
+# the untrained encoder.
 
 
 # %%
@@ -1099,10 +1106,11 @@ plots.label_maps(
 )
 
 # %% [markdown]
-# A linear layer on tokens of a network that was trained to say "frog" finds digits on photographs. **The encoder is more
-# than a classifier**: what it makes of an image serves other heads. With other heads people find and count objects,
-# estimate depth, describe pictures in words, or do several of these with one encoder. Serious ones read several layers, have
-# more than one layer of their own, and fine-tune the encoder; the principle is the one you have just seen.
+# A linear layer on tokens of a network that was trained to say "frog" finds digits on photographs. **The encoder is
+# more than a classifier**: what it makes of an image serves other heads. With other heads people find and count
+# objects, estimate depth, describe pictures in words, or do several of these with one encoder. Serious ones read
+# several layers, have more than one layer of their own, and fine-tune the encoder; the principle is the one you have
+# just seen.
 #
 # ## What we now have
 #
@@ -1117,13 +1125,14 @@ plots.label_maps(
 # | IoU | (classes,) |
 #
 # An order to work in: the pixels and an untrained network, to know what is cheap; a linear probe on features that are
-# kept; then the probe's head, and a short fine-tuning with low rates below. And a network never travels alone: its mean, its
-# deviation, its image size and its classes come with it.
+# kept; then, with examples enough, the probe's head and a fine-tuning with low rates below. And a network never travels
+# alone: its mean, its deviation, its image size and its classes come with it.
 #
 # ## The questions people ask
 #
-# **"Must my images have 224 pixels?"** A network reads the size that it was trained with, and its positions can be resampled
-# for another (`resized`, lesson 03). The same pieces at twice the size, where each patch shows a quarter of what it showed:
+# **"Must my images have 224 pixels?"** A network reads the size that it was trained with, and its positions can be
+# resampled for another (`resized`, lesson 03). The same pieces at twice the size, where each patch shows a quarter of
+# what it showed:
 
 # %%
 for pixels in (size, 2 * size):
@@ -1135,8 +1144,9 @@ for pixels in (size, 2 * size):
     print(f"{pixels} pixels: {right} of {len(parts[1])} right")
 
 # %% [markdown]
-# **"May I cut up photographs and split the pieces at random?"** Then pieces of the same place land on both sides, and you may be
-# measuring memory. Cross-validation did just that above, on pieces of the left halves; the test set is cut from the right ones:
+# **"May I cut up photographs and split the pieces at random?"** Then pieces of the same place land on both sides, and
+# you may be measuring memory. Cross-validation did just that above, on pieces of the left halves; the test set is cut
+# from the right ones:
 
 # %%
 inside = probe.scores[probe.strength].mean()
@@ -1146,11 +1156,12 @@ print(f"pieces of the same halves: {inside:.1f}%")
 print(f"of the other halves: {result.accuracy:.1f}%, between {low:.1f}% and {high:.1f}%")
 
 # %% [markdown]
-# A linear layer on a frozen network cannot remember places, so that here the two need not differ. A network that is trained for long
-# can. You will not know without a test set from elsewhere. And even the other half is the same photograph: of *other* bricks
-# nothing has been measured here.
+# A linear layer on a frozen network has little room to remember places, and here the two do not differ by more than
+# chance. A network that is trained for long has. You will not know without a test set from elsewhere. And even the
+# other half is the same photograph: of *other* bricks nothing has been measured here.
 #
-# **"My checkpoint has ten classes, and my data have six."** Then nothing can be measured, and it is said. `with_head` is the way out.
+# **"My checkpoint has ten classes, and my data have six."** Then nothing can be measured, and it is said. `with_head`
+# is the way out.
 
 # %%
 try:
@@ -1168,8 +1179,9 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **"Can I keep the features and still augment?"** Not for nothing: each changed image has features of its own, which must be computed, too.
-# How far are they from the old ones? Our network was trained with mirrored images, and never with turned ones:
+# **"Can I keep the features and still augment?"** Not for nothing: each changed image has features of its own, which
+# must be computed, too. How far are they from the old ones? Our network was trained with mirrored images, and never
+# with turned ones:
 
 # %%
 changes = {
@@ -1188,8 +1200,8 @@ print(f"{'another image':14} of the same class: {others.mean():.3f}")
 # What the network hardly notices any more cannot teach a probe much. What it does notice can.
 
 # %% [markdown]
-# **"Does fine-tuning forget?"** The old head, put back on the fine-tuned bodies: of a hundred pieces of the photographs above, for how
-# many does it still say what it said before?
+# **"Does fine-tuning forget?"** The old head, put back on the fine-tuned bodies: of a hundred pieces of the photographs
+# above, for how many does it still say what it said before?
 
 # %%
 random = np.random.default_rng(0)
@@ -1205,9 +1217,10 @@ with torch.no_grad():
 # %% [markdown]
 # What is not asked for any more fades. Low rates below keep more of it.
 #
-# **"What would a large network give?"** With `FULL = True` the next cell takes torchvision's ViT-B/16 (86 million parameters, trained on
-# ImageNet) to CIFAR-10: features of 2,000 training and 1,000 test images at 224×224 pixels, kept in `data/features`, and a linear
-# probe. On a CPU this takes about an hour once, on a GPU a minute. (Downloads: 330 MB and 170 MB.)
+# **"What would a large network give?"** With `FULL = True` the next cell takes torchvision's ViT-B/16 (86 million
+# parameters, trained on ImageNet) to CIFAR-10: features of 2,000 training and 1,000 test images at 224×224 pixels, kept
+# in `data/features`, and a linear probe. On a CPU this takes about an hour once, on a GPU a minute. (Downloads: 330 MB
+# and 170 MB.)
 
 # %%
 if FULL:

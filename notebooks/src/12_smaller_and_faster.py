@@ -122,7 +122,7 @@ seconds = race(twins, rounds=7)
 
 # %% [markdown]
 # About 1, and the range tells how far you can trust this computer at this moment. A gain that lies inside such
-# a range is none.
+# a range is not proven.
 
 
 # %% exercise="12.1"
@@ -370,7 +370,9 @@ seconds = race(calls, rounds=3)
 # %% [markdown]
 # Half precision needs a processor that multiplies halves: graphics cards do, new server processors do, and most
 # others convert every number to 32 bits and back, and lose. What your computer does stands above. So **"half
-# precision is faster" is a sentence about hardware.** Only the bytes of the weights are halved everywhere.
+# precision is faster" is a sentence about hardware.** Only the bytes of the weights are halved everywhere. A batch is
+# faster per image than single images: all that has to be started is started once. Two threads help only where a second
+# core is free; on a busy computer they wait for each other, and lose.
 #
 # **Compiling** (`torch.compile`) translates the network into one program, with its small operations joined: the
 # norms, GELU and sums from the picture above. It needs a C++ compiler on this computer and about a minute, so
@@ -445,8 +447,8 @@ check("12.3", my_quantized)
 #
 # $$\sum_i (s\,w_i)(t\,x_i) = s\,t \sum_i w_i x_i$$
 #
-# The weights are rounded once. The token is rounded when it comes, with a scale of its own: **dynamic**
-# quantisation (Jacob et al. 2017, arXiv 1712.05877). The layer:
+# The weights are rounded once (the arithmetic: Jacob et al. 2017, arXiv 1712.05877, section 2). The token is
+# rounded when it comes, with a scale of its own. This is called **dynamic** quantisation. The layer:
 
 # %%
 from vit_tutorial.compress import LARGEST
@@ -591,7 +593,8 @@ plots.interval_curves(
 # %% [markdown]
 # Down to four bits nothing is lost that 360 images could show. At three, a scale for each row still holds, and
 # one for the whole table does not; at two, both have broken down. In large language models a few numbers of
-# each token are very large (Dettmers et al. 2022, arXiv 2208.07339): there a scale is shared by fewer still.
+# each token are very large (Dettmers et al. 2022, arXiv 2208.07339): there these few stay in 16 bits, and the
+# others get 8.
 #
 # ## Fewer heads
 #
@@ -775,7 +778,7 @@ for count in (4, 6, 8):
     cost(f"{count} heads gone", prune_heads(vit, first_heads(importance, count)))
 
 # %% [markdown]
-# Four heads can go, and 360 images cannot tell; six can not. That the four go unnoticed is no proof that they
+# Four heads can go, and 360 images cannot tell; six cannot. That the four go unnoticed is no proof that they
 # did nothing: others may do the same thing, and then each is dispensable as long as the other is there. (That
 # is also why importances cannot be added up: they hold for one head at a time.) Both rules do better than
 # chance does on average, and measuring does better than the weights alone: with eight heads gone, the intervals
@@ -974,9 +977,10 @@ for r in (2, 5, 8):
 seconds = race(calls)
 
 # %% [markdown]
-# Finding pairs costs time as well. In a network as small as ours that eats much of what is saved, or more; Bolya et al.
-# report about twice the throughput for large ones, with hundreds of tokens and wide layers. As always:
-# measured, not promised.
+# One pair a layer costs little. Two already cost more than chance explains (see the table at the end), and with six
+# about one answer in five is lost. And finding pairs costs time as well. In a network as small as ours that eats much
+# of what is saved, or more; Bolya et al. report about twice the throughput for large ones, with hundreds of tokens and
+# wide layers. As always: measured, not promised.
 #
 # ## Fewer layers, with a teacher
 #
@@ -1094,7 +1098,9 @@ cost("half the depth, teacher, seed 0", students["cut, teacher"][0])
 # {{results.compress.rows[what=half the layers, labels].test_accuracies}}), by the teacher to
 # {{results.compress.rows[what=half the layers, teacher].test_accuracy_mean:.1f}}% (seed by seed:
 # {{results.compress.rows[what=half the layers, teacher].test_accuracies}}). There the teacher pays: with every seed,
-# and by more than the seeds differ among themselves.
+# and by more than the seeds differ among themselves. It also costs: each step asks the teacher as well, and one
+# training takes {{results.compress.rows[what=half the layers, teacher].seconds:.0f}} seconds instead of
+# {{results.compress.rows[what=half the layers, labels].seconds:.0f}}. In that time labels alone could do more epochs.
 #
 # ## One table
 #
@@ -1149,7 +1155,8 @@ plots.trade_offs(rows)
 #    {{results.compress.rows[what=half the layers, not trained].accuracy:.0f}}% are left.
 # 5. **Fewer heads**: dear in a network that has only four in a layer. If they must go, measure: with half of
 #    them gone, {{results.compress.rows[what=50% of the heads gone, by importance].accuracy:.0f}}% by importance,
-#    {{results.compress.rows[what=50% of the heads gone, by magnitude].accuracy:.0f}}% by magnitude.
+#    {{results.compress.rows[what=50% of the heads gone, by magnitude].accuracy:.0f}}% by magnitude: here the
+#    weights alone choose no better than a coin (compare the three draws at random in the table).
 #
 # ## Out of Python
 #
@@ -1242,8 +1249,8 @@ seconds = race({"whole": lambda: vit(few_pixels), "half 0": lambda: sparse(few_p
 # formats and kernels for zeros, or whole heads, tokens and layers that go.
 #
 # **"How many test images do I need to see a loss of one percent?"** That depends on how many answers change,
-# not on the accuracy. If a share q of the images changes its answer, the standard error is about √(q / n), and
-# a loss is seen when it is twice as large:
+# not on the accuracy. If a share q of the images changes between right and wrong, the standard error is about
+# √(q / n). With the numbers below a true loss of one percent is twice as large, and is seen in one try of two:
 
 # %%
 for q in (0.02, 0.05, 0.1, 0.2):

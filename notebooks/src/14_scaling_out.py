@@ -345,8 +345,8 @@ check("14.4", my_ring_round)
 # its left neighbour has sent chunk (i − 1) − (step − 1) = i − step. `%` counts round the ring, also below 0.
 #
 # **The common wrong answer** sends the chunk of the worker's own number in every round. Each neighbour then gets the
-# same numbers again and again, and the sums come out too large. (Whether the workers are gone through in order or all
-# at once does not matter here: no chunk is on its way twice in a round.)
+# same numbers again and again, and those of the others never arrive. (Whether the workers are gone through in order or
+# all at once does not matter here: no chunk is on its way twice in a round.)
 
 # %% [markdown]
 # The whole of it, as a loop over rounds and workers:
@@ -518,8 +518,8 @@ world_size = hardware.world_size
 
 # %% [markdown]
 # Without `torchrun` both do nothing. So `fit` need not know how many it is, and no line of `TRAINING` does. Both
-# processes have trained with it already. Now the same lines here, alone. **Predict.** AdamW, warm-up, clipping, smoothing,
-# an average of the weights: after 22 steps, are the weights still the same?
+# processes have trained with it already. Now the same lines here, alone. **Predict.** AdamW, warm-up, clipping,
+# smoothing, an average of the weights: after 22 steps, are the weights still the same?
 
 # %%
 from contextlib import chdir
@@ -670,7 +670,7 @@ for bandwidth, expected in ((100, 3.25), (25, 5.5)):
 # 24% of its peak for ViT-Ti, 41% for ViT-S and 58% for ViT-B: **the wider, the better**. We assume 40% for ViT-B, and
 # 10 to 25% for our small networks.
 #
-# **All that follows about GPUs is computed, not measured.** No number in this lesson comes from a GPU.
+# **All that follows about GPUs is computed, not measured.** No number of ours comes from a GPU.
 
 # %%
 PEAK = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations per second, half precision, dense
@@ -689,9 +689,9 @@ for link, speed in LINKS.items():
 plots.step_timelines(steps)
 
 # %% [markdown]
-# ViT-B/16 on 8 H100, 256 images for each. The two fastest lines hide nearly all of the sending behind the backward pass.
-# What sticks out is the last bucket: it is full only when there is nothing left to compute. With the slowest line the
-# GPUs wait most of the time. More images for each GPU mean more to compute, and as much to send.
+# ViT-B/16 on 8 H100, 256 images for each. The two fastest lines hide nearly all of the sending behind the backward
+# pass. What sticks out is the last bucket: it is full only when there is nothing left to compute. With the slowest line
+# the GPUs wait most of the time. More images for each GPU mean more to compute, and as much to send.
 #
 # **Play.** Find, for each line, how many images a GPU needs until it waits for less than a tenth of the time (for some
 # not even 256 are enough). Does it help to have fewer GPUs?
@@ -727,8 +727,8 @@ for name, share in (("ViT-B/16", 0.4), ("flagship", 0.25)):
     for link, speed in LINKS.items():
         each = [step_timeline(c, 4 * parameters(config), speed, 8) for c in compute]
         kept[link] = np.array([[100 * (1 - step.lost) for step in each]])
-    settings = [str(n) for n in sizes]
-    panels[f"{name} on 8 H100 (computed)"] = "images for each GPU", settings, kept
+    ticks = [str(n) for n in sizes]
+    panels[f"{name} on 8 H100 (computed)"] = "images for each GPU", ticks, kept
 plots.setting_curves(panels, "work that is left, %")
 
 # %% [markdown]
@@ -741,11 +741,12 @@ plots.setting_curves(panels, "work that is left, %")
 #
 # {{table.scaling_cpu}}
 #
-# Against one process with *one* thread you see what a second core brings, when everything has to be shared: ×2 would
-# be all of it. Against one process with *two* threads you see whether processes or threads make more of two cores.
-# Threads have no gradient to send, but they must split every single matrix, and small ones are hardly worth it. Here
-# processes win by a little: ×{{results.scaling_cpu.rows[what=laptop, 2 threads].ratio_median:.2f}} for the laptop recipe. The sum itself takes
-# {{results.scaling_cpu.rows[what=laptop, 1 thread].all_reduce_ms:.1f}} ms of a step of {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: inside one machine it is not what is in the way.
+# Against one process with *one* thread you see what a second core brings, when everything has to be shared: ×2 would be
+# all of it. Against one process with *two* threads you see whether processes or threads make more of two cores. Threads
+# have no gradient to send, but they must split every single matrix, and small ones are hardly worth it. Here processes
+# win by a little: ×{{results.scaling_cpu.rows[what=laptop, 2 threads].ratio_median:.2f}} for the laptop recipe. The sum
+# itself takes {{results.scaling_cpu.rows[what=laptop, 1 thread].all_reduce_ms:.1f}} ms of a step of
+# {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: inside one machine it is not what is in the way.
 #
 # ## The same command, on more
 #
@@ -754,7 +755,8 @@ plots.setting_curves(panels, "work that is left, %")
 # ```
 # vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
 #
-# torchrun --standalone --nproc-per-node 8 --no-python vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
+# torchrun --standalone --nproc-per-node 8 --no-python vit-tutorial train --recipe flagship --data cifar10 --out
+# my.safetensors
 #
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-id 1 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
 #     --no-python vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
@@ -856,10 +858,11 @@ for size in (8, 32, 128):
     print(f"batches of {size:3}: noise {noise:.2f}, gradient of 600 images {length:.2f}")
 
 # %% [markdown]
-# A half: noise falls with the root. Where noise rules, Adam therefore makes steps that are twice as long *in the
-# direction of the mean* as soon as the batch is four times as large, without being told. The other factor of two is
-# left for the rate. That is the **root rule** (Malladi et al. 2022, arXiv 2205.10287): k times the batch, √k times
-# the rate. (Their rule also changes Adam's two averages and its ε.)
+# About a half each time: noise falls with the root. (Six batches of each size give no exact answer.) Where noise rules,
+# Adam therefore makes steps that are twice as long *in the direction of the mean* as soon as the batch is four times as
+# large, without being told. The other factor of two is left for the rate. That is the **root rule** (Malladi et al.
+# 2022, arXiv 2205.10287): k times the batch, √k times the rate. (Their rule also changes Adam's two averages and its
+# ε.)
 
 
 # %% exercise="14.7"
@@ -927,17 +930,20 @@ for batch, rule, power in (
 # {{table.batch_size_digits}}
 #
 # Look at the last column first. With warm-up and AdamW, batches of 32 come to
-# {{results.batch_size_digits.rows[what=AdamW, 32, kept].accuracy_warm:.1f}}%; batches of 512 to {{results.batch_size_digits.rows[what=AdamW, 512, kept].accuracy_warm:.1f}}% with the
-# rate kept, {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% with the root rule and
-# {{results.batch_size_digits.rows[what=AdamW, 512, linear].accuracy_warm:.1f}}% with the linear one. With SGD the four numbers are
-# {{results.batch_size_digits.rows[what=SGD, 32, kept].accuracy_warm:.1f}}%, {{results.batch_size_digits.rows[what=SGD, 512, kept].accuracy_warm:.1f}}%,
-# {{results.batch_size_digits.rows[what=SGD, 512, root].accuracy_warm:.1f}}% and {{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_warm:.1f}}%. Where intervals overlap,
-# these seeds do not tell two rules apart. What the table says:
+# {{results.batch_size_digits.rows[what=AdamW, 32, kept].accuracy_warm:.1f}}%; batches of 512 to
+# {{results.batch_size_digits.rows[what=AdamW, 512, kept].accuracy_warm:.1f}}% with the rate kept,
+# {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% with the root rule and
+# {{results.batch_size_digits.rows[what=AdamW, 512, linear].accuracy_warm:.1f}}% with the linear one. With SGD the four
+# numbers are {{results.batch_size_digits.rows[what=SGD, 32, kept].accuracy_warm:.1f}}%,
+# {{results.batch_size_digits.rows[what=SGD, 512, kept].accuracy_warm:.1f}}%,
+# {{results.batch_size_digits.rows[what=SGD, 512, root].accuracy_warm:.1f}}% and {{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_warm:.1f}}%.
+# Where intervals overlap, these seeds do not tell two rules apart. What the table says:
 #
 # - **No rule brings B = 512 to where B = 32 is.** At equal epochs it has 16 steps instead of 256, and no rate makes up
 #   for that here.
-# - **With AdamW any scaling is far better than none.** Root and linear cannot be told apart at 512; at 128 the linear
-#   rule, which was not made for Adam, has the lower loss.
+# - **With AdamW any scaling is far better than none.** With warm-up, root and linear cannot be told apart at
+#   512; without it the linear rule has the lower loss there, and at 128 in both columns, though it was not made for
+#   Adam.
 # - **With SGD the linear rule, which was made for it, fails at 512**: a rate of
 #   {{results.batch_size_digits.rows[what=SGD, 512, linear].lr:g}} ends in guessing, and warm-up does not save it. At 128 it and the root
 #   rule end level in accuracy.
@@ -984,7 +990,8 @@ for name, tensors in found.items():
 print(f"{'activations':12} {activations / 1e6:7.1f} MB  (measured)")
 
 # %% [markdown]
-# Activations, by far, even though the network is small. They can be made smaller, by fewer images at a time (exercise
+# Activations, by far. In a small network they weigh most: its few weights are used for many tokens, and every use
+# leaves something behind. They can be made smaller, by fewer images at a time (exercise
 # 14.2). The others cannot: sixteen bytes for every parameter are needed, however few the images. Here are
 # larger networks, with 16 images each. Blocks are alike, so that a network with one block and one with two tell us
 # about all of them. (Float32, no tricks. In half precision activations take about half.)
@@ -1042,7 +1049,7 @@ for name, config in large.items():
 # | recipe | on | time | how we know |
 # |---|---|---|---|
 # | digits, {{results.accuracy_digits.rows[0].epochs}} epochs | 2 cores | {{results.accuracy_digits.rows[0].seconds:.0f}} s | measured (`accuracy_digits.json`) |
-# | laptop, {{results.accuracy_laptop.rows[0].epochs}} epochs | 2 cores | {{results.accuracy_laptop.rows[0].seconds:.0f}} s | measured (`accuracy_laptop.json`) |
+# | laptop, {{results.accuracy_laptop.rows[0].epochs}} epochs (what fits into ten minutes; the recipe has 7) | 2 cores | {{results.accuracy_laptop.rows[0].seconds:.0f}} s | measured (`accuracy_laptop.json`) |
 # | laptop, one batch | 1 core, 1 process | {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms_against:.0f}} ms | measured (`scaling_cpu.json`) |
 # | laptop, one batch | 2 cores, 2 processes | {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}} ms | measured (`scaling_cpu.json`) |
 #
@@ -1163,8 +1170,9 @@ for s in (0.01, 0.05, 0.2):
 # too.
 
 # %%
-said_of_it = (nn.DataParallel.__doc__ or "").splitlines()
-print(*(line.strip() for line in said_of_it if "recommended" in line))
+text = (nn.DataParallel.__doc__ or "").replace(".. warning::", "")
+sentences = " ".join(text.split()).split(". ")
+print(*(sentence for sentence in sentences if "recommended" in sentence), sep=".\n")
 
 # %% [markdown]
 # ## A stretch

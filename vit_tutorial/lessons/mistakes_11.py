@@ -48,7 +48,7 @@ def _standardised(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 
 NEAREST: dict[str, Callable] = {
-    "The largest product favours the class whose mean is far from zero, whichever way it points; "
+    "The largest product favours a class whose mean is long, even where another mean is nearer; "
     "what is asked for is the smallest distance.": _by(lambda q, means: q @ means.T),
     "These are angles (cosines): lengths are lost. What is asked for is the straight-line "
     "distance.": _by(lambda q, means: _unit(q) @ _unit(means).T),

@@ -275,7 +275,7 @@ RIGHT = {
 
 WRONG = {
     "11.1": {
-        "product": (lambda f, y, q: (q @ means_of(f, y).T).argmax(1), "far from zero"),
+        "product": (lambda f, y, q: (q @ means_of(f, y).T).argmax(1), "whose mean is long"),
         "cosine": (
             lambda f, y, q: (F.normalize(q) @ F.normalize(means_of(f, y)).T).argmax(1),
             "lengths are lost",

@@ -755,8 +755,8 @@ plots.setting_curves(panels, "work that is left, %")
 # ```
 # vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
 #
-# torchrun --standalone --nproc-per-node 8 --no-python vit-tutorial train --recipe flagship --data cifar10 --out
-# my.safetensors
+# torchrun --standalone --nproc-per-node 8 \
+#     --no-python vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
 #
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-id 1 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
 #     --no-python vit-tutorial train --recipe flagship --data cifar10 --out my.safetensors
@@ -991,8 +991,7 @@ print(f"{'activations':12} {activations / 1e6:7.1f} MB  (measured)")
 
 # %% [markdown]
 # Activations, by far. In a small network they weigh most: its few weights are used for many tokens, and every use
-# leaves something behind. They can be made smaller, by fewer images at a time (exercise
-# 14.2). The others cannot: sixteen bytes for every parameter are needed, however few the images. Here are
+# leaves something behind. They can be made smaller, by fewer images at a time (exercise 14.2). The others cannot: sixteen bytes for every parameter are needed, however few the images. Here are
 # larger networks, with 16 images each. Blocks are alike, so that a network with one block and one with two tell us
 # about all of them. (Float32, no tricks. In half precision activations take about half.)
 

@@ -50,11 +50,8 @@ KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig
 TRAINING = TrainConfig(epochs=1, crop_padding=4, flip=True)  # epochs follow from the steps
 STEPS = {0.01: 320, 0.1: 640, 1.0: 1560}  # by share of the training images; 1560: four epochs
 CHOICE_STEPS = 160  # of the trainings that choose
-CHOICES = tuple(
-    {"optimizer": optimizer, "lr": lr}
-    for optimizer in ("adamw", "muon")
-    for lr in (1e-3, 3e-3, 1e-2)
-)
+RATES = {"adamw": (1e-3, 3e-3, 1e-2), "muon": (3e-3, 1e-2, 3e-2)}
+CHOICES = tuple({"optimizer": name, "lr": lr} for name, rates in RATES.items() for lr in rates)
 SHIFTS, OCCLUDED, PIECES, SIZES = (
     (1, 2, 3, 4, 6, 8),
     (0.125, 0.25, 0.5, 0.75),

@@ -70,6 +70,7 @@ class Comparison:
     test: ImageSet
     seeds: int
     longer: float
+    command: str  # that asks for all of it
 
     def key(self, **facts: Any) -> str:
         """Name one piece of work, so that nothing else is taken for it."""
@@ -202,7 +203,7 @@ def save(
 ) -> None:
     """Save a trained network as a checkpoint, beside the numbers of the runs."""
     training = {
-        "command": "python benchmarks/vit_and_cnn.py (seed 0, all images)",
+        "command": comparison.command,
         **{k: v for k, v in asdict(config).items() if v or k == "seed"},
         "seconds": round(seconds),
         **provenance(),
@@ -349,12 +350,12 @@ def _compare(options: argparse.Namespace) -> None:
         )
     train, test = load_train_test(options.data, img_size=IMG_SIZE)
     train, test = (replace(part, name=options.data_name or part.name) for part in (train, test))
-    comparison = Comparison(train, test, options.seeds, options.longer)
     shown = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
     shown += ["--longer", f"{options.longer:g}"] if options.longer != 1 else []
     shown += ["--name", options.name] if options.name != "vit_and_cnn" else []
     shown += ["--data-name", options.data_name] if options.data_name else []
     command = shlex.join([".venv/bin/python", "benchmarks/vit_and_cnn.py", *shown])
+    comparison = Comparison(train, test, options.seeds, options.longer, command)
     runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
         for share in STEPS:

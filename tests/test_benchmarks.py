@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from vit_tutorial import ImageSet, VisionTransformer, ViTConfig
+from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, load_checkpoint
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
 
 accuracy: ModuleType = importlib.import_module("accuracy")
@@ -353,7 +353,8 @@ def test_both_networks_are_trained_alike_and_asked_the_same(root, small_pair, ca
     assert finals[0][1:] == finals[1][1:] == (200, ("muon", 1e-3), 1)
     assert set(rows["100%"]["vit_tried"]) == {"muon 0.001", "adamw 1e+09"}
     assert rows["100%"]["vit_choice"] == "muon 0.001"
-    assert (root / "runs/benchmarks/cifar10_resnet.safetensors").exists()
+    card = load_checkpoint(root / "runs/benchmarks/cifar10_resnet", vit_and_cnn.ResNet)[1]
+    assert (card.training["command"], card.training["seed"]) == (result["command"], 0)
     assert not list(root.rglob("*.state"))
 
 

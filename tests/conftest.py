@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import warnings
+from collections.abc import Sequence
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -25,6 +26,15 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
         parameter.data = noise / fan_in**0.5
     return model
+
+
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """Compare two colours, red, green and blue in 0..1, from 1 to 21 (WCAG 2.1)."""
+    lights = []
+    for colour in (one, other):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        lights.append(sum(a * b for a, b in zip(linear, (0.2126, 0.7152, 0.0722), strict=True)))
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
 def words_in(figure: Figure) -> list[str]:

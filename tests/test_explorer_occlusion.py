@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import words_in
+from conftest import contrast, words_in
 from PIL import Image
 from torch import nn
 
@@ -201,6 +201,19 @@ def page(browser, tmp_path):
     opened.close()
 
 
+def test_the_bars_are_seen_on_a_light_page_and_on_a_dark_one(page):
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        ground, *bars = page.evaluate(
+            """() => [document.body, ...document.querySelectorAll(".oe-fill")]
+            .map((node) => getComputedStyle(node).backgroundColor.match(/[\\d.]+/g))
+            .map((colour) => colour.slice(0, 3).map((part) => part / 255))"""
+        )
+        assert len({tuple(bar) for bar in bars}) == 2
+        for bar in bars:
+            assert contrast(ground, bar) >= 3, "WCAG 2.1, for what is not text"
+
+
 def said(page) -> str:
     return page.locator(".oe-words").text_content()
 
@@ -284,7 +297,7 @@ def test_a_class_can_be_watched_and_its_maps_follow(page):
     fall = made.falls(watched=3, size=2)
     titles = page.locator(".oe-map").all_text_contents()
     assert titles == [
-        f"{name}: by up to {max(0, part.max()):.0%}"
+        f"{name}: up to {max(0, part.max()):.0%}"
         for name, part in zip(("ViT", "CNN"), fall, strict=True)
     ]
     assert '"dog" falls' in page.locator(".oe-map-title").text_content()

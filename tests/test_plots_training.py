@@ -7,6 +7,7 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import contrast
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
@@ -177,13 +178,7 @@ def test_every_count_can_be_read_on_its_colour():
         column, row = text.get_position()
         if counts[row, column]:
             cell = picture.cmap(picture.norm(counts[row, column] / 100))
-            light, dark = sorted(map(luminance, (cell, to_rgba(text.get_color()))), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) > 3
-
-
-def luminance(colour) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+            assert contrast(cell, to_rgba(text.get_color())) > 3
 
 
 def test_one_class_and_a_hundred_can_be_drawn():

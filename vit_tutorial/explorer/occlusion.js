@@ -1,8 +1,6 @@
 // A grey square hides a part of a picture, and every network says what it sees then.
 // All answers come once, as bytes; from then on nothing is asked of the kernel.
 
-const COLOURS = ["#00529b", "#d55e00", "#009e73"]; // of the networks, as in the figures
-
 // Where the answers with a square of `size` patches, first row and column given, lie among all.
 export function indexOf([rows, columns], sizes, size, [row, column]) {
   let first = 1; // 0 is the whole picture
@@ -60,7 +58,7 @@ function render({ model, el }) {
   const legend = element("div", "ex-row oe-legend", right);
   names.forEach((name, n) => {
     const item = element("span", "oe-name", legend);
-    element("span", "oe-swatch", item).style.background = COLOURS[n];
+    element("span", "oe-swatch", item).style.background = `var(--network-${n})`;
     element("span", "", item, name);
   });
   element("span", "oe-name ex-note", legend, "the line: without a square");
@@ -74,17 +72,18 @@ function render({ model, el }) {
     return names.map((_, n) => {
       const track = element("div", "oe-track", bars);
       const fill = element("div", "oe-fill", track);
-      fill.style.background = COLOURS[n];
+      fill.style.background = `var(--network-${n})`;
       return { button, fill, mark: element("div", "oe-mark", track), number: element("div", "", numbers) };
     });
   });
 
-  const maps = element("div", "oe-maps", main);
+  const maps = element("div", "oe-maps", right);
   const mapTitle = element("div", "ex-title oe-map-title", maps);
+  const smallsRow = element("div", "ex-row oe-smalls", maps);
   const smalls = names.map((name, n) => {
-    const box = element("div", "oe-map", maps);
+    const box = element("div", "oe-map", smallsRow);
     const title = element("div", "oe-name", box);
-    element("span", "oe-swatch", title).style.background = COLOURS[n];
+    element("span", "oe-swatch", title).style.background = `var(--network-${n})`;
     const said = element("span", "", title);
     const canvas = element("canvas", "", box);
     canvas.setAttribute("role", "img");
@@ -186,7 +185,7 @@ function render({ model, el }) {
         image.data[4 * i + 3] = 255;
       }
       canvas.getContext("2d").putImageData(image, 0, 0);
-      const text = `${names[n]}: by up to ${percent(Math.max(0, ...falls[n]))}`;
+      const text = `${names[n]}: up to ${percent(Math.max(0, ...falls[n]))}`;
       said.textContent = text;
       canvas.setAttribute("aria-label", text);
     });

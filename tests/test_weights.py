@@ -436,6 +436,7 @@ def test_a_model_that_is_no_plain_vit_is_refused(kind):
 KINDS = {
     "cifar10": VisionTransformer,
     "cifar10_mae": MaskedAutoencoder,
+    "cifar10_resnet": ResNet,
     "digits": VisionTransformer,
 }
 
@@ -457,13 +458,16 @@ def test_a_bundled_checkpoint_is_small_and_its_card_complete(name):
     for key in ("command", "seed", "epochs", "date", "commit", "hardware"):
         assert str(card.training[key]), key
     assert card.evaluation["data"]
+    image_hw = (32, 32) if name == "cifar10_resnet" else config.image_hw
     with torch.inference_mode():
-        assert model(torch.randn(2, config.in_chans, *config.image_hw)).isfinite().all()
+        assert model(torch.randn(2, config.in_chans, *image_hw)).isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "least"), [("cifar10", 68), ("digits", 96)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("cifar10", 68), ("cifar10_resnet", 60), ("digits", 96)]
+)
 def test_a_bundled_classifier_says_how_often_it_is_right(name, least):
-    result = load_checkpoint(name)[1].evaluation
+    result = load_checkpoint(name, KINDS[name])[1].evaluation
     for key in ("data", "n", "correct", "accuracy", "batch_size", "dtype", "device"):
         assert str(result[key]), key
     assert result["accuracy"] == pytest.approx(100 * result["correct"] / result["n"])

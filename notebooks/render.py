@@ -9,8 +9,8 @@ cell:
     # %% [markdown] solved_only=true            for the solved notebook alone
 
 In a markdown cell {{results.NAME.rows[0].accuracy:.1f}} is filled from the file NAME.json in
-benchmarks/results; a row may also be called by what it holds, rows[img_size=64]. {{table.NAME}} is
-the whole file as a table.
+benchmarks/results; a row may also be called by what it holds, rows[img_size=64]. Where a field
+holds several numbers, each is written behind its name. {{table.NAME}} is the whole file as a table.
 """
 
 from __future__ import annotations
@@ -304,6 +304,8 @@ def fill_fields(text: str, root: Path, where: str) -> str:
                     value = next(row for row in value if str(row[key]) == wanted)
                 else:
                     value = value[int(key)] if isinstance(value, list) else value[key]
+            if isinstance(value, dict):
+                return ", ".join(f"{key} {format(each, form)}" for key, each in value.items())
             return format(value, form)
         except (LookupError, OSError, ValueError, TypeError, StopIteration):
             raise BuildError(f"{where}: benchmarks/results has nothing for {field[0]}") from None

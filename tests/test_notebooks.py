@@ -170,6 +170,7 @@ TRIAL = '''
 # run?**
 #
 # It was {{results.size.rows[1].accuracy:.1f}}%, and {{results.size.rows[px=64].accuracy}}% before.
+# Rates: {{results.size.rows[0].rates:.2f}}.
 # See [the data](../data/README.md).
 
 # %%
@@ -218,7 +219,12 @@ def course(tmp_path, monkeypatch):
         "pyproject.toml": '[project]\nname = "vit"\nurls.Repository = "https://github.com/me/vit"\n',
         "README.md": "Hello.\n<!-- table: lessons -->\n<!-- /table -->\nBye.\n",
         "benchmarks/results/size.json": json.dumps(
-            {"rows": [{"px": 32, "accuracy": 1.0}, {"px": 64, "accuracy": 71.25}]}
+            {
+                "rows": [
+                    {"px": 32, "accuracy": 1.0, "rates": {"a 1": 0.5, "b": 2}},
+                    {"px": 64, "accuracy": 71.25},
+                ]
+            }
         ),
         "trial_package.py": "def double(x):\n    return 2 * x\n",
     }
@@ -307,7 +313,7 @@ def test_a_notebook_is_rendered_from_its_source(source, course):
         "# 90 · A trial\n\n**9 minutes**: 1 to read, 7 for the exercises"
     )
     assert "all cells run in 10 seconds. **Needs**: CPU, patience." in text["title"]
-    assert "It was 71.2%, and 71.25% before." in text["title"]
+    assert "It was 71.2%, and 71.25% before.\nRates: a 1 0.50, b 2.00." in text["title"]
     assert "/github/me/vit/blob/main/notebooks/90_trial.ipynb)" in text["title"]
     assert '"vit @ git+https://github.com/me/vit"' in text["colab"]
     assert text["about-90-1"] == "**Exercise 90.1 · Three times** ●●○ · about 7 minutes"

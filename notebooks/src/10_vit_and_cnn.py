@@ -288,8 +288,8 @@ check("10.1", my_subset)
 
 # %% [markdown]
 # The package's version is `stratified`. Here are both kinds of network in small, for the digits: 8×8 pixels, patches
-# of 2×2, and about as many parameters. For each, AdamW and Muon were tried before with rates from 0.003 to 0.04, judged
-# on a fifth of the training images. The two do not want the same.
+# of 2×2, and about as many parameters. For each, AdamW and Muon were tried before, each at several rates, judged on a
+# fifth of the training images. The two do not want the same.
 #
 # **Predict.** With one image of each digit, which network will know more about the others? And with all of them?
 
@@ -382,8 +382,8 @@ print(f"ViT, {counts[1]} images: {own:.1f}%, with the ResNet's optimizer and rat
 # The ViT is behind in every line, and with all images no less than with few. Were hunger for data all that ails it, the
 # distance would shrink from line to line. All images in {{results.vit_and_cnn.rows[what=100%].epochs}} epochs is a
 # short training, and the ViT would gain from a longer one: the course's bundled ViT, somewhat larger, has seen all of
-# them 20 times, and reaches what this ResNet does. (Some of the distance is due to the way in which the learning rates
-# were chosen. See "Was the choice of the optimizer fair?" below, before you quote the table.)
+# them 20 times, and reaches what this ResNet does. (Some of the distance may be due to the way in which the learning
+# rates were chosen. See "Was the choice of the optimizer fair?" below, before you quote the table.)
 #
 # ## Is one better?
 #
@@ -1092,7 +1092,8 @@ for mode in (True, False):
 # 07 trains this very ViT at a rate of 0.004 for {{results.accuracy_laptop.rows[0].epochs}} epochs instead of
 # {{results.vit_and_cnn.rows[what=100%].epochs}}, and it is then right on
 # {{results.accuracy_laptop.rows[0].test_accuracy_mean:.1f}}% of the test images, not
-# {{results.vit_and_cnn.rows[what=100%].vit_mean:.1f}}%. So a part of the distance between the two is ours. (What
+# {{results.vit_and_cnn.rows[what=100%].vit_mean:.1f}}%. So a part of the distance between the two may
+# well be ours. (What
 # smaller rates would do for the ResNet was not tried. The paper's ResNet-20 had SGD with momentum, and 164 epochs:
 # 91.25% on the test images.)
 #

@@ -3,8 +3,9 @@
 Run it with `.venv/bin/python benchmarks/vit_and_cnn.py --data cifar10 --seeds 3` (or an image
 folder with the subfolders `train` and `test`, and `--data-name`). Both networks have about as many
 parameters, the same trainer and the same number of steps. Each has the optimizer and the learning
-rate that suit it best, chosen on a tenth of the training set, which takes no part in that training;
-the test set has no say.
+rate that suit it best: the best of short trainings, and then, in trainings of full length, smaller
+rates as long as they pay. That is measured on a tenth of the training set, which takes no part in
+these trainings; the test set has no say.
 
 Results are written after every run, and the same command goes on where a stopped one was: a network
 that was trained is not trained again. `--longer 5` takes five times as many steps (a GPU's work).
@@ -50,8 +51,12 @@ KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig
 TRAINING = TrainConfig(epochs=1, crop_padding=4, flip=True)  # epochs follow from the steps
 STEPS = {0.01: 320, 0.1: 640, 1.0: 1560}  # by share of the training images; 1560: four epochs
 CHOICE_STEPS = 160  # of the trainings that choose
-RATES = {"adamw": (1e-3, 3e-3, 1e-2), "muon": (3e-3, 1e-2, 3e-2)}
-CHOICES = tuple({"optimizer": name, "lr": lr} for name, rates in RATES.items() for lr in rates)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+CHOICES: tuple[dict[str, Any], ...] = tuple(
+    {"optimizer": optimizer, "lr": lr}
+    for optimizer, rates in {"adamw": RATES[:3], "muon": RATES[1:]}.items()
+    for lr in rates
+)
 SHIFTS, OCCLUDED, PIECES, SIZES = (
     (1, 2, 3, 4, 6, 8),
     (0.125, 0.25, 0.5, 0.75),
@@ -133,30 +138,46 @@ def trained(
 
 def chosen(
     comparison: Comparison, name: str, share: float
-) -> tuple[dict[str, Any], dict[str, float]]:
+) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
     """Choose a network's optimizer and rate for a share of the images, on a tenth of all.
 
-    Trains on that share of the other nine tenths, with few steps and one seed. Returns the best
-    choice, and the validation accuracy of each in percent.
+    What is best in a short training may be too high for a long one: from there on, smaller rates
+    are tried at full length. All trainings are on that share of the other nine tenths, with one
+    seed. Returns the choice, and the validation accuracies in percent: of the short trainings, and
+    of those at full length.
     """
-    rest, validation = hold_out(comparison.train, 0.1, seed=0)
-    part = rest[stratified(rest.labels, share)]
-    steps = round(min(CHOICE_STEPS, STEPS[share]) * comparison.longer)
-    found: dict[str, float] = {}
-    for choice in CHOICES:
-        key = comparison.key(work="choice", name=name, share=share, steps=steps, **choice)
-        numbers = remembered(key)
-        if numbers is None:
-            try:
-                model, _, _ = trained(name, part, steps, choice, seed=0, key=key)
-                accuracy = evaluate(model, validation, *channel_stats(part.images)).accuracy
-            except FloatingPointError:  # far too high
-                accuracy = 0.0
-            numbers = remember(key, {"accuracy": accuracy})
-            state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
-            print(f"{name}, {share:.0%}: {said(choice)}: {accuracy:.1f}%", flush=True)
-        found[said(choice)] = round(numbers["accuracy"], 2)
-    return max(CHOICES, key=lambda choice: found[said(choice)]), found
+    steps = comparison.steps(share)
+    few = round(min(CHOICE_STEPS, STEPS[share]) * comparison.longer)
+    short = {said(choice): tried(comparison, name, share, few, choice) for choice in CHOICES}
+    choice = max(CHOICES, key=lambda choice: short[said(choice)])
+    full = {said(choice): tried(comparison, name, share, steps, choice)}
+    for rate in sorted((rate for rate in RATES if rate < choice["lr"]), reverse=True):
+        lower = {**choice, "lr": rate}
+        full[said(lower)] = tried(comparison, name, share, steps, lower)
+        if full[said(lower)] <= full[said(choice)]:
+            break
+        choice = lower
+    return choice, short, full
+
+
+def tried(
+    comparison: Comparison, name: str, share: float, steps: int, choice: dict[str, Any]
+) -> float:
+    """Return the validation accuracy of one choice after so many steps, in percent."""
+    key = comparison.key(work="choice", name=name, share=share, steps=steps, **choice)
+    numbers = remembered(key)
+    if numbers is None:
+        rest, validation = hold_out(comparison.train, 0.1, seed=0)
+        part = rest[stratified(rest.labels, share)]
+        try:
+            model, _, _ = trained(name, part, steps, choice, seed=0, key=key)
+            accuracy = evaluate(model, validation, *channel_stats(part.images)).accuracy
+        except FloatingPointError:  # far too high
+            accuracy = 0.0
+        numbers = remember(key, {"accuracy": accuracy})
+        state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
+        print(f"{name}, {share:.0%}, {steps} steps, {said(choice)}: {accuracy:.1f}%", flush=True)
+    return round(numbers["accuracy"], 2)
 
 
 def said(choice: dict[str, Any]) -> str:
@@ -171,7 +192,7 @@ def said(choice: dict[str, Any]) -> str:
 
 def run_of(comparison: Comparison, name: str, share: float, seed: int) -> dict[str, Any]:
     """Train one network on a subset of its own and measure it; with all images, ask it more."""
-    choice, _ = chosen(comparison, name, share)
+    choice, _, _ = chosen(comparison, name, share)
     steps, whole = comparison.steps(share), share == 1
     asked = [SHIFTS, OCCLUDED, PIECES, SIZES, SIGMAS] if whole else []
     key = comparison.key(name=name, share=share, seed=seed, steps=steps, asked=asked, **choice)
@@ -311,9 +332,9 @@ def rows_of(
             **{name: pair[0][0][name] for name in ("images", "epochs", "steps")},
         }
         for name, found, each in zip(NETWORKS, pair, accuracies, strict=True):
-            _, tried = chosen(comparison, name, share)
-            row |= spread(each, name)
-            row |= {f"{name}_choice": found[0]["choice"], f"{name}_tried": tried}
+            _, short, full = chosen(comparison, name, share)
+            row |= spread(each, name) | {f"{name}_choice": found[0]["choice"]}
+            row |= {f"{name}_tried": short, f"{name}_tried_long": full}
             row[f"{name}_seconds"] = round(statistics.mean(run["seconds"] for run in found))
         rows.append({**row, **results.difference(*accuracies)})
         for question in pair[0][0]["answers"]:

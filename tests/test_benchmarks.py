@@ -352,10 +352,36 @@ def test_both_networks_are_trained_alike_and_asked_the_same(root, small_pair, ca
     assert [name for name, *_ in finals] == ["VisionTransformer", "ResNet"]
     assert finals[0][1:] == finals[1][1:] == (200, ("muon", 1e-3), 1)
     assert set(rows["100%"]["vit_tried"]) == {"muon 0.001", "adamw 1e+09"}
+    assert set(rows["100%"]["vit_tried_long"]) == {"muon 0.001"}
     assert rows["100%"]["vit_choice"] == "muon 0.001"
     card = load_checkpoint(root / "runs/benchmarks/cifar10_resnet", vit_and_cnn.ResNet)[1]
     assert (card.training["command"], card.training["seed"]) == (result["command"], 0)
     assert not list(root.rglob("*.state"))
+
+
+@pytest.mark.parametrize(
+    ("at_length", "rate"),
+    [
+        ({1e-2: 60.0, 3e-3: 59.0}, 1e-2),
+        ({1e-2: 60.0, 3e-3: 63.0, 1e-3: 62.0}, 3e-3),
+        ({1e-2: 60.0, 3e-3: 63.0, 1e-3: 64.0}, 1e-3),
+    ],
+)
+def test_from_the_best_short_training_smaller_rates_are_tried_as_long_as_they_pay(
+    monkeypatch, at_length, rate
+):
+    def tried(_, name, share, steps, choice):
+        if steps > vit_and_cnn.CHOICE_STEPS:
+            assert choice["optimizer"] == "muon"
+            return at_length[choice["lr"]]
+        return 50.0 - abs(choice["lr"] - 1e-2) - 10 * (choice["optimizer"] == "adamw")
+
+    monkeypatch.setattr(vit_and_cnn, "tried", tried)
+    comparison = vit_and_cnn.Comparison(stripes(8), stripes(8), 1, 1.0, "")
+    choice, short, full = vit_and_cnn.chosen(comparison, "vit", 1.0)
+    assert choice == {"optimizer": "muon", "lr": rate}
+    assert set(short) == {vit_and_cnn.said(choice) for choice in vit_and_cnn.CHOICES}
+    assert full == {f"muon {rate:g}": found for rate, found in at_length.items()}
 
 
 def test_what_was_trained_is_not_trained_again(root, small_pair):

@@ -50,7 +50,7 @@ NETWORKS: dict[str, ViTConfig | ResNetConfig] = {
 KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}
 TRAINING = TrainConfig(epochs=1, crop_padding=4, flip=True)  # epochs follow from the steps
 STEPS = {0.01: 320, 0.1: 640, 1.0: 1560}  # by share of the training images; 1560: four epochs
-CHOICE_STEPS = 160  # of the trainings that choose
+CHOICE_STEPS = 160  # of the short trainings that choose; never less than an epoch
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 CHOICES: tuple[dict[str, Any], ...] = tuple(
     {"optimizer": optimizer, "lr": lr}

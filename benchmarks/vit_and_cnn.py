@@ -22,7 +22,6 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ class Comparison:
             "data": [self.train.name, len(self.train), len(self.test)],
             "training": {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")},
             "networks": {name: asdict(config) for name, config in NETWORKS.items()},
-            "hardware": hardware(),
+            "hardware": provenance()["hardware"],
             **facts,
         }
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
@@ -91,12 +90,6 @@ class Comparison:
     def steps(self, share: float) -> int:
         """Return how many steps are taken with a share of the training images."""
         return round(STEPS[share] * self.longer)
-
-
-@cache
-def hardware() -> str:
-    """Return the chips; asked once, for asking takes its time."""
-    return provenance()["hardware"]
 
 
 def kept(key: str) -> Path:

@@ -5,13 +5,15 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 
 def provenance() -> dict[str, str]:
     """Say hardware (chips and cores, never which machine), date and commit.
 
-    The commit ends in "-dirty" where files differ from it, and is "none" outside a repository.
+    The commit is that of the first call, for what a program writes later does not change its code.
+    It ends in "-dirty" where files differ from it, and is "none" outside a repository.
     """
     return {
         "hardware": _hardware(),
@@ -38,6 +40,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _commit() -> str:
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

@@ -305,7 +305,8 @@ def fill_fields(text: str, root: Path, where: str) -> str:
                 else:
                     value = value[int(key)] if isinstance(value, list) else value[key]
             if isinstance(value, dict):
-                return ", ".join(f"{key}: {format(each, form)}" for key, each in value.items())
+                pairs = (f"{key}: {format(each, form)}" for key, each in value.items())
+                return ", ".join(pair.replace(" ", "\N{NO-BREAK SPACE}") for pair in pairs)
             return format(value, form)
         except (LookupError, OSError, ValueError, TypeError, StopIteration):
             raise BuildError(f"{where}: benchmarks/results has nothing for {field[0]}") from None

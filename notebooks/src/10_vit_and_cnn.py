@@ -1098,8 +1098,8 @@ for mode in (True, False):
 # | {{results.vit_and_cnn.rows[what=100%].epochs}} epochs | {{results.vit_and_cnn.rows[what=100%].resnet_tried_long:.1f}} | {{results.vit_and_cnn.rows[what=100%].vit_tried_long:.1f}} |
 #
 # The ResNet kept its rate; the ViT's best rate after one epoch was too high for
-# {{results.vit_and_cnn.rows[what=100%].epochs}}. (Our first table was made without this step. The ViT was farther
-# behind in it, and that part of the distance was ours.)
+# {{results.vit_and_cnn.rows[what=100%].epochs}}. (Our first table was made without this step. With all images the
+# ViT was farther behind in it, and that part of the distance was ours.)
 #
 # What is left: each choice hangs on one seed, rates stand a factor of three apart, and all else (decay, warm-up,
 # augmentation, batches) is the same for both and was not searched. Lesson 07 trains this very ViT for

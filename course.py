@@ -180,7 +180,7 @@ def install(extras, cpu):
     """Install the course, editable, at the locked versions."""
     uv = find_uv(or_install=cpu)  # only uv knows where PyTorch keeps its small builds
     if uv:
-        command = [uv, "pip", "install", "--python", PYTHON]
+        command = [uv, "pip", "install", "--compile-bytecode", "--python", PYTHON]  # as pip does
         command += ["--torch-backend", "cpu"] if cpu else []
     else:
         command = [PYTHON, "-m", "pip", "install", "--no-input", "--progress-bar", "off"]

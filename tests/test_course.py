@@ -190,7 +190,7 @@ def test_sets_up_once_and_then_starts_nothing(course, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "about 3.0 GB to download, 5.6 GB in .venv" in said or sys.platform != "linux"
     (call,) = uv_calls()
-    assert call[:2] == ["pip", "install"]
+    assert call[:3] == ["pip", "install", "--compile-bytecode"]
     assert call[-4:] == ["-c", "requirements.lock", "-e", ".[lab]"]
     page_config = json.loads(
         (course.VENV / "etc/jupyter/labconfig/page_config.json").read_text("utf-8")

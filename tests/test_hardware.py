@@ -30,6 +30,14 @@ def test_half_precision_follows_the_compute_capability(capability, expected, mon
     assert half_precision(torch.device("cuda", 1)) is expected
 
 
+@pytest.fixture
+def an_unknown_processor():
+    hardware._cpu_has_amx.cache_clear()
+    yield
+    hardware._cpu_has_amx.cache_clear()
+
+
+@pytest.mark.usefixtures("an_unknown_processor")
 @pytest.mark.parametrize(
     ("flags", "expected"), [("fpu avx2", None), ("avx512f amx_bf16 amx_tile", torch.bfloat16)]
 )
@@ -37,6 +45,7 @@ def test_a_processor_without_amx_stays_at_full_precision(flags, expected, tmp_pa
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(hardware, "Path", lambda name: tmp_path / "cpuinfo")
     assert half_precision("cpu") is expected
+    hardware._cpu_has_amx.cache_clear()
     (tmp_path / "cpuinfo").unlink()  # not Linux
     assert half_precision("cpu") is None
 

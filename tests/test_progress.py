@@ -26,6 +26,17 @@ def test_the_bar_counts_images_and_shows_loss_and_accuracy(capsys):
     assert "loss=0.250, test=61.2%" in shown
 
 
+def test_short_epochs_do_not_draw_the_bar_anew_each(monkeypatch):
+    with Progress(total=10_000) as bar:
+        drawn = []
+        monkeypatch.setattr(bar.bar, "display", lambda *_, **__: drawn.append(bar.bar.postfix))
+        for _ in range(100):
+            bar.step(100)
+            bar.epoch(ROW)
+        assert len(drawn) <= 2, "a second at least lies between two"
+    assert drawn[-1] == "loss=0.500"
+
+
 def test_the_csv_has_a_line_for_each_epoch_also_after_going_on(tmp_path):
     path = tmp_path / "run.csv"
     log = logs(tmp_path / "run.safetensors", {}, [ROW])  # one epoch was there before

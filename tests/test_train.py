@@ -187,6 +187,13 @@ def test_fit_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not any(hook for hook in hooks if isinstance(hook, dict))
 
 
+def test_training_on_a_cpu_leaves_the_chance_of_gpus_alone(monkeypatch):
+    model, train = new_model(), stripes()
+    for absent in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(absent, "manual_seed_all", lambda seed: pytest.fail("was seeded"))
+    fit(model, train, None, replace(QUICK, crop_padding=2, flip=True))
+
+
 def test_fit_takes_any_network():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     rows = fit(net, stripes(), stripes(16, seed=1), replace(QUICK, epochs=6))

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,10 +24,13 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
         if capability >= (8, 0):
             return torch.bfloat16
         return torch.float16 if capability >= (7, 0) else None
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_amx() else None
+
+
+@cache  # asked in every step of Muon
+def _cpu_has_amx() -> bool:
     processor = Path("/proc/cpuinfo")  # only Linux tells
-    if device.type == "cpu" and processor.exists() and "amx_bf16" in processor.read_text():
-        return torch.bfloat16
-    return None
+    return processor.exists() and "amx_bf16" in processor.read_text()
 
 
 @contextmanager

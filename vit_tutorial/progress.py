@@ -54,7 +54,7 @@ class Progress:
         self.shown["loss"] = f"{row['loss']:.3f}"
         if "test_accuracy" in row:
             self.shown["test"] = f"{row['test_accuracy']:.1f}%"
-        self.bar.set_postfix(self.shown)
+        self.bar.set_postfix(self.shown, refresh=False)  # epochs may take milliseconds
         if self.log is not None:
             self.log(row)
 

@@ -124,9 +124,13 @@ class Run:
         order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
         return order.to(self.device)
 
-    def seed(self) -> int:
-        """Return the seed for what this step draws in this process."""
-        return mixed_seed(self.config.seed, self.epoch, self.step, rank())
+    def seed(self) -> None:
+        """Seed what this step draws in this process."""
+        seed = mixed_seed(self.config.seed, self.epoch, self.step, rank())
+        if self.device.type == "cpu":  # leaves GPUs alone, and takes no millisecond to tell them
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def augmented(
         self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor

@@ -106,7 +106,7 @@ def train_step(
     std: Tensor,
 ) -> None:
     """Take one step of `run` on uint8 images (B, C, H, W) and their labels (B,)."""
-    torch.manual_seed(run.seed())  # what a step draws depends on no step before it
+    run.seed()  # what a step draws depends on no step before it
     pixels, targets = run.augmented(images, labels, mean, std)
     with torch.autocast(run.device.type, run.half, enabled=run.half is not None):
         loss = run.objective(network, pixels, targets)

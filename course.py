@@ -42,10 +42,11 @@ STAMP = VENV / "course.json"
 LOG = VENV / "setup.log"
 VERSION = "{}.{}".format(*sys.version_info)
 
-# Measured, in GB: (download, disk). PyTorch for Linux brings the libraries of NVIDIA's GPUs.
+# In GB: (download, disk with compiled bytecode). PyTorch for Linux brings the libraries of NVIDIA's
+# GPUs; the disk without them is computed from the measured one with them.
 WITH_GPU = (3.0, 5.6)
-CPU_ONLY = (0.4, 1.3)
-TEST_TOOLS = (0.1, 0.5)
+CPU_ONLY = (0.4, 1.5)
+TEST_TOOLS = (0.1, 0.6)
 
 AGAIN = "run the same command again"
 FULL_DISK = f"The disk is full: free some space, then {AGAIN}."

@@ -1,6 +1,7 @@
 """What a run shows and writes: the bar, the CSV, TensorBoard, Weights & Biases, the live curve."""
 
 import csv
+import math
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -26,15 +27,16 @@ def test_the_bar_counts_images_and_shows_loss_and_accuracy(capsys):
     assert "loss=0.250, test=61.2%" in shown
 
 
-def test_short_epochs_do_not_draw_the_bar_anew_each(monkeypatch):
-    with Progress(total=10_000) as bar:
+def test_the_end_of_an_epoch_draws_nothing_before_its_time(monkeypatch):
+    with Progress(total=300) as bar:
         drawn = []
         monkeypatch.setattr(bar.bar, "display", lambda *_, **__: drawn.append(bar.bar.postfix))
-        for _ in range(100):
+        bar.bar.mininterval = math.inf  # the next drawing is not due
+        for _ in range(3):
             bar.step(100)
             bar.epoch(ROW)
-        assert len(drawn) <= 2, "a second at least lies between two"
-    assert drawn[-1] == "loss=0.500"
+        assert drawn == []
+    assert drawn == ["loss=0.500"], "the end is drawn"
 
 
 def test_the_csv_has_a_line_for_each_epoch_also_after_going_on(tmp_path):

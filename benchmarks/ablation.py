@@ -40,6 +40,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "TrivialAugment": ({"trivial_augment": 0.5}, {"trivial_augment": 0.0}, True),
     "random erasing": ({"erase": 0.25}, {"erase": 0.0}, True),
     "mixup and cutmix": ({"mixup": 0.3, "cutmix": 0.3}, {"mixup": 0.0, "cutmix": 0.0}, True),
+    "dropped patches": ({"patch_drop": 0.5}, {"patch_drop": 0.0}, False),
     "averaged weights": ({"ema": 0.999}, {"ema": 0.0}, True),
     "drop path": ({"drop_path": 0.1}, {"drop_path": 0.0}, True),
     "Muon": ({"optimizer": "muon"}, {"optimizer": "adamw"}, False),

@@ -24,12 +24,13 @@ from typing import Any
 import results
 import torch
 
+from vit_tutorial.compute import Compute
 from vit_tutorial.data import ImageSet, hold_out, load_train_test
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.provenance import provenance
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
 from vit_tutorial.run import read_state, state_path
-from vit_tutorial.train import epochs_within, fit
+from vit_tutorial.train import epochs_within, fastest, fit
 
 # What --set may change; the data say the size of an image, --seeds the seed.
 SETTINGS: dict[str, type] = {
@@ -130,7 +131,8 @@ def measure(
     if known:
         each = zip(known["seeds"], known["test_accuracies"], known["seconds_each"], strict=True)
         runs = {seed: (accuracy, seconds) for seed, accuracy, seconds in each}
-    config = replace(experiment.recipe.train, epochs=_epochs(experiment, known))
+    epochs, how = _plan(experiment, known)
+    config = replace(experiment.recipe.train, epochs=epochs)
     for seed in range(count):
         if seed in runs:
             continue
@@ -140,11 +142,13 @@ def measure(
             experiment.train,
             experiment.test,
             replace(config, seed=seed),
+            how=how,
             save_to=path,
             resume=state_path(path).exists(),
         )
         runs[seed] = rows[-1]["test_accuracy"], rows[-1]["seconds"]
-        yield summary(experiment, config.epochs, dict(sorted(runs.items())))
+        how = Compute(**read_state(path)["how"])  # the same for all seeds
+        yield {**summary(experiment, epochs, dict(sorted(runs.items()))), **asdict(how)}
     for seed in range(count):
         state_path(experiment.save_to(seed)).unlink(missing_ok=True)
 
@@ -155,18 +159,20 @@ def _new_model(experiment: Experiment, seed: int) -> VisionTransformer:
     return VisionTransformer(experiment.recipe.model).to(device)
 
 
-def _epochs(experiment: Experiment, known: dict[str, Any] | None) -> int:
-    """Find out how many epochs fit, once for all seeds of an experiment."""
+def _plan(experiment: Experiment, known: dict[str, Any] | None) -> tuple[int, Compute | None]:
+    """Find out how many epochs fit, once for all seeds, and how their steps are computed."""
     config = experiment.recipe.train
     if experiment.minutes is None:
-        return config.epochs
+        return config.epochs, None
     if known:
-        return known["epochs"]
+        return known["epochs"], None
     first = experiment.save_to(0)
     if state_path(first).exists():
-        return read_state(first)["config"]["epochs"]
+        return read_state(first)["config"]["epochs"], None
     model = _new_model(experiment, seed=0)
-    return epochs_within(experiment.minutes, model, experiment.train, experiment.test, config)
+    how = fastest(model, experiment.train, config, minutes=experiment.minutes)
+    sets = experiment.train, experiment.test
+    return epochs_within(experiment.minutes, model, *sets, config, how), how
 
 
 def summary(

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
+    train.add_argument("--precision", help="float32, bfloat16 or float16 (default: the fastest)")
+    train.add_argument("--attention", help="fused or plain (default: the faster one)")
+    train.add_argument("--threads", type=int, help="of the CPU (default: the fastest number)")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint's accuracy")
@@ -116,11 +119,9 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
             f"--recipe must be one of {', '.join(recipes.RECIPES)}, got {arguments.recipe!r}"
         )
     recipe = recipes.RECIPES[arguments.recipe]
-    config = replace(recipe.train, seed=arguments.seed)
-    if arguments.epochs is not None:
-        config = replace(config, epochs=arguments.epochs)
-    if arguments.batch_size is not None:
-        config = replace(config, batch_size=arguments.batch_size)
+    names = ("epochs", "batch_size", "seed", "precision", "attention", "threads")
+    given = {name: getattr(arguments, name) for name in names}
+    config = replace(recipe.train, **{k: v for k, v in given.items() if v is not None})
     mode = "L" if recipe.model.in_chans == 1 else "RGB"
     with _left_out_files_named():
         sets = data.load_train_test(
@@ -130,7 +131,7 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     model_config = replace(recipe.model, num_classes=len(training.classes))
 
     torch.manual_seed(config.seed)
-    model = VisionTransformer(model_config).to(device)
+    model, how = VisionTransformer(model_config).to(device), None
     if arguments.resume:  # with the number of epochs that was measured, for example
         config = recipes.TrainConfig(**run.read_state(arguments.out)["config"])
         if arguments.epochs not in (None, config.epochs):
@@ -139,12 +140,16 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
                 f"got --epochs {arguments.epochs}"
             )
     elif arguments.minutes is not None:
-        epochs = train.epochs_within(arguments.minutes, model, training, test, config)
+        minutes = arguments.minutes
+        how = train.fastest(model, training, config, minutes=minutes)
+        epochs = train.epochs_within(minutes, model, training, test, config, how)
         epochs = hardware.agreed(epochs)
         config = replace(config, epochs=epochs)
         if hardware.rank() == 0:
-            print(f"{epochs} epochs fit into {arguments.minutes:g} minutes on this machine.")
-    rows = train.fit(model, training, test, config, save_to=arguments.out, resume=arguments.resume)
+            print(f"{epochs} epochs fit into {minutes:g} minutes on this machine.")
+    rows = train.fit(
+        model, training, test, config, how=how, save_to=arguments.out, resume=arguments.resume
+    )
     if hardware.rank() > 0:
         return 0
 
@@ -163,6 +168,7 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
         training={
             "command": shlex.join(["vit-tutorial", *command]),
             **asdict(config),
+            **run.read_state(arguments.out)["how"],  # "auto" is nothing that others can repeat
             "seconds": round(rows[-1]["seconds"]),
             **provenance(),
         },

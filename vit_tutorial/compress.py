@@ -290,10 +290,10 @@ def distillation(
             f"expected temperature > 0 and share in 0..1, got {temperature} and {share}"
         )
 
-    def objective(network: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+    def objective(network: Callable[[Tensor], Tensor], pixels: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
             taught: Tensor = teacher(pixels).to(targets.dtype)
-        logits: Tensor = network(pixels).to(targets.dtype)
+        logits = network(pixels).to(targets.dtype)
         divergence = F.kl_div(
             (logits / temperature).log_softmax(dim=-1),
             (taught / temperature).log_softmax(dim=-1),

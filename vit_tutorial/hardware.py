@@ -4,8 +4,6 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,24 +11,18 @@ from torch import nn
 
 
 def half_precision(device: torch.device | str) -> torch.dtype | None:
-    """Return the half precision that `device` is built for, or None.
+    """Return the half precision that a GPU is built for, or None; a CPU has to be tried.
 
-    bfloat16 on GPUs from compute capability 8.0 on and on CPUs with AMX, float16 on GPUs from 7.0
-    on. (`torch.cuda.is_bf16_supported()` also says yes to GPUs that only imitate bfloat16, slowly.)
+    bfloat16 from compute capability 8.0 on, float16 from 7.0 on.
+    (`torch.cuda.is_bf16_supported()` also says yes to GPUs that only imitate bfloat16, slowly.)
     """
     device = torch.device(device)
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability >= (8, 0):
-            return torch.bfloat16
-        return torch.float16 if capability >= (7, 0) else None
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_amx() else None
-
-
-@cache  # asked in every step of Muon
-def _cpu_has_amx() -> bool:
-    processor = Path("/proc/cpuinfo")  # only Linux tells
-    return processor.exists() and "amx_bf16" in processor.read_text()
+    if device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return torch.bfloat16
+    return torch.float16 if capability >= (7, 0) else None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ a classifier (`transfer.with_head`). Built step by step in lesson 13.
 Axes as in `model`; V of the N patches of an image are visible.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -103,7 +104,7 @@ def take(tokens: Tensor, places: Tensor) -> Tensor:
         >>> take(tokens, torch.tensor([[2, 0]])).flatten().tolist()
         [12.0, 10.0]
     """
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+    return tokens.take_along_dim(places[..., None], dim=1)
 
 
 def hidden_patches(order: Tensor, num_visible: int) -> Tensor:
@@ -205,12 +206,7 @@ class MaskedAutoencoder(nn.Module):
 
     def encode(self, images: Tensor, visible: Tensor) -> Tensor:
         """Map images to the tokens of their visible patches (B, V) alone: (B, V', D)."""
-        vit, prefix = self.encoder, self.config.encoder.num_prefix
-        x = vit.embed(images)  # (B, T, D), with positions: where a patch is, is known from here on
-        x = torch.cat([x[:, :prefix], take(x[:, prefix:], visible)], dim=1)
-        for block in vit.blocks:
-            x = block(x)
-        return vit.norm(x)
+        return self.encoder.forward_features(images, visible)
 
     def predict(self, images: Tensor, order: Tensor, num_visible: int) -> Tensor:
         """Predict every patch from the first `num_visible` of `order`: (B, N, C*P*P).
@@ -243,6 +239,6 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(torch.where(hidden, filled, patches), vit.patch_size, vit.grid)
 
 
-def reconstruction(network: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+def reconstruction(network: Callable[[Tensor], Tensor], pixels: Tensor, targets: Tensor) -> Tensor:
     """Return the objective of a masked autoencoder, for `fit`; the targets (labels) are ignored."""
     return network(pixels)

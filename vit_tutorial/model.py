@@ -224,8 +224,9 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention: every token looks at every token: (B, T, D) -> (B, T, D).
 
-    Per head, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, arXiv 1706.03762, equation 1). With
-    `rope`, the (T, d/2) angles of `positions.rope_2d`, queries and keys are rotated first.
+    Per head, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, arXiv 1706.03762, equation 1), in one
+    kernel unless `fused_attn` is switched off. With `rope`, the (T, d/2) angles of
+    `positions.rope_2d`, queries and keys are rotated first.
 
     Raises:
         ValueError: a `dim` that the heads cannot share.
@@ -240,6 +241,7 @@ class Attention(nn.Module):
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"dim {dim} cannot be shared by {num_heads} heads")
         self.num_heads = num_heads
+        self.fused_attn = True  # timm's name; which is faster depends on the processor
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -250,7 +252,11 @@ class Attention(nn.Module):
         )
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, h, T, d)
+        if self.fused_attn:
+            x = F.scaled_dot_product_attention(q, k, v)  # (B, h, T, d)
+        else:  # the same, written out
+            scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, h, T, T)
+            x = scores.softmax(dim=-1) @ v  # (B, h, T, d)
         return self.proj(rearrange(x, "b h t d -> b t (h d)"))
 
 
@@ -368,6 +374,8 @@ class VisionTransformer(nn.Module):
         torch.Size([2, 10])
     """
 
+    rope: Tensor | None
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
@@ -389,15 +397,23 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(dim, config.num_classes)
         init_weights(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(images))
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes); `visible`: see forward_features."""
+        return self.forward_head(self.forward_features(images, visible))
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to the tokens after the final norm (B, T, D)."""
-        x = self.embed(images)
+    def forward_features(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) to the tokens after the final norm (B, T, D).
+
+        With `visible`, numbers of patches (B, V), the blocks see these patches alone (and CLS).
+        """
+        x, rope = self.embed(images), self.rope
+        if visible is not None:
+            prefix = torch.arange(self.config.num_prefix, device=x.device).expand(len(x), -1)
+            places = torch.cat([prefix, visible + self.config.num_prefix], dim=1)
+            x = x.take_along_dim(places[..., None], dim=1)
+            rope = None if rope is None else rope[places][:, None]  # (B, 1, T, d/2)
         for block in self.blocks:
-            x = block(x, self.rope)
+            x = block(x, rope)
         return self.norm(x)
 
     def forward_head(self, tokens: Tensor) -> Tensor:

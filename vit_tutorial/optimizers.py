@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.hardware import half_precision
 from vit_tutorial.recipes import TrainConfig
 
 
@@ -47,7 +46,7 @@ class Muon(torch.optim.Optimizer):
     Jordan et al. 2024, kellerjordan.github.io/posts/muon; a step has the size of one of AdamW's
     (Liu et al. 2025, arXiv 2502.16982, equation 4). It computes what `torch.optim.Muon` does with
     adjust_lr_fn="match_rms_adamw", for all matrices of one shape at once, and in bfloat16 only
-    where the device is built for it: on a CPU that imitates it, this takes a tenth of the time.
+    under an autocast to it: on a CPU that imitates bfloat16, this takes a tenth of the time.
     The kernels of a convolution, (out, in, rows, columns), are the matrix (out, in·rows·columns).
     """
 
@@ -88,9 +87,9 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     Five rounds of a polynomial that needs products alone (Newton-Schulz); it brings all but very
     small values to 0.7..1.2: near enough, and faster than a singular value decomposition.
     """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    precision = half_precision(matrices.device)
-    x = matrices.bfloat16() if precision is torch.bfloat16 else matrices
+    tall, device = matrices.shape[-2] > matrices.shape[-1], matrices.device.type
+    in_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    x = matrices.bfloat16() if in_half is torch.bfloat16 else matrices
     x = x.mT if tall else x  # the product below is then the smaller one
     x = x / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7).to(x.dtype)
     for _ in range(5):

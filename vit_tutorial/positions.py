@@ -106,11 +106,11 @@ def rope_2d(coordinates: Tensor, head_dim: int, base: float = 100.0) -> Tensor:
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotate channel pairs (2i, 2i+1) of every token by its angles: (..., T, d) -> (..., T, d).
 
-    `angles` is (T, d/2). Rotating queries and keys makes their product depend on the difference of
-    two positions only (Su et al. 2021, equation 16).
+    `angles` is (T, d/2), or (..., T, d/2) to broadcast. Rotating queries and keys makes their
+    product depend on the difference of two positions only (Su et al. 2021, equation 16).
 
     Raises:
-        ValueError: `angles` of another shape than (T, d/2).
+        ValueError: `angles` of another shape than (T, d/2) at its end.
 
     Examples:
         >>> quarter_turn = torch.tensor([[torch.pi / 2]])
@@ -118,7 +118,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
         [[0.0, 1.0]]
     """
     tokens, dim = x.shape[-2:]
-    if angles.shape != (tokens, dim // 2) or dim % 2:
+    if angles.shape[-2:] != (tokens, dim // 2) or dim % 2:
         raise ValueError(
             f"x of shape {tuple(x.shape)} needs angles of shape ({tokens}, {dim / 2:g}), "
             f"got {tuple(angles.shape)}"

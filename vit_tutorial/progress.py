@@ -12,6 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from vit_tutorial.files import whole_file
+from vit_tutorial.hardware import rank
 
 Row = dict[str, float]
 COLUMNS = ("epoch", "loss", "test_accuracy", "lr", "images_per_second", "seconds")
@@ -57,6 +58,12 @@ class Progress:
         self.bar.set_postfix(self.shown, refresh=False)  # epochs may take milliseconds
         if self.log is not None:
             self.log(row)
+
+
+def say(message: str) -> None:
+    """Print a line; of several processes only the first does."""
+    if rank() == 0:
+        print(message, flush=True)
 
 
 def logs(save_to: Path, config: dict[str, Any], rows: Sequence[Row]) -> Callable[[Row], None]:

@@ -1,5 +1,6 @@
 """When, on what and from which commit a number was made; cards and results files carry it."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -25,10 +26,25 @@ def provenance() -> dict[str, str]:
 def _hardware() -> str:
     torch = sys.modules.get("torch")  # what has not loaded torch has not used a GPU
     gpus = [torch.cuda.get_device_name()] if torch and torch.cuda.is_available() else []
-    return ", ".join([*gpus, _processor(), f"{os.cpu_count()} cores"])
+    return ", ".join([*gpus, _processor_name(), f"{os.cpu_count()} cores"])
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """Tell processors apart that compute differently, also under the same name: with a checksum.
+
+    Two that are called "AMD EPYC" may differ in the instructions that they have.
+    """
+    facts = platform.processor()  # on Windows with family, model and stepping
+    if sys.platform == "linux":
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        telling = ("vendor", "cpu family", "model", "stepping", "flags", "CPU", "Features")
+        facts = "\n".join(line for line in first.splitlines() if line.startswith(telling))
+    checksum = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return f"{_processor_name()}, {os.cpu_count()} cores, {checksum}"
+
+
+def _processor_name() -> str:
     """Name the CPU: platform.processor() is empty or vague on Linux and on a Mac."""
     if sys.platform == "darwin":
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -30,21 +30,26 @@ from vit_tutorial.augment import (
     mix_targets,
     trivial_augment,
 )
+from vit_tutorial.compute import Compute
 from vit_tutorial.data import ImageSet, normalize
 from vit_tutorial.files import whole_file
-from vit_tutorial.hardware import half_precision, rank, world_size
+from vit_tutorial.hardware import rank, world_size
+from vit_tutorial.mae import draw_order
+from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor, make_optimizers
 from vit_tutorial.progress import Progress, Row, logs
+from vit_tutorial.provenance import processor
 from vit_tutorial.recipes import TrainConfig
 
 MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]  # an nn.Module, or one that is told which patches to see
+Objective = Callable[[Network, Tensor, Tensor], Tensor]
 
 
-def cross_entropy(network: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
     """Ask `network` for the classes of pixels (B, C, H, W); the loss against (B, classes): ()."""
-    logits: Tensor = network(pixels)
+    logits = network(pixels)
     return F.cross_entropy(logits.to(targets.dtype), targets)
 
 
@@ -56,7 +61,8 @@ class Run:
 
     Raises:
         ValueError: a batch that the images do not fill or the processes cannot share, or a
-            padding as large as the images, or a single class where classes are to be learnt.
+            padding as large as the images, or a single class where classes are to be learnt, or
+            patches to be dropped by a network that cannot.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Run:
         config: TrainConfig,
         train: ImageSet,
         save_to: str | Path | None,
+        how: Compute,
         objective: Objective = cross_entropy,
     ) -> None:
         if objective is cross_entropy and len(train.classes) < 2:
@@ -85,12 +92,18 @@ class Run:
                 f"crop_padding {config.crop_padding} must be smaller than the images, which have "
                 f"{train.images.shape[2]}x{train.images.shape[3]} pixels"
             )
-        self.model, self.config, self.objective = model, config, objective
+        can_leave_out = isinstance(model, VisionTransformer)
+        self.num_patches = model.config.num_patches if can_leave_out else 0
+        if config.patch_drop and not can_leave_out:
+            raise ValueError(
+                f"patch_drop is for the VisionTransformer of this course, which can leave patches "
+                f"out; {type(model).__name__} cannot"
+            )
+        self.model, self.config, self.how, self.objective = model, config, how, objective
         self.save_to = None if save_to is None else Path(save_to)
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.half = half_precision(self.device) if self.dtype == torch.float32 else None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=how.half is torch.float16)
         self.optimizers = make_optimizers(model, config)
         self.average = None
         if config.ema:
@@ -114,6 +127,11 @@ class Run:
         return self.step % self.steps_per_epoch * self.config.batch_size
 
     @property
+    def clean(self) -> bool:
+        """Whether the next step is one of those at the end that change images less."""
+        return self.step >= (1 - self.config.clean) * self.total_steps
+
+    @property
     def seconds(self) -> float:
         """How long it has been training, pauses left out."""
         return time.perf_counter() - self.started
@@ -132,21 +150,25 @@ class Run:
         else:
             torch.manual_seed(seed)
 
+    def autocast(self) -> torch.autocast:
+        """Multiply matrices in the precision of this run while the context lasts."""
+        half = self.how.half
+        return torch.autocast(self.device.type, half, enabled=half is not None)
+
     def augmented(
         self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Change uint8 images (B, C, H, W) at random, and normalise them; targets (B, classes)."""
         config, count, size = self.config, len(images), (images.shape[2], images.shape[3])
-        clean = self.step >= (1 - config.clean) * self.total_steps
         if config.crop_padding or config.flip:
             draw = draw_crop_flip(count, config.crop_padding, config.flip, device=self.device)
             images = crop_flip(images, *draw)
-        if config.trivial_augment and not clean:
+        if config.trivial_augment and not self.clean:
             draw = draw_trivial_augment(count, config.trivial_augment, device=self.device)
             images = trivial_augment(images, draw)
         pixels = normalize(images, mean, std).to(self.dtype)
         targets = F.one_hot(labels, self.num_classes).to(self.dtype)
-        if clean:
+        if self.clean:
             return pixels, targets
         smoothing = config.label_smoothing
         targets = (1 - smoothing) * targets + smoothing / self.num_classes
@@ -156,6 +178,16 @@ class Run:
             draw = draw_mix(count, size, config.mixup, config.cutmix, device=self.device)
             pixels, targets = mix(pixels, *draw), mix_targets(targets, *draw)
         return pixels, targets
+
+    def visible_patches(self, count: int) -> Tensor | None:
+        """Draw the patches that the network sees of each image: (B, V); None for all of them.
+
+        A step takes about as much less time as it sees less (Liu et al. 2022, arXiv 2208.07220).
+        """
+        if not self.config.patch_drop or self.clean:
+            return None
+        visible = max(round((1 - self.config.patch_drop) * self.num_patches), 1)
+        return draw_order(count, self.num_patches, self.device)[:, :visible]
 
     def update(self, loss: Tensor) -> None:
         """Make one step of the optimizers against the gradient of `loss`."""
@@ -168,8 +200,9 @@ class Run:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        with self.autocast():  # for the products of Muon
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None and self.step >= self.config.warmup * self.total_steps:
             self.average.update_parameters(self.model)
@@ -259,6 +292,8 @@ class Run:
             self.check_loss(self.total_loss.item() / (self.step % self.steps_per_epoch))
         state = {
             "config": asdict(self.config),
+            "how": asdict(self.how),
+            "processor": processor(),
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -336,6 +371,12 @@ def read_state(save_to: str | Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in many ways
         raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
+
+
+def how_it_was_computed(state: dict[str, Any]) -> Compute | None:
+    """Return how a saved run was computed, for the same bits; None on another processor."""
+    same = "how" in state and state["processor"] == processor()
+    return Compute(**state["how"]) if same else None
 
 
 def refuse_unfinished(save_to: str | Path | None) -> None:

@@ -5,22 +5,26 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.hardware import compiled, rank, synchronised, world_size
-from vit_tutorial.progress import Row
+from vit_tutorial.hardware import agreed, compiled, rank, synchronised, world_size
+from vit_tutorial.progress import Row, say
 from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.run import (
     MEASUREMENTS,
     Objective,
     Run,
     cross_entropy,
+    how_it_was_computed,
     memory_errors_explained,
+    read_state,
     refuse_unfinished,
     stop_signals,
 )
@@ -28,6 +32,8 @@ from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
 
 SAVE_EVERY = 60.0  # seconds between two copies of a run on disk
 PROBE_IMAGES = 1000  # on which the time of a measurement is tried
+SMALL = 1e9  # parameters times images: below, a training takes seconds however it is computed
+TRIAL = 4.0  # seconds, at most, in which the fastest way to compute a step is looked for
 
 
 def fit(
@@ -37,6 +43,7 @@ def fit(
     config: TrainConfig,
     *,
     objective: Objective = cross_entropy,
+    how: Compute | None = None,
     save_to: str | Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[Row], None] | None = None,
@@ -51,13 +58,22 @@ def fit(
     What is learnt is in `objective`: it asks the network about pixels (B, C, H, W), which may be
     mixed, and compares with targets (B, classes), or not, and returns the loss.
 
+    `how` a step is computed is measured, see `fastest`, unless it is given; a run that is resumed
+    on the same processor keeps to it.
+
     Raises:
-        ValueError: fewer training images than a batch, or a saved run that does not fit.
+        ValueError: fewer training images than a batch, a saved run that does not fit, or a config
+            that asks for what this network cannot do.
         FloatingPointError: the loss is no longer a number, or far worse than that of guessing.
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
-    run = Run(model, config, train, save_to, objective)
+    if resume and how is None and save_to is not None:
+        how = how_it_was_computed(read_state(save_to))
+        if how is None:
+            say("The run was begun on another processor: what is fastest here is found out anew.")
+    how = how or fastest(model, train, config, objective)
+    run = Run(model, config, train, save_to, how, objective)
     if resume:
         run.load()
     else:
@@ -70,6 +86,7 @@ def fit(
     gpus = [run.device] if run.device.type == "cuda" else []
     with (
         compiled(model, config.compile and bool(gpus)),
+        computing(model, how),
         torch.random.fork_rng(gpus),  # leaves chance elsewhere as it was
         stop_signals() as stopped,
         run.progress() as progress,
@@ -108,41 +125,114 @@ def train_step(
     """Take one step of `run` on uint8 images (B, C, H, W) and their labels (B,)."""
     run.seed()  # what a step draws depends on no step before it
     pixels, targets = run.augmented(images, labels, mean, std)
-    with torch.autocast(run.device.type, run.half, enabled=run.half is not None):
-        loss = run.objective(network, pixels, targets)
+    visible = run.visible_patches(len(pixels))
+    asked = network if visible is None else partial(network, visible=visible)
+    with run.autocast():
+        loss = run.objective(asked, pixels, targets)
     run.update(loss)
 
 
+def fastest(
+    model: nn.Module,
+    train: ImageSet,
+    config: TrainConfig,
+    objective: Objective = cross_entropy,
+    minutes: float | None = None,
+) -> Compute:
+    """Find out how a step of this training is computed fastest on this machine, and say so.
+
+    On a CPU it tries steps on a part of a batch, in what `config` allows of float32 and bfloat16,
+    fused and plain attention, more and fewer threads. That takes five seconds at most, and less
+    than a twentieth of the training, which lasts for `minutes`, or all its epochs; a training that
+    is too small or too short for a trial is computed in the usual way, as PyTorch does it. `model`
+    is left as it is. Several processes try together and do what suits the first.
+
+    Raises:
+        ValueError: the config asks for what this network cannot do.
+    """
+    ways = ways_to_compute(model, config)
+    work = sum(p.numel() for p in model.parameters()) * len(train) * config.epochs
+    if len(ways) == 1 or (work < SMALL and not minutes):
+        return ways[0]
+    few = train[: config.batch_size]
+    trial = copy.deepcopy(model)
+    run = Run(trial, config, few, None, ways[0], objective)
+    mean, std = (torch.tensor(value) for value in channel_stats(few.images))
+    share = slice(rank(), None, world_size())
+    images, labels = few.images[share], few.labels[share]
+
+    def seconds(how: Compute, count: int) -> float:
+        run.how = how
+        with computing(trial, how):
+            start = time.perf_counter()
+            train_step(trial, run, images[:count], labels[:count], mean, std)
+            return time.perf_counter() - start
+
+    with torch.random.fork_rng([]):
+        seconds(ways[0], 1)  # the first step sets things up
+        count, step = 1, seconds(ways[0], 1)
+        turn = 1 / (4 * len(ways))  # of the trial, for a step: slow ways are found out in time
+        while step < TRIAL * turn and count < len(images):
+            count = min(2 * count, len(images))
+            step = seconds(ways[0], count)
+        steps = config.epochs * (len(train) // config.batch_size)
+        lasts = 60 * minutes if minutes else steps * step * len(images) / count
+        budget = min(TRIAL, lasts / 20)
+        if not agreed(int(budget >= 1)):
+            return ways[0]
+        count = max(int(count * min(budget * turn / step, 1)), 1)
+        how, gain = fastest_way(ways, lambda way: seconds(way, count), budget)
+    how = ways[agreed(ways.index(how))]
+    if how == ways[0]:
+        say(f"A step is computed as usual, in {how}: none of {len(ways)} ways is clearly faster.")
+    else:
+        say(f"A step is computed in {how}: {gain:.1f} times as fast as in {ways[0]}.")
+    return how
+
+
 def epochs_within(
-    minutes: float, model: nn.Module, train: ImageSet, test: ImageSet, config: TrainConfig
+    minutes: float,
+    model: nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    config: TrainConfig,
+    how: Compute | None = None,
 ) -> int:
     """Tell how many epochs of `config` fit into `minutes` on this machine, by trying a few batches.
 
-    `model` is left as it is. Counts the measurements of the test accuracy, too. Several processes
-    try together; each finds a slightly different number, see `agreed`.
+    `model` is left as it is. Counts the measurements of the test accuracy, too. `how` a step is
+    computed is measured first, see `fastest`, unless it is given. Several processes try together;
+    each finds a slightly different number, see `agreed`.
 
     Raises:
         ValueError: not even one epoch fits.
     """
+    how = how or fastest(model, train, config, minutes=minutes)
     stats = channel_stats(train.images[:1000])
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)
-    run = Run(trial, replace(config, epochs=100), few, save_to=None)
+    run = Run(trial, replace(config, epochs=100), few, None, how)
     mean, std = (torch.tensor(value, device=run.device) for value in stats)
     share = slice(rank(), None, world_size())
     images, labels = few.images[share].to(run.device), few.labels[share].to(run.device)
     network, seconds = synchronised(trial), []
     gpus = [run.device] if run.device.type == "cuda" else []
-    with compiled(trial, config.compile and bool(gpus)), torch.random.fork_rng(gpus):
-        for _ in range(10):
-            start = time.perf_counter()
+    with (
+        compiled(trial, config.compile and bool(gpus)),
+        computing(trial, how),
+        torch.random.fork_rng(gpus),
+    ):
+        for step in [*range(10), *range(run.total_steps - 5, run.total_steps)]:
+            run.step, start = step, time.perf_counter()
             train_step(network, run, images, labels, mean, std)
             run.total_loss.item()  # waits for the device
             seconds.append(time.perf_counter() - start)
-    per_epoch = statistics.median(seconds[2:]) * (len(train) // config.batch_size)
-    start = time.perf_counter()
-    evaluate(trial, test[:PROBE_IMAGES], *stats)
-    measuring = (time.perf_counter() - start) * len(test) / len(test[:PROBE_IMAGES])
+        start = time.perf_counter()
+        evaluate(trial, test[:PROBE_IMAGES], *stats)
+        measuring = (time.perf_counter() - start) * len(test) / len(test[:PROBE_IMAGES])
+    most, last = statistics.median(seconds[2:10]), statistics.median(seconds[10:])  # clean ones
+    per_step = most + (last - most) * config.clean
+    per_epoch = per_step * (len(train) // config.batch_size)
     spare = 0.97 * 60 * minutes - seconds[0]  # what happens once, happens once more
     for epochs in range(int(spare // per_epoch), 0, -1):
         measured = min(epochs, MEASUREMENTS)

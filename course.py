@@ -354,7 +354,11 @@ def lab(port, browser):
     server = subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**os.environ, "JUPYTER_TOKEN": token},  # not in the command, which others can list
+        env={
+            "GOMP_SPINCOUNT": "5000",  # as vit_tutorial/__init__.py: lessons import torch first
+            **os.environ,
+            "JUPYTER_TOKEN": token,  # not in the command, which others can list
+        },
         stdin=subprocess.DEVNULL,  # no question at Ctrl-C
     )
     try:

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from vit_tutorial.compute import ways_to_compute
 from vit_tutorial.data import ImageSet, load
 from vit_tutorial.hardware import best_device
 from vit_tutorial.model import VisionTransformer, ViTConfig
@@ -115,7 +114,7 @@ class OurWay:
     def __init__(self, data: ImageSet, device: str) -> None:
         config = ViTConfig(img_size=SIZE, embed_dim=12, depth=1, num_heads=1)  # is not asked
         network = VisionTransformer(config).to(device)
-        self.run = Run(network, SETTINGS, data, None, ways_to_compute(network, SETTINGS)[0])
+        self.run = Run(network, SETTINGS, data, None)
         self.images, self.labels = data.images.to(device), data.labels.to(device)
         self.stats = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 

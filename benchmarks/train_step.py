@@ -3,6 +3,9 @@
 Run it with `.venv/bin/python benchmarks/train_step.py`. A step is forward, backward and AdamW; all
 networks have a CLS token and learned positions, so all do the same work. They take turns in one
 process. A ratio above 1 says that ours is faster.
+
+Ours is computed as a training would choose on this machine (see `vit_tutorial.compute`), the others
+as they come; timm, whose attention has the same switch, also in the way that is fastest for it.
 """
 
 from __future__ import annotations
@@ -24,11 +27,14 @@ import torch.nn.functional as F
 from results import write_results
 from torch import Tensor, nn
 
-from vit_tutorial.hardware import compiled, half_precision
+from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_compute
+from vit_tutorial.hardware import compiled
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.weights import from_library
 
-BLOCKS = 5  # of steps, for each network in turn
+BLOCKS = 7  # of steps, for each network in turn
+TRIAL = 60.0  # seconds at most in which the fastest way is looked for
 LIBRARIES = {  # and the names under which they are imported
     "timm": "timm",
     "torchvision": "torchvision",
@@ -113,25 +119,43 @@ def require_equal_work(library: str, theirs: nn.Module, config: ViTConfig) -> in
     return count
 
 
-def stepper(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Return a function that makes one training step, in half precision where a GPU is there."""
-    device, half = images.device.type, half_precision(images.device)
-    half = half if device == "cuda" else None
-    scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
+def stepper(
+    model: nn.Module, images: Tensor, labels: Tensor, how: Compute | None = None
+) -> Callable[[], None]:
+    """Return a function that makes one training step, as `how` says or in the usual way."""
+    device = images.device.type
     model.to(device).train()
+    chosen = how or usual_way(model)
+    half = chosen.half
+    scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
 
     def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device, half, enabled=half is not None):
-            answer = model(images)
-            logits = answer if isinstance(answer, Tensor) else answer.logits
-            loss = F.cross_entropy(logits, labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        with computing(model, chosen):
+            optimizer.zero_grad()
+            with torch.autocast(device, half, enabled=half is not None):
+                answer = model(images)
+                logits = answer if isinstance(answer, Tensor) else answer.logits
+                loss = F.cross_entropy(logits, labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
     return step
+
+
+def usual_way(model: nn.Module) -> Compute:
+    """Return how PyTorch computes if nobody asks for anything; half precision on a GPU."""
+    return ways_to_compute(model, TrainConfig(epochs=1))[0]
+
+
+def best_way(model: nn.Module, images: Tensor, labels: Tensor) -> Compute:
+    """Find out how a step of this network is computed fastest, as `fit` does, with more time."""
+    ways = ways_to_compute(model.to(images.device), TrainConfig(epochs=1))
+    if len(ways) == 1:
+        return ways[0]
+    steps = {way: stepper(model, images, labels, way) for way in ways}
+    return fastest_way(ways, lambda way: _time(steps[way], 1, images.device.type), TRIAL)[0]
 
 
 def time_in_turns(
@@ -174,11 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
     for option, value in {
-        "--width": 256 if gpu else 192,
-        "--depth": 12 if gpu else 9,
-        "--heads": 4 if gpu else 6,
+        "--width": 256 if gpu else 128,
+        "--depth": 12 if gpu else 6,
+        "--heads": 4,
         "--mlp-ratio": 4.0 if gpu else 2.0,
-        "--batch-size": 1024 if gpu else 32,
+        "--batch-size": 1024 if gpu else 128,
         "--steps": 100 if gpu else 5,
     }.items():
         help_text = f"default here: {value}"
@@ -206,15 +230,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(config: ViTConfig, batch_size: int, steps: int, device: str) -> list[dict[str, Any]]:
-    """Return a row for ours as it is, and compiled, against each library; the last: timm compiled.
+    """Return a row for ours against each library, and against timm at its best.
 
-    Ours is compiled block by block, as in a training. timm is compiled so, too, and whole.
+    On a GPU also for ours compiled, block by block as in a training, against all as they come,
+    and against timm compiled in the same way, and whole.
     """
     torch.manual_seed(0)
     images = torch.randn(batch_size, config.in_chans, *config.image_hw, device=device)
     labels = torch.randint(config.num_classes, (batch_size,), device=device)
     models: dict[str, nn.Module] = {"ours": VisionTransformer(config)}
-    parameters = {}
+    parameters, ways = {}, {"ours": best_way(models["ours"], images, labels)}
     for library, module in LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
             print(f"{library} is not installed, and is left out")
@@ -222,45 +247,48 @@ def measure(config: ViTConfig, batch_size: int, steps: int, device: str) -> list
         models[library] = build(library, config)
         parameters[library] = require_equal_work(library, models[library], config)
         print(f"{library}: {parameters[library]:,} parameters")
-    block_by_block = {"ours, compiled": VisionTransformer(config)}
-    pairs = [(own, library) for library in parameters for own in ("ours", "ours, compiled")]
-    if "timm" in models:
-        block_by_block["timm, compiled"] = build("timm", config)
-        models["timm, compiled whole"] = build("timm", config)
-        models["timm, compiled whole"].compile()
-        pairs += [("ours, compiled", "timm, compiled"), ("ours, compiled", "timm, compiled whole")]
+    pairs = [("ours", library) for library in parameters]
+    block_by_block: dict[str, nn.Module] = {}
+    if device == "cuda":
+        block_by_block["ours, compiled"] = VisionTransformer(config)
+        pairs += [("ours, compiled", library) for library in parameters]
+        if "timm" in parameters:
+            block_by_block["timm, compiled"] = build("timm", config)
+            models["timm, compiled whole"] = build("timm", config)
+            models["timm, compiled whole"].compile()
+            pairs += [("ours, compiled", f"timm, compiled{how}") for how in ("", " whole")]
+    elif "timm" in parameters:
+        models["timm, at its best"] = build("timm", config)
+        ways["timm, at its best"] = best_way(models["timm, at its best"], images, labels)
+        pairs.append(("ours", "timm, at its best"))
     with contextlib.ExitStack() as stack:
         if not all([stack.enter_context(compiled(model)) for model in block_by_block.values()]):
             pairs = [pair for pair in pairs if not any("compiled" in name for name in pair)]
             models.pop("timm, compiled whole", None)
             block_by_block = {}
         steppers = {
-            name: stepper(model, images, labels)
+            name: stepper(model, images, labels, ways.get(name))
             for name, model in {**models, **block_by_block}.items()
         }
         seconds = time_in_turns(steppers, steps, device)
     rows = []
     for own, other in pairs:
         library = other.partition(",")[0]
+        way = ways.get(own) or usual_way(models["ours"])
         row = {
-            "ours": own.partition(", ")[2] or "as it is",
-            "against": other,
+            "ours": ", ".join([*own.split(", ")[1:], str(way)]),
+            "against": f"{other}: {ways[other]}" if other in ways else other,
             **compare(seconds[own], seconds[other], batch_size),
             "version": importlib.metadata.version(LIBRARIES[library].replace("_", "-")),
             "parameters": parameters[library],
             "embed_dim": config.embed_dim,
             "depth": config.depth,
             "batch_size": batch_size,
-            "precision": _precision(device),
+            "precision": way.precision,
         }
         rows.append(row)
         print(f"{own} / {other}: ×{row['ratio_median']} ({row['ratio_low']}-{row['ratio_high']})")
     return rows
-
-
-def _precision(device: str) -> str:
-    half = half_precision(device) if device == "cuda" else None
-    return str(half or torch.float32).removeprefix("torch.")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ ABLATION: dict[str, Column] = {
 }
 STEP = (
     "One training step: forward, backward, AdamW (width {embed_dim}, depth {depth}, batches of "
-    "{batch_size} in {precision}; median and range)"
+    "{batch_size}; median and range)"
 )
 
 # Results file -> what its table is about, and how its rows are shown. A field in the title is that

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as vit_tutorial/__init__.py, which comes later
 
 import matplotlib.pyplot as plt
 import pytest

@@ -713,7 +713,7 @@ def test_ratios_and_the_network_they_are_about(tmp_path):
     speed = {"images_per_second": 9_000, "images_per_second_against": 1_200}
     write(tmp_path, "data_path", [{**ratio, **speed, "device": "cpu", "batch_size": 128}])
     text = "\n".join(tables(tmp_path, "train_step_gpu", "data_path"))
-    assert "(width 256, depth 12, batches of 1024 in bfloat16; median and range)**" in text
+    assert "(width 256, depth 12, batches of 1024; median and range)**" in text
     assert "| compiled | timm (1.0) | ×1.04 (0.90–1.20) | 46,000 | 44,000 |" in text
     assert "Measured on a chip: `run train_step_gpu`" in text
     assert "**Batches of 128 images drawn and augmented, no network (on: cpu)**" in text

@@ -86,7 +86,7 @@ def test_every_step_draws_other_patches_and_the_clean_ones_see_all():
     train = replace(stripes(), images=stripes().images.repeat(1, 1, 1, 5))
     fit(model, train, None, config)
     assert [x.shape[1] for x in seen] == [7, 7, 7, 7, 21, 21, 21, 21]
-    run = Run(model, config, train, None, USUAL)
+    run = Run(model, config, train, None)
     drawn = []
     for run.step in range(4):
         run.seed()
@@ -433,7 +433,7 @@ def test_a_layers_rate_is_the_one_it_learns_with(optimizer):
         model, train = new_model(replace(TINY, depth=2)), stripes()
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         config = replace(QUICK, optimizer=optimizer, layer_decay=layer_decay, weight_decay=0.0)
-        run = Run(model, replace(config, warmup=0.0), train, None, USUAL)
+        run = Run(model, replace(config, warmup=0.0), train, None)
         pixels = normalize(train.images[:16], torch.tensor([0.5]), torch.tensor([0.25]))
         targets = nn.functional.one_hot(train.labels[:16], 2).float()
         run.update(cross_entropy(model, pixels, targets))
@@ -518,7 +518,7 @@ def test_clean_steps_come_last_and_are_not_disturbed():
     config = TrainConfig(
         epochs=10, batch_size=64, trivial_augment=1.0, erase=1.0, cutmix=1.0, clean=0.3
     )
-    run = Run(new_model(), config, train, None, USUAL)
+    run = Run(new_model(), config, train, None)
     plain = normalize(train.images, mean, std)
     hard = nn.functional.one_hot(train.labels, 2).float()
     for step in range(10):
@@ -532,7 +532,7 @@ def test_clean_steps_come_last_and_are_not_disturbed():
 def test_the_accuracy_is_measured_about_forty_times_and_at_the_end():
     train = stripes(16)
     for epochs, times in ((1, 1), (7, 7), (40, 40), (41, 21), (90, 30), (401, 37)):
-        run = Run(new_model(), TrainConfig(epochs=epochs, batch_size=16), train, None, USUAL)
+        run = Run(new_model(), TrainConfig(epochs=epochs, batch_size=16), train, None)
         measured = []
         for step in range(1, epochs + 1):
             run.step = step

@@ -3,8 +3,15 @@
 Names are imported when they are first used, so that `import vit_tutorial` is fast.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# On Linux the threads of PyTorch wait by spinning. Beside a busy program they then take the time
+# from each other, and two are several times slower than one. This lets them rest after
+# microseconds; it counts where this package is imported before torch.
+if "OMP_WAIT_POLICY" not in os.environ:  # somebody's own choice
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = "0.1.0"
 

@@ -8,6 +8,7 @@ D width (`embed_dim`), h heads, d = D / h. Layers are `blocks[i]`, counted from 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -363,6 +364,27 @@ def init_weights(model: nn.Module) -> None:
             nn.init.trunc_normal_(parameter, std=0.02)
 
 
+def keep_visible(
+    x: Tensor, rope: Any, visible: Tensor | None, num_prefix: int
+) -> tuple[Tensor, Any]:
+    """Keep the tokens of the patches in `visible` (B, V), and the CLS token; None keeps all.
+
+    Returns what is left of tokens (B, T, D) and of angles (T, d/2), if there are any: (B, V', D)
+    and (B, 1, V', d/2).
+
+    Examples:
+        >>> tokens = torch.tensor([[[9.0], [0.0], [1.0], [2.0]]])  # CLS, then three patches
+        >>> keep_visible(tokens, None, torch.tensor([[2, 0]]), num_prefix=1)[0].flatten().tolist()
+        [9.0, 2.0, 0.0]
+    """
+    if visible is None:
+        return x, rope
+    prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
+    places = torch.cat([prefix, visible + num_prefix], dim=1)
+    x = x.take_along_dim(places[..., None], dim=1)
+    return x, None if rope is None else rope[places][:, None]
+
+
 class VisionTransformer(nn.Module):
     """The whole network: normalised images (B, C, H, W) -> logits (B, num_classes).
 
@@ -373,8 +395,6 @@ class VisionTransformer(nn.Module):
         >>> VisionTransformer(ViTConfig())(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-
-    rope: Tensor | None
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -398,20 +418,13 @@ class VisionTransformer(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, num_classes); `visible`: see forward_features."""
+        """Map images (B, C, H, W) to logits (B, num_classes); `visible`: see `keep_visible`."""
         return self.forward_head(self.forward_features(images, visible))
 
     def forward_features(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) to the tokens after the final norm (B, T, D).
-
-        With `visible`, numbers of patches (B, V), the blocks see these patches alone (and CLS).
-        """
-        x, rope = self.embed(images), self.rope
-        if visible is not None:
-            prefix = torch.arange(self.config.num_prefix, device=x.device).expand(len(x), -1)
-            places = torch.cat([prefix, visible + self.config.num_prefix], dim=1)
-            x = x.take_along_dim(places[..., None], dim=1)
-            rope = None if rope is None else rope[places][:, None]  # (B, 1, T, d/2)
+        """Map images (B, C, H, W) to the tokens after the final norm (B, T, D)."""
+        x = self.embed(images)
+        x, rope = keep_visible(x, self.rope, visible, self.config.num_prefix)
         for block in self.blocks:
             x = block(x, rope)
         return self.norm(x)

@@ -78,7 +78,6 @@ class Recipe:
     model: ViTConfig
     train: TrainConfig
     about: str  # what it is for
-    cost: str = ""  # on which hardware it takes how long, where that was measured
 
 
 RECIPES = {

@@ -30,14 +30,14 @@ from vit_tutorial.augment import (
     mix_targets,
     trivial_augment,
 )
-from vit_tutorial.compute import Compute
+from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, normalize
 from vit_tutorial.files import whole_file
 from vit_tutorial.hardware import rank, world_size
 from vit_tutorial.mae import draw_order
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor, make_optimizers
-from vit_tutorial.progress import Progress, Row, logs
+from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
 from vit_tutorial.recipes import TrainConfig
 
@@ -71,8 +71,8 @@ class Run:
         config: TrainConfig,
         train: ImageSet,
         save_to: str | Path | None,
-        how: Compute,
         objective: Objective = cross_entropy,
+        how: Compute | None = None,
     ) -> None:
         if objective is cross_entropy and len(train.classes) < 2:
             raise ValueError(
@@ -99,11 +99,12 @@ class Run:
                 f"patch_drop is for the VisionTransformer of this course, which can leave patches "
                 f"out; {type(model).__name__} cannot"
             )
-        self.model, self.config, self.how, self.objective = model, config, how, objective
+        self.model, self.config, self.objective = model, config, objective
+        self.how = how or ways_to_compute(model, config)[0]
         self.save_to = None if save_to is None else Path(save_to)
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=how.half is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.how.half is torch.float16)
         self.optimizers = make_optimizers(model, config)
         self.average = None
         if config.ema:
@@ -373,10 +374,18 @@ def read_state(save_to: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
 
 
-def how_it_was_computed(state: dict[str, Any]) -> Compute | None:
-    """Return how a saved run was computed, for the same bits; None on another processor."""
-    same = "how" in state and state["processor"] == processor()
-    return Compute(**state["how"]) if same else None
+def how_it_was_computed(save_to: str | Path | None) -> Compute | None:
+    """Return how a saved run was computed, for the same bits; None on another processor.
+
+    Raises:
+        ValueError: there is no run, or it cannot be read.
+    """
+    state = {} if save_to is None else read_state(save_to)
+    if "how" in state and state["processor"] == processor():
+        return Compute(**state["how"])
+    if "how" in state:
+        say("The run was begun on another processor: what is fastest here is found out anew.")
+    return None
 
 
 def refuse_unfinished(save_to: str | Path | None) -> None:

@@ -24,7 +24,6 @@ from vit_tutorial.run import (
     cross_entropy,
     how_it_was_computed,
     memory_errors_explained,
-    read_state,
     refuse_unfinished,
     stop_signals,
 )
@@ -68,12 +67,10 @@ def fit(
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
-    if resume and how is None and save_to is not None:
-        how = how_it_was_computed(read_state(save_to))
-        if how is None:
-            say("The run was begun on another processor: what is fastest here is found out anew.")
+    if resume and how is None:
+        how = how_it_was_computed(save_to)
     how = how or fastest(model, train, config, objective)
-    run = Run(model, config, train, save_to, how, objective)
+    run = Run(model, config, train, save_to, objective, how)
     if resume:
         run.load()
     else:
@@ -156,7 +153,7 @@ def fastest(
         return ways[0]
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)
-    run = Run(trial, config, few, None, ways[0], objective)
+    run = Run(trial, config, few, None, objective)
     mean, std = (torch.tensor(value) for value in channel_stats(few.images))
     share = slice(rank(), None, world_size())
     images, labels = few.images[share], few.labels[share]
@@ -211,7 +208,7 @@ def epochs_within(
     stats = channel_stats(train.images[:1000])
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)
-    run = Run(trial, replace(config, epochs=100), few, None, how)
+    run = Run(trial, replace(config, epochs=100), few, None, how=how)
     mean, std = (torch.tensor(value, device=run.device) for value in stats)
     share = slice(rank(), None, world_size())
     images, labels = few.images[share].to(run.device), few.labels[share].to(run.device)

@@ -575,8 +575,9 @@ check("04.5", my_multi_head)
 # ## The package's attention
 #
 # This is the layer that every network of this course uses, in full. `F.scaled_dot_product_attention` is
-# PyTorch's fused version of your line: one call that need not store the T×T table. `rope` are the rotation
-# angles of lesson 03.
+# PyTorch's fused version of your line: one call that need not store the T×T table. The other branch is your
+# line. Which of the two is faster depends on the processor and on T, so there is a switch, `fused_attn`. `rope` are
+# the rotation angles of lesson 03.
 
 # %%
 from torch import Tensor
@@ -608,6 +609,8 @@ library.out_proj.weight.data, library.out_proj.bias.data = ours.proj.weight, our
 
 x = torch.randn(2, 7, 12, dtype=torch.float64)  # (B, T, D)
 their_output, their_weights = library(x, x, x, average_attn_weights=False)
+torch.testing.assert_close(ours(x), their_output)
+ours.fused_attn = False  # your line
 torch.testing.assert_close(ours(x), their_output)
 print("outputs agree", tuple(their_output.shape))
 

@@ -443,7 +443,14 @@ check("06.4", my_blocks)
 # %% [markdown]
 # ## The network
 #
-# Everything is in place. This is the package's `VisionTransformer`, whole:
+# Everything is in place but for a small thing: a network may be shown some of the patches only. That takes less
+# time, which the recipes for computers without a GPU make use of, and lesson 13 will hide most of a picture. It is
+# a choice of tokens:
+
+# %% definition="vit_tutorial.model.keep_visible"
+
+# %% [markdown]
+# This is the package's `VisionTransformer`, whole:
 
 # %% definition="vit_tutorial.model.VisionTransformer"
 

@@ -585,10 +585,12 @@ check("07.7", my_accuracy)
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
+from vit_tutorial.compute import Compute, computing
 from vit_tutorial.data import ImageSet
 from vit_tutorial.evaluation import Evaluation
 from vit_tutorial.hardware import compiled, rank, synchronised, world_size
@@ -597,11 +599,12 @@ from vit_tutorial.run import (
     Objective,
     Run,
     cross_entropy,
+    how_it_was_computed,
     memory_errors_explained,
     refuse_unfinished,
     stop_signals,
 )
-from vit_tutorial.train import SAVE_EVERY
+from vit_tutorial.train import SAVE_EVERY, fastest
 
 # %% definition="vit_tutorial.evaluation.evaluate"
 
@@ -621,7 +624,8 @@ from vit_tutorial.train import SAVE_EVERY
 print(inspect.getsource(Run.update))
 
 # %% [markdown]
-# The `scaler` is for GPUs that compute in half precision; elsewhere it does nothing. `average` is a running average of
+# The `scaler` is for GPUs that compute in float16; elsewhere it does nothing. `autocast` is for Muon, whose matrix products
+# follow the precision of the run. `average` is a running average of
 # the weights (see the questions at the end). What is to be learnt is said by the *objective*. Ours is the loss that you know;
 # later lessons learn other things in the same loop:
 
@@ -634,6 +638,11 @@ print(inspect.getsource(cross_entropy))
 # %% definition="vit_tutorial.train.train_step"
 
 # %% [markdown]
+# `visible_patches` is for recipes that show the network only a part of each image, which takes less time; here it is all of it.
+# `autocast` multiplies matrices in bfloat16 where that is faster. How a step is computed (precision, attention, threads) is
+# found out before a long training, by trying; where you read `precision="float32"` below, it is fixed, so that every computer
+# prints the same kind of numbers.
+#
 # And the whole training. Around the step there is what makes it useful for hours: it can be interrupted and resumed,
 # shared among several GPUs, and it says what went wrong.
 
@@ -719,7 +728,7 @@ plots.lr_finder_curve(rates, found, chosen=5e-3)
 # %%
 from vit_tutorial import LiveCurve
 
-config = TrainConfig(epochs=8, batch_size=64, lr=5e-3)
+config = TrainConfig(epochs=8, batch_size=64, lr=5e-3, precision="float32")
 model = fresh()
 rows = fit(model, train, test, config, on_epoch=LiveCurve(chance=math.log(10)))
 
@@ -748,7 +757,7 @@ if FULL:
 
 # %%
 for name, recipe in RECIPES.items():
-    print(f"{name:10} {recipe.about}: {recipe.train.epochs} epochs, {recipe.cost}")
+    print(f"{name:10} {recipe.about}: {recipe.train.epochs} epochs")
 
 # %% [markdown]
 # ## What it got wrong

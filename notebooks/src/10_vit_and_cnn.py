@@ -330,7 +330,7 @@ def learn(name, share, seed, choice):
     part = train[stratified(train.labels, share, seed)]
     batch = min(32, len(part))
     epochs = round(STEPS[share] / (len(part) // batch))
-    config = TrainConfig(epochs=epochs, batch_size=batch, seed=seed, **choice)
+    config = TrainConfig(epochs, batch, seed=seed, precision="float32", **choice)
     model = fresh(name, seed)
     with capture_output():  # no bar for each of them
         fit(model, part, None, config)
@@ -1132,7 +1132,7 @@ class WithStem(VisionTransformer):
 torch.manual_seed(0)
 stemmed, part = WithStem(SMALL["ViT"]), train[stratified(train.labels, 0.1, 0)]
 with capture_output():
-    fit(stemmed, part, None, TrainConfig(epochs=30, batch_size=32, **CHOICES["ViT"]))
+    fit(stemmed, part, None, TrainConfig(30, 32, precision="float32", **CHOICES["ViT"]))
 result = evaluate(stemmed, test, *channel_stats(part.images))
 sizes_of = [sum(p.numel() for p in model.parameters()) for model in (stemmed, fresh("ViT", 0))]
 low, high = result.interval

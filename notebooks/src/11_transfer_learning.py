@@ -728,7 +728,7 @@ def contest(seed):
     for name, (network, decay) in contenders(chosen).items():
         if decay is not None:
             config = TrainConfig(epochs=2, batch_size=min(10, len(chosen)), lr=1e-3, flip=True)
-            config = replace(config, layer_decay=decay, seed=seed)
+            config = replace(config, layer_decay=decay, seed=seed, precision="float32")
             fit(network, train[chosen], None, config)
         networks[name] = network
         results[name] = evaluate(network, test, *channel_stats(train[chosen].images))

@@ -1059,7 +1059,7 @@ check("12.8", my_distillation)
 # %%
 from vit_tutorial import TrainConfig, fit
 
-config = TrainConfig(epochs=1, batch_size=64, lr=2e-3)
+config = TrainConfig(epochs=1, batch_size=64, lr=2e-3, precision="float32")
 ways = {"fresh, labels": {}, "cut, labels": {}}
 ways["cut, teacher"] = {"objective": distillation(vit)}
 

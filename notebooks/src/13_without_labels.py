@@ -561,7 +561,14 @@ def keep(row):
 
 
 # %%
-pretraining = TrainConfig(epochs=EPOCHS, batch_size=128, lr=1e-2, optimizer="muon", crop_padding=1)
+pretraining = TrainConfig(
+    epochs=EPOCHS,
+    batch_size=128,
+    lr=1e-2,
+    optimizer="muon",
+    crop_padding=1,
+    precision="float32",  # on every computer, so that all see the same numbers
+)
 rows = fit(digit_mae, train, None, pretraining, objective=reconstruction, on_epoch=keep)
 print("loss in epoch", *(f"{n}: {rows[n - 1]['loss']:.3f} " for n in (1, 8, 20, EPOCHS)))
 
@@ -1125,7 +1132,7 @@ few, weights = train[torch.arange(128)], []
 for labels in (few.labels, few.labels.roll(1)):
     torch.manual_seed(0)
     twin = MaskedAutoencoder(digit_mae.config)
-    one_epoch = TrainConfig(epochs=1, batch_size=64)
+    one_epoch = TrainConfig(epochs=1, batch_size=64, precision="float32")
     fit(twin, replace(few, labels=labels), None, one_epoch, objective=reconstruction)
     weights.append(torch.cat([p.detach().flatten() for p in twin.parameters()]))
 assert torch.equal(*weights)

@@ -907,7 +907,9 @@ from vit_tutorial import TrainConfig, fit
 small = ViTConfig(
     img_size=8, patch_size=4, in_chans=1, embed_dim=64, depth=2, num_heads=4, pool="mean"
 )
-base = TrainConfig(epochs=8, batch_size=32, lr=2e-3, warmup=0.2, label_smoothing=0.0)
+base = TrainConfig(
+    epochs=8, batch_size=32, lr=2e-3, warmup=0.2, label_smoothing=0.0, precision="float32"
+)
 for batch, rule, power in (
     (32, "the base", 0),
     (512, "rate kept", 0),

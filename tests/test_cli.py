@@ -366,6 +366,8 @@ def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, cap
     error = refused(capsys, *arguments, "--epochs", "5", "--resume")
     assert "new.safetensors was begun with 2 epochs and goes on with as many" in error
     assert "got --epochs 5" in error
+    error = refused(capsys, *arguments, "--threads", "3", "--resume")
+    assert "goes on as it was begun, with threads=0, got --threads 3" in error
     monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda *_: pytest.fail("measured anew"))
     assert main([*arguments, "--minutes", "0.5", "--resume"]) == 0, "the same command, literally"
     card = load_checkpoint(tmp_path / "new")[1]

@@ -139,6 +139,13 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
                 f"{arguments.out} was begun with {config.epochs} epochs and goes on with as many, "
                 f"got --epochs {arguments.epochs}"
             )
+        for name in ("precision", "attention", "threads"):
+            begun = getattr(config, name)
+            if given[name] not in (None, begun):
+                raise ValueError(
+                    f"{arguments.out} goes on as it was begun, with {name}={begun}, "
+                    f"got --{name} {given[name]}"
+                )
     elif arguments.minutes is not None:
         minutes = arguments.minutes
         how = train.fastest(model, training, config, minutes=minutes)

@@ -423,8 +423,7 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) to the tokens after the final norm (B, T, D)."""
-        x = self.embed(images)
-        x, rope = keep_visible(x, self.rope, visible, self.config.num_prefix)
+        x, rope = keep_visible(self.embed(images), self.rope, visible, self.config.num_prefix)
         for block in self.blocks:
             x = block(x, rope)
         return self.norm(x)

@@ -229,6 +229,7 @@ print(f"logits differ by up to {(without - proper).abs().max():.2f}")
 
 # %%
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn

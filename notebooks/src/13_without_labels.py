@@ -179,6 +179,7 @@ check("13.1", my_masks)
 # The package's three small functions. Nothing more is needed to hide patches:
 
 # %%
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -567,7 +568,9 @@ pretraining = TrainConfig(
     lr=1e-2,
     optimizer="muon",
     crop_padding=1,
-    precision="float32",  # on every computer, so that all see the same numbers
+    precision="float32",  # these three fix what `fit` would try, so that no number depends on it
+    attention="fused",
+    threads=1,
 )
 rows = fit(digit_mae, train, None, pretraining, objective=reconstruction, on_epoch=keep)
 print("loss in epoch", *(f"{n}: {rows[n - 1]['loss']:.3f} " for n in (1, 8, 20, EPOCHS)))

@@ -30,7 +30,7 @@ from vit_tutorial.optimizers import orthogonalized
 from vit_tutorial.positions import rope_2d
 from vit_tutorial.progress import Progress
 from vit_tutorial.recipes import TrainConfig
-from vit_tutorial.run import read_state
+from vit_tutorial.run import how_it_was_computed, read_state
 from vit_tutorial.train import epochs_within, fastest
 
 THREADS = torch.get_num_threads()
@@ -83,7 +83,7 @@ def test_whether_bfloat16_is_faster_is_measured(slow, expected, monkeypatch):
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
     monkeypatch.setattr(torch, "mm", mm)
-    assert bfloat16_is_faster() is expected
+    assert bfloat16_is_faster.__wrapped__() is expected
 
 
 @pytest.mark.usefixtures("four_threads", "builds_bfloat16")
@@ -427,6 +427,22 @@ def test_what_was_chosen_is_kept_in_the_run(how, tmp_path, capsys):
         fit(resumed, *sets, EVERYTHING, save_to=tmp_path / "run", resume=True)
     assert_same_bits(resumed, whole)
     assert capsys.readouterr().out == ""
+
+
+def test_what_a_cpu_chose_is_not_kept_on_a_gpu(tmp_path, capsys):
+    killed_run(tiny_model(), EVERYTHING, tmp_path / "run", steps=5, how=ALL[5])
+    gpu = nn.Linear(2, 2, device="meta")
+    assert how_it_was_computed(tmp_path / "run", gpu) is None
+    assert "begun on another processor" in capsys.readouterr().out
+    assert how_it_was_computed(tmp_path / "run", tiny_model()) == ALL[5]
+
+
+def test_a_run_in_float32_goes_on_in_float16(tmp_path):
+    """From a CPU to a GPU that has no bfloat16: the scaler starts anew."""
+    killed_run(tiny_model(), EVERYTHING, tmp_path / "run", steps=5, how=ALL[0])
+    half, sets = Compute("float16", "fused", 1), (stripes(70), stripes(20))
+    options = {"save_to": tmp_path / "run", "resume": True, "how": half}
+    assert len(fit(tiny_model(), *sets, EVERYTHING, **options)) == 3
 
 
 def test_on_another_processor_it_is_found_out_anew_and_said(tmp_path, monkeypatch, capsys):

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
 
-from vit_tutorial.hardware import half_precision
+from vit_tutorial.hardware import agreed, half_precision
 from vit_tutorial.recipes import TrainConfig
 
 WORTH_TRYING = 2.0  # a way that takes more times as long as the fastest is not tried again
@@ -70,8 +71,9 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     precisions, attentions, threads = [full], ["fused"], [torch.get_num_threads()]
     if full == "float32" and not on_cpu and (half := half_precision(first.device)):
         precisions = [str(half).removeprefix("torch.")]
-    if full == "float32" and on_cpu and config.precision == "auto" and bfloat16_is_faster():
-        precisions.append("bfloat16")
+    if full == "float32" and on_cpu and config.precision == "auto":
+        # processes that train together must try the same
+        precisions += ["bfloat16"] if agreed(int(bfloat16_is_faster())) else []
     if on_cpu and switchable:
         attentions.append("plain")
     if on_cpu:  # half of them: where two threads share a core
@@ -85,6 +87,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     return [Compute(p, a, n) for p in precisions for a in attentions for n in threads]
 
 
+@cache  # asked in every training
 def bfloat16_is_faster() -> bool:
     """Tell whether this CPU multiplies matrices faster in bfloat16 than in float32.
 

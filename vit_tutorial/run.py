@@ -294,6 +294,7 @@ class Run:
         state = {
             "config": asdict(self.config),
             "how": asdict(self.how),
+            "device": self.device.type,
             "processor": processor(),
             "step": self.step,
             "total_steps": self.total_steps,
@@ -348,7 +349,8 @@ class Run:
             optimizer.load_state_dict(saved)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where it was not in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.step, self.rows = state["step"], state["rows"]
         self.total_loss.copy_(state["total_loss"])
         self.started = time.perf_counter() - state["seconds"]
@@ -374,14 +376,15 @@ def read_state(save_to: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
 
 
-def how_it_was_computed(save_to: str | Path | None) -> Compute | None:
+def how_it_was_computed(save_to: str | Path | None, model: nn.Module) -> Compute | None:
     """Return how a saved run was computed, for the same bits; None on another processor.
 
     Raises:
         ValueError: there is no run, or it cannot be read.
     """
     state = {} if save_to is None else read_state(save_to)
-    if "how" in state and state["processor"] == processor():
+    here = [next(model.parameters()).device.type, processor()]
+    if "how" in state and [state["device"], state["processor"]] == here:
         return Compute(**state["how"])
     if "how" in state:
         say("The run was begun on another processor: what is fastest here is found out anew.")

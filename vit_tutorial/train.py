@@ -68,7 +68,7 @@ def fit(
         KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
     if resume and how is None:
-        how = how_it_was_computed(save_to)
+        how = how_it_was_computed(save_to, model)
     how = how or fastest(model, train, config, objective)
     run = Run(model, config, train, save_to, objective, how)
     if resume:

@@ -27,7 +27,6 @@ SMALL = Recipe(
     ),
     TrainConfig(epochs=1, batch_size=16, lr=1e-2),
     about="",
-    cost="",
 )
 
 

@@ -61,7 +61,7 @@ def test_it_starts_two_processes_of_one_thread_each(monkeypatch):
 
 def test_both_ways_are_timed_in_turns_and_written(root, monkeypatch, tmp_path):
     """In one process, which is a group of its own."""
-    monkeypatch.setitem(RECIPES, "small", Recipe(TINY, TrainConfig(epochs=1), "", ""))
+    monkeypatch.setitem(RECIPES, "small", Recipe(TINY, TrainConfig(epochs=1), ""))
     monkeypatch.setattr(scaling, "NETWORKS", {"small": 4})
     monkeypatch.setenv("WORLD_SIZE", "1")
     (root / "benchmarks").mkdir()

@@ -146,7 +146,9 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
                     f"{arguments.out} goes on as it was begun, with {name}={begun}, "
                     f"got --{name} {given[name]}"
                 )
-    elif arguments.minutes is not None:
+    else:
+        run.refuse_unfinished(arguments.out)  # before anything is measured
+    if arguments.minutes is not None and not arguments.resume:
         minutes = arguments.minutes
         how = train.fastest(model, training, config, minutes=minutes)
         epochs = train.epochs_within(minutes, model, training, test, config, how)

@@ -147,8 +147,11 @@ def measure(
             resume=state_path(path).exists(),
         )
         runs[seed] = rows[-1]["test_accuracy"], rows[-1]["seconds"]
-        how = Compute(**read_state(path)["how"])  # the same for all seeds
-        yield {**summary(experiment, epochs, dict(sorted(runs.items()))), **asdict(how)}
+        row = summary(experiment, epochs, dict(sorted(runs.items())))
+        if state_path(path).exists():
+            how = Compute(**read_state(path)["how"])  # the same for all seeds
+            row |= asdict(how)
+        yield row
     for seed in range(count):
         state_path(experiment.save_to(seed)).unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
 """How a training step is computed on this machine: precision, attention, threads.
 
 None of them changes what is computed, but for rounding; together they make a step of a ViT on a
-CPU up to three times as fast, or ten times as slow. Which is which depends on the processor and on
-what else it does, so on a CPU it is measured; on a GPU the capability tells.
+CPU several times as fast, or as slow. Which is which depends on the processor and on what else it
+does, so on a CPU it is measured; on a GPU the capability tells.
 """
 
 import statistics

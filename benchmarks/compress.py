@@ -61,7 +61,7 @@ MEASURED_ON = 2000  # training images, for the importance of heads
 SHARES, MERGED = (0.25, 0.5), (2, 4, 6)  # heads taken away; pairs of tokens merged in every layer
 DRAWS = 3  # of heads at random
 LENGTHS = (65, 197, 577, 1025, 2049)  # tokens of 32x32/4, 224/16, 384/16, 512/16 and 2 * 512/16
-TRAINING = replace(RECIPES["laptop"].train, warmup=0.05)
+TRAINING = replace(RECIPES["laptop"].train, warmup=0.05, patch_drop=0.0, clean=0.0)
 UNTOUCHED, CUT = "as it is", "half the layers, not trained"
 STUDENTS = ("half the layers, from scratch", "half the layers, labels", "half the layers, teacher")
 

@@ -43,7 +43,7 @@ from vit_tutorial.train import fit, make_checkpoint
 from vit_tutorial.weights import Card
 
 NETWORKS: dict[str, ViTConfig | ResNetConfig] = {
-    "vit": RECIPES["laptop"].model,
+    "vit": replace(RECIPES["laptop"].model, pool="cls"),
     "resnet": ResNetConfig(),
 }
 KINDS: dict[type, type[nn.Module]] = {ViTConfig: VisionTransformer, ResNetConfig: ResNet}

@@ -321,7 +321,7 @@ def test_recipes_say_what_they_are_about():
         assert recipe.about
         VisionTransformer(recipe.model)
     assert RECIPES["laptop"].model == ViTConfig(
-        img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, mlp_ratio=2.0
+        img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, mlp_ratio=2.0, pool="mean"
     )
 
 

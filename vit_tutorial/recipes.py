@@ -94,8 +94,16 @@ RECIPES = {
         "the handwritten digits, and a first look at a training",
     ),
     "laptop": Recipe(
-        ViTConfig(embed_dim=96, depth=4, num_heads=3),
-        TrainConfig(epochs=7, lr=4e-3, optimizer="muon", crop_padding=4, flip=True),
+        ViTConfig(embed_dim=96, depth=4, num_heads=3, pool="mean"),
+        TrainConfig(
+            epochs=12,
+            lr=4e-3,
+            optimizer="muon",
+            crop_padding=4,
+            flip=True,
+            patch_drop=0.5,
+            clean=0.2,
+        ),
         "CIFAR-10 without a GPU, in about ten minutes",
     ),
     "overnight": Recipe(

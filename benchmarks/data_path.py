@@ -32,6 +32,7 @@ from vit_tutorial.hardware import best_device
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.run import Run
+from vit_tutorial.train import augment_batch
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIZE = 32
@@ -114,15 +115,14 @@ class OurWay:
     def __init__(self, data: ImageSet, device: str) -> None:
         config = ViTConfig(img_size=SIZE, embed_dim=12, depth=1, num_heads=1)  # is not asked
         network = VisionTransformer(config).to(device)
-        self.run = Run(network, SETTINGS, data, None)
+        self.run = Run(network, SETTINGS, data)
         self.images, self.labels = data.images.to(device), data.labels.to(device)
-        self.stats = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw pixels and targets of every whole batch, on the device."""
         whole = len(self.images) // SETTINGS.batch_size * SETTINGS.batch_size
         for batch in self.run.order()[:whole].split(SETTINGS.batch_size):
-            yield self.run.augmented(self.images[batch], self.labels[batch], *self.stats)
+            yield augment_batch(self.run, self.images[batch], self.labels[batch])
 
 
 def images_per_second(way: UsualWay | OurWay, epochs: int, device: str) -> float:

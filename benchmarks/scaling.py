@@ -22,7 +22,7 @@ import torch.distributed as dist
 from results import write_results
 from train_step import stepper
 
-from vit_tutorial import hardware
+from vit_tutorial import distributed
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.recipes import RECIPES
 
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if "WORLD_SIZE" not in os.environ:
         return launch(options.seconds)
-    with hardware.processes("cpu"):
+    with distributed.process_group("cpu"):
         rows = [
             row
             for name, batch_size in NETWORKS.items()
             for row in measure(name, batch_size, options.seconds)
         ]
-        if hardware.rank() == 0:
+        if distributed.rank() == 0:
             write_results(
                 "scaling_cpu",
                 command=f".venv/bin/python benchmarks/scaling.py --seconds {options.seconds:g}",
@@ -71,15 +71,15 @@ def measure(name: str, batch_size: int, seconds: float) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     images = torch.randn(batch_size, recipe.model.in_chans, *recipe.model.image_hw)
     labels = torch.randint(recipe.model.num_classes, (batch_size,))
-    share = slice(hardware.rank(), None, hardware.world_size())
+    share = slice(distributed.rank(), None, distributed.world_size())
     together = stepper(
-        hardware.synchronised(VisionTransformer(recipe.model)), images[share], labels[share]
+        distributed.data_parallel(VisionTransformer(recipe.model)), images[share], labels[share]
     )
     alone = stepper(VisionTransformer(recipe.model), images, labels)
     numbers = sum(p.numel() for p in VisionTransformer(recipe.model).parameters())
     ways: dict[str, tuple[Callable[[], None], int, bool]] = {"two": (together, 1, True)}
     ways |= {way: (alone, threads, False) for way, threads in WAYS.items()}
-    steps = hardware.agreed(max(2, round(seconds / _time(*ways["two"], steps=3))))
+    steps = distributed.broadcast(max(2, round(seconds / _time(*ways["two"], steps=3))))
     times: dict[str, list[float]] = {way: [] for way in ways}
     for way in ways:  # warms up
         _time(*ways[way], steps=2)
@@ -100,7 +100,7 @@ def measure(name: str, batch_size: int, seconds: float) -> list[dict[str, Any]]:
         }
         for way in WAYS
     ]
-    if hardware.rank() == 0:
+    if distributed.rank() == 0:
         for row in rows:
             low, high = row["ratio_low"], row["ratio_high"]
             print(f"{name}: two / {row['against']}: ×{row['ratio_median']} ({low}-{high})")
@@ -126,7 +126,7 @@ def _time(step: Callable[[], None], threads: int, both: bool, steps: int) -> flo
     """Return seconds per step; where only the first process works, the others wait for it."""
     dist.barrier()
     began = time.perf_counter()
-    if both or hardware.rank() == 0:
+    if both or distributed.rank() == 0:
         torch.set_num_threads(threads)
         for _ in range(steps):
             step()

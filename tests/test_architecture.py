@@ -30,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "download": set(),
     "files": set(),
     "provenance": set(),
-    "hardware": set(),
+    "distributed": set(),
+    "hardware": {"distributed"},
     "model": {"positions"},
     "data": {"images", "download"},
     "evaluation": {"data"},
@@ -43,12 +44,12 @@ ALLOWED: dict[str, set[str]] = {
     "explain": {"plots", "attention", "recording", "data", "images", "explorer"},
     "recipes": {"model"},
     "optimizers": {"recipes"},
-    "compute": {"recipes", "hardware"},
-    "progress": {"files", "plots", "hardware"},
-    "run": {"data", "augment", "recipes", "optimizers", "progress", "hardware", "files"}
-    | {"compute", "provenance", "model", "mae"},
-    "train": {"data", "model", "evaluation", "weights", "recipes", "run", "progress", "hardware"}
-    | {"compute"},
+    "compute": {"recipes", "hardware", "distributed"},
+    "progress": {"files", "plots", "distributed"},
+    "run": {"data", "recipes", "optimizers", "progress", "distributed", "files", "compute"}
+    | {"provenance"},
+    "train": {"data", "augment", "model", "mae", "optimizers", "evaluation", "weights", "recipes"}
+    | {"run", "progress", "distributed", "hardware", "compute"},
     "explorer": {"explorer", "recording", "attention", "files", "images", "data", "plots"},
     "lessons": FIRST_PARTS - {"cli"},
     "cli": FIRST_PARTS - {"lessons"},

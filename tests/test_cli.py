@@ -321,7 +321,7 @@ def test_train_refuses_in_one_line_and_writes_nothing(changes, sentence, tmp_pat
 def test_the_first_of_several_processes_measures_the_epochs_for_all(tmp_path, monkeypatch, capsys):
     """Each would find another number, and then wait for the others for ever."""
     monkeypatch.setattr("vit_tutorial.train.epochs_within", lambda *_: 9)
-    monkeypatch.setattr("vit_tutorial.hardware.agreed", lambda number: number - 8)
+    monkeypatch.setattr("vit_tutorial.distributed.broadcast", lambda number: number - 8)
     out = tmp_path / "new.safetensors"
     arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
     assert main([*arguments, "--out", str(out), "--minutes", "1"]) == 0
@@ -339,8 +339,8 @@ def test_of_several_processes_that_are_stopped_the_first_says_so(rank, told, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vit_tutorial.cli._train_on", stop)
-    monkeypatch.setattr("vit_tutorial.hardware.rank", lambda: rank)
-    monkeypatch.setattr("vit_tutorial.hardware.world_size", lambda: 2)
+    monkeypatch.setattr("vit_tutorial.distributed.rank", lambda: rank)
+    monkeypatch.setattr("vit_tutorial.distributed.world_size", lambda: 2)
     arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
     assert main([*arguments, "--out", "never.safetensors"]) == 130
     assert capsys.readouterr().err == told

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from vit_tutorial import VisionTransformer
 from vit_tutorial.compute import Compute
-from vit_tutorial.data import ImageSet, channel_stats
+from vit_tutorial.data import ImageSet
 from vit_tutorial.recipes import RECIPES
 from vit_tutorial.run import Run
 from vit_tutorial.train import train_step
@@ -30,6 +30,7 @@ TRAIN = ImageSet(NO_IMAGES, torch.zeros(64, dtype=torch.long), tuple("0123456789
 def gpu(monkeypatch):
     """Stand-ins, among them for a GPU that computes in bfloat16."""
     monkeypatch.setattr("vit_tutorial.compute.half_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("vit_tutorial.run.channel_stats", lambda images: ((0.5,) * 3, (0.3,) * 3))
     randint = torch.randint
 
     def draws(*arguments, **options):
@@ -44,15 +45,15 @@ def gpu(monkeypatch):
 
 
 def run_on(device: str, name: str, change: dict) -> tuple[Run, list[torch.Tensor]]:
-    """Return a run of a recipe, and what a step gets: images, labels, mean and std."""
+    """Return a run of a recipe, and what a step gets: images and labels."""
     recipe = RECIPES[name]
     config = replace(recipe.train, batch_size=32, ema=0.0, **change)
     with torch.device(device):
         model = VisionTransformer(recipe.model)
-    run = Run(model, config, TRAIN, None)
+    run = Run(model, config, TRAIN)
     images = torch.zeros(32, 3, 32, 32, dtype=torch.uint8, device=device)
     labels = torch.zeros(32, dtype=torch.long, device=device)
-    return run, [images, labels, torch.zeros(3, device=device), torch.ones(3, device=device)]
+    return run, [images, labels]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -61,7 +62,11 @@ def run_on(device: str, name: str, change: dict) -> tuple[Run, list[torch.Tensor
 def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, change, step, monkeypatch):
     run, batch = run_on(gpu, name, change)
     losses = []
-    monkeypatch.setattr(run, "update", losses.append)  # where the backward pass begins
+
+    def keep(run, loss):
+        losses.append(loss)
+
+    monkeypatch.setattr("vit_tutorial.train.update", keep)  # where the backward pass begins
     run.step = min(step, run.total_steps - 1)  # the second one is clean
     assert run.how == Compute("bfloat16", "fused", torch.get_num_threads())
     train_step(run.model, run, *batch)
@@ -70,19 +75,19 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, change, step, 
 
 
 def test_a_statistic_left_on_the_host_is_found(gpu):
-    run, (images, labels, mean, _) = run_on(gpu, "flagship", {})
+    run, batch = run_on(gpu, "flagship", {})
+    run.std = torch.zeros(3)
     with pytest.raises(RuntimeError, match=r"(?i)device"):
-        train_step(run.model, run, images, labels, mean, torch.zeros(3))
+        train_step(run.model, run, *batch)
 
 
 @pytest.mark.parametrize(
     "ask", [lambda x: x.max().item(), lambda x: x[x > 0], lambda x: bool(x.sum())]
 )
-def test_a_step_that_would_wait_for_a_value_is_found(gpu, ask, monkeypatch):
+def test_a_step_that_would_wait_for_a_value_is_found(gpu, ask):
     run, batch = run_on(gpu, "flagship", {})
-    monkeypatch.setattr(run, "objective", lambda network, pixels, targets: ask(network(pixels)))
     with pytest.raises((HostWaits, DynamicOutputShapeException)):
-        train_step(run.model, run, *batch)
+        train_step(run.model, run, *batch, lambda network, pixels, targets: ask(network(pixels)))
 
 
 # ---- float16, which GPUs without bfloat16 take, on a CPU ----
@@ -91,14 +96,13 @@ def test_a_step_that_would_wait_for_a_value_is_found(gpu, ask, monkeypatch):
 def gradient_of_a_step(how: Compute, clip_norm: float) -> dict[str, torch.Tensor]:
     """Return what the optimizer gets to see in the first step."""
     model, train, seen = new_model(), stripes(), {}
-    run = Run(model, replace(QUICK, clip_norm=clip_norm), train, None, how=how)
+    run = Run(model, replace(QUICK, clip_norm=clip_norm), train, how=how)
 
     def keep(optimizer, arguments, options):
         seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
 
     run.optimizers[0].register_step_pre_hook(keep)
-    mean, std = (torch.tensor(value) for value in channel_stats(train.images))
-    train_step(model, run, train.images[:16], train.labels[:16], mean, std)
+    train_step(model, run, train.images[:16], train.labels[:16])
     assert run.scaler.is_enabled() == (how.half is torch.float16)
     return seen
 
@@ -118,9 +122,8 @@ def test_in_float16_the_optimizer_sees_the_gradient_itself_clipped(clip_norm):
 def test_a_step_that_overflows_in_float16_changes_nothing():
     model, train = new_model(), stripes()
     before = [p.detach().clone() for p in model.parameters()]
-    run = Run(model, QUICK, train, None, how=Compute("float16", "fused", 1))
+    run = Run(model, QUICK, train, how=Compute("float16", "fused", 1))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    mean, std = (torch.tensor(value) for value in channel_stats(train.images))
-    train_step(model, run, train.images[:16], train.labels[:16], mean, std)
+    train_step(model, run, train.images[:16], train.labels[:16])
     assert run.scaler.get_scale() == 2.0**39
     assert_close(list(model.parameters()), before, rtol=0, atol=0)

@@ -329,13 +329,13 @@ sys.path.insert(0, {tests!r})
 import torch
 from test_run import in_parallel_model, PARALLEL
 from test_train import stripes
-from vit_tutorial import fit, hardware
+from vit_tutorial import distributed, fit
 
-with hardware.processes("cpu"):
-    agreed = hardware.agreed(7 + hardware.rank())
+with distributed.process_group("cpu"):
+    sevens = distributed.broadcast(7 + distributed.rank())
     model = in_parallel_model()
     rows = fit(model, stripes(70), stripes(16), PARALLEL, save_to={out!r} + "/run")
-    torch.save((model.state_dict(), rows, agreed), {out!r} + f"/rank{{hardware.rank()}}.pt")
+    torch.save((model.state_dict(), rows, sevens), {out!r} + f"/rank{{distributed.rank()}}.pt")
 """
 
 PARALLEL = TrainConfig(epochs=3, batch_size=16, lr=1e-2, ema=0.7)
@@ -368,8 +368,8 @@ def test_two_processes_train_as_one_with_the_same_batch(tmp_path):
     alone = in_parallel_model()
     rows = fit(alone, stripes(70), stripes(16), PARALLEL)
     for rank in (0, 1):
-        state, theirs, agreed = torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)
-        assert agreed == 7  # what the first had
+        state, theirs, sevens = torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)
+        assert sevens == 7  # what the first had
         assert_close(state, alone.state_dict(), rtol=0, atol=1e-6)
         assert_close([r["loss"] for r in theirs], [r["loss"] for r in rows], rtol=0, atol=1e-6)
         assert [("test_accuracy" in row) for row in theirs] == [rank == 0] * 3

@@ -24,8 +24,16 @@ from vit_tutorial.optimizers import (
     parameter_groups,
 )
 from vit_tutorial.recipes import RECIPES, TrainConfig
-from vit_tutorial.run import Run, cross_entropy
-from vit_tutorial.train import epochs_within, make_checkpoint
+from vit_tutorial.run import Run
+from vit_tutorial.train import (
+    MEASUREMENTS,
+    augment_batch,
+    cross_entropy,
+    epochs_within,
+    make_checkpoint,
+    update,
+    visible_patches,
+)
 from vit_tutorial.weights import Card
 
 TINY = ViTConfig(
@@ -86,11 +94,11 @@ def test_every_step_draws_other_patches_and_the_clean_ones_see_all():
     train = replace(stripes(), images=stripes().images.repeat(1, 1, 1, 5))
     fit(model, train, None, config)
     assert [x.shape[1] for x in seen] == [7, 7, 7, 7, 21, 21, 21, 21]
-    run = Run(model, config, train, None)
+    run = Run(model, config, train)
     drawn = []
     for run.step in range(4):
         run.seed()
-        drawn.append(run.visible_patches(16))
+        drawn.append(visible_patches(run, 16))
         assert all(len(set(row.tolist())) == 6 for row in drawn[-1])
         assert drawn[-1].min() >= 0
         assert drawn[-1].max() < 20
@@ -433,10 +441,10 @@ def test_a_layers_rate_is_the_one_it_learns_with(optimizer):
         model, train = new_model(replace(TINY, depth=2)), stripes()
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         config = replace(QUICK, optimizer=optimizer, layer_decay=layer_decay, weight_decay=0.0)
-        run = Run(model, replace(config, warmup=0.0), train, None)
+        run = Run(model, replace(config, warmup=0.0), train)
         pixels = normalize(train.images[:16], torch.tensor([0.5]), torch.tensor([0.25]))
         targets = nn.functional.one_hot(train.labels[:16], 2).float()
-        run.update(cross_entropy(model, pixels, targets))
+        update(run, cross_entropy(model, pixels, targets))
         after = dict(model.named_parameters())
         moved[layer_decay] = {name: after[name].detach() - before[name] for name in before}
     names = ("head", "blocks.1.mlp.fc1", "blocks.0.mlp.fc1", "patch_embed.proj")
@@ -495,14 +503,13 @@ def test_the_average_is_the_exponential_one_and_becomes_the_network():
     config = TrainConfig(epochs=3, batch_size=16, lr=1e-2, warmup=0.25, ema=0.8)
     model, train = new_model(), stripes()
     weights: list[torch.Tensor] = []
-    original = Run.update
 
-    def update(self, loss):
-        original(self, loss)
-        weights.append(self.model.head.weight.detach().clone())
+    def update_and_keep(run, loss):
+        update(run, loss)
+        weights.append(run.model.head.weight.detach().clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "update", update)
+        patch.setattr("vit_tutorial.train.update", update_and_keep)
         rows = fit(model, train, stripes(16), config)
     assert len(weights) == 12  # 3 epochs of 4 steps, 3 of them warm-up
     average = weights[3]
@@ -514,30 +521,28 @@ def test_the_average_is_the_exponential_one_and_becomes_the_network():
 
 
 def test_clean_steps_come_last_and_are_not_disturbed():
-    train, mean, std = stripes(), torch.tensor([0.5]), torch.tensor([0.25])
+    train = stripes()
     config = TrainConfig(
         epochs=10, batch_size=64, trivial_augment=1.0, erase=1.0, cutmix=1.0, clean=0.3
     )
-    run = Run(new_model(), config, train, None)
-    plain = normalize(train.images, mean, std)
+    run = Run(new_model(), config, train)
+    plain = normalize(train.images, *map(torch.tensor, channel_stats(train.images)))
     hard = nn.functional.one_hot(train.labels, 2).float()
     for step in range(10):
         run.step = step
-        pixels, targets = run.augmented(train.images, train.labels, mean, std)
+        pixels, targets = augment_batch(run, train.images, train.labels)
         assert torch.equal(pixels, plain) == (step >= 7)
         assert torch.equal(targets, hard) == (step >= 7)
         assert_close(targets.sum(dim=1), torch.ones(64))
 
 
-def test_the_accuracy_is_measured_about_forty_times_and_at_the_end():
+def test_the_accuracy_is_measured_about_so_many_times_and_at_the_end(monkeypatch):
+    assert MEASUREMENTS == 40
+    monkeypatch.setattr("vit_tutorial.train.MEASUREMENTS", 4)
     train = stripes(16)
-    for epochs, times in ((1, 1), (7, 7), (40, 40), (41, 21), (90, 30), (401, 37)):
-        run = Run(new_model(), TrainConfig(epochs=epochs, batch_size=16), train, None)
-        measured = []
-        for step in range(1, epochs + 1):
-            run.step = step
-            measured += [step] * run.to_be_measured()
-        assert (len(measured), measured[-1]) == (times, epochs)
+    for epochs, due in {1: [1], 4: [1, 2, 3, 4], 5: [2, 4, 5], 11: [3, 6, 9, 11]}.items():
+        rows = fit(new_model(), train, train, TrainConfig(epochs=epochs, batch_size=16))
+        assert [row["epoch"] for row in rows if "test_accuracy" in row] == due
 
 
 # ---- how long it takes ----
@@ -591,18 +596,18 @@ def test_epochs_within_tries_the_share_of_a_process(monkeypatch):
     """Four processes have a quarter of a batch each, which takes less time than all of it."""
     clock, asked = Clock(monkeypatch, step=3.0, measuring=40.0), []
 
-    def train_step(network, run, images, labels, *stats):
+    def train_step(network, run, images, labels):
         asked.append((network, images, labels))
         clock.spend(3.0)
 
     monkeypatch.setattr("vit_tutorial.train.train_step", train_step)
     monkeypatch.setattr("vit_tutorial.train.world_size", lambda: 4)
     monkeypatch.setattr("vit_tutorial.train.rank", lambda: 1)
-    monkeypatch.setattr("vit_tutorial.train.synchronised", lambda model: "synchronised")
+    monkeypatch.setattr("vit_tutorial.train.data_parallel", lambda model: "parallel")
     data = stripes(64)
     epochs_within(10, new_model(), data, stripes(16), QUICK, USUAL)
     for network, images, labels in asked:
-        assert network == "synchronised"
+        assert network == "parallel"
         assert torch.equal(images, data.images[1:16:4])
         assert torch.equal(labels, data.labels[1:16:4])
 

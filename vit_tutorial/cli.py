@@ -92,15 +92,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import hardware
+    from vit_tutorial import distributed, hardware
 
     device = _device(arguments.device or hardware.best_device())
-    with hardware.processes(device) as own_device:
+    with distributed.process_group(device) as own_device:
         try:
             return _train_on(own_device, arguments)
         except KeyboardInterrupt:
-            if hardware.rank() == 0:  # several do not wait for the end of a step to save it
-                place = "here" if hardware.world_size() == 1 else "where the run was last saved"
+            if distributed.rank() == 0:  # several do not wait for the end of a step to save it
+                place = "here" if distributed.world_size() == 1 else "where the run was last saved"
                 said = f"Stopped. The same command with --resume goes on from {place}."
                 print(said, file=sys.stderr)
             return 130
@@ -110,7 +110,7 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     import torch
     from safetensors import SafetensorError
 
-    from vit_tutorial import data, hardware, recipes, run, train, weights
+    from vit_tutorial import data, distributed, recipes, run, train, weights
     from vit_tutorial.model import VisionTransformer
     from vit_tutorial.provenance import provenance
 
@@ -152,14 +152,14 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
         minutes = arguments.minutes
         how = train.fastest(model, training, config, minutes=minutes)
         epochs = train.epochs_within(minutes, model, training, test, config, how)
-        epochs = hardware.agreed(epochs)
+        epochs = distributed.broadcast(epochs)
         config = replace(config, epochs=epochs)
-        if hardware.rank() == 0:
+        if distributed.rank() == 0:
             print(f"{epochs} epochs fit into {minutes:g} minutes on this machine.")
     rows = train.fit(
         model, training, test, config, how=how, save_to=arguments.out, resume=arguments.resume
     )
-    if hardware.rank() > 0:
+    if distributed.rank() > 0:
         return 0
 
     mean, std = data.channel_stats(training.images)

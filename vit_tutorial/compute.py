@@ -15,7 +15,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from vit_tutorial.hardware import agreed, half_precision
+from vit_tutorial.distributed import broadcast
+from vit_tutorial.hardware import half_precision
 from vit_tutorial.recipes import TrainConfig
 
 WORTH_TRYING = 2.0  # a way that takes more times as long as the fastest is not tried again
@@ -73,7 +74,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
         precisions = [str(half).removeprefix("torch.")]
     if full == "float32" and on_cpu and config.precision == "auto":
         # processes that train together must try the same
-        precisions += ["bfloat16"] if agreed(int(bfloat16_is_faster())) else []
+        precisions += ["bfloat16"] if broadcast(int(bfloat16_is_faster())) else []
     if on_cpu and switchable:
         attentions.append("plain")
     if on_cpu:  # half of them: where two threads share a core

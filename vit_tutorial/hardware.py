@@ -1,13 +1,13 @@
-"""What this machine can do for a training: half precision, compilation, several processes."""
+"""What this machine can do for a training: half precision, compilation, its memory."""
 
-import os
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+
+from vit_tutorial.distributed import world_size
 
 
 def half_precision(device: torch.device | str) -> torch.dtype | None:
@@ -57,51 +57,24 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def rank() -> int:
-    """Return which of the processes that train together this one is, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Return how many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 @contextmanager
-def processes(device: str) -> Generator[str]:
-    """Join the processes that `torchrun` started, if it did; give the device of this one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
-        return
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+def memory_errors_explained(model: nn.Module, images: Tensor) -> Generator[None]:
+    """Where a batch does not fit into memory, find out and say which one does."""
     try:
-        yield device
-    finally:
-        dist.destroy_process_group()
-
-
-def synchronised(model: nn.Module) -> nn.Module:
-    """Wrap `model` so that its gradients are averaged over all processes (PyTorch's DDP)."""
-    if world_size() == 1:
-        return model
-    device = next(model.parameters()).device
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None
-    )
-
-
-def agreed(number: int) -> int:
-    """Return, in all processes that train together, the number that the first of them has.
-
-    What each has measured for itself, such as how many epochs fit into ten minutes, differs a
-    little; processes that then do different things wait for each other for ever.
-    """
-    if world_size() == 1:
-        return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor(number, device=device)
-    dist.broadcast(shared, src=0)
-    return int(shared)
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "t allocate mem" in str(error)):
+            raise
+        device, fits = next(model.parameters()).device, len(images)
+        while fits > 1:
+            fits //= 2
+            with suppress(RuntimeError):
+                model.zero_grad()
+                model(images[:fits].to(next(model.parameters()).dtype)).sum().backward()
+                break
+        else:
+            fits = 0
+        raise MemoryError(
+            f"a batch of {len(images) * world_size()} images does not fit into the memory of "
+            f"{device}; " + (f"{fits * world_size()} do" if fits else "not even one image does")
+        ) from error

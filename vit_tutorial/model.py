@@ -110,36 +110,28 @@ def check_config(config: ViTConfig) -> None:
     numbers = {name: getattr(config, name) for name in counts}
     numbers["img_size height"], numbers["img_size width"] = config.image_hw
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
     for side in config.image_hw:
         if side % config.patch_size:
-            raise ValueError(
-                f"an image side of {side} pixels cannot be cut into patches of "
-                f"{config.patch_size}: {side} / {config.patch_size} is not whole"
-            )
+            raise ValueError(f"img_size {side} is no multiple of patch_size {config.patch_size}")
     if config.embed_dim % config.num_heads:
         raise ValueError(
-            f"embed_dim {config.embed_dim} cannot be shared by {config.num_heads} heads: "
-            f"{config.embed_dim} / {config.num_heads} is not whole"
+            f"embed_dim {config.embed_dim} is no multiple of num_heads {config.num_heads}"
         )
     choices = {"pos_embed": ("none", "learned", "sincos", "rope"), "pool": ("cls", "mean")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {getattr(config, name)!r}")
-    if config.pos_embed == "sincos" and config.embed_dim % 4:
-        raise ValueError(f'pos_embed="sincos" needs embed_dim % 4 == 0, got {config.embed_dim}')
-    if config.pos_embed == "rope" and config.head_dim % 4:
-        raise ValueError(
-            f'pos_embed="rope" needs embed_dim / num_heads to be a multiple of 4, '
-            f"got {config.embed_dim} / {config.num_heads} = {config.head_dim}"
-        )
-    if not config.mlp_ratio > 0 or config.hidden_dim < 1:
+    for kind, name in {"sincos": "embed_dim", "rope": "head_dim"}.items():
+        if config.pos_embed == kind and getattr(config, name) % 4:
+            raise ValueError(
+                f'pos_embed="{kind}" needs a multiple of 4 as {name}, got {getattr(config, name)}'
+            )
+    if config.hidden_dim < 1:
         raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {config.mlp_ratio}")
     if not 0 <= config.drop_path < 1:
         raise ValueError(f"drop_path must be in 0..1, 1 excluded, got {config.drop_path}")
-    if not config.norm_eps > 0:
-        raise ValueError(f"norm_eps must be positive, got {config.norm_eps}")
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -152,12 +144,10 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
         >>> patchify(torch.zeros(2, 3, 32, 48), patch_size=4).shape
         torch.Size([2, 96, 48])
     """
-    if images.ndim != 4:
-        raise ValueError(f"expected a batch of images (B, C, H, W), got {tuple(images.shape)}")
-    if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
+    if images.ndim != 4 or images.shape[2] % patch_size or images.shape[3] % patch_size:
         raise ValueError(
-            f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be cut into "
-            f"{patch_size}x{patch_size} patches: both sides must be multiples of {patch_size}"
+            f"expected a batch of images (B, C, H, W) whose H and W are multiples of {patch_size}, "
+            f"got {tuple(images.shape)}"
         )
     return rearrange(images, "b c (r p) (s q) -> b (r s) (c p q)", p=patch_size, q=patch_size)
 
@@ -166,22 +156,17 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     """Put flat patches back together, undoing `patchify`: (B, N, C*P*P) -> (B, C, H, W).
 
     Raises:
-        ValueError: patches that do not fill `grid`, or whose length is no multiple of P*P.
+        ValueError: patches that do not fill `grid`.
 
     Examples:
         >>> unpatchify(torch.zeros(2, 96, 48), patch_size=4, grid=(8, 12)).shape
         torch.Size([2, 3, 32, 48])
     """
     rows, columns = grid
-    if (
-        patches.ndim != 3
-        or patches.shape[1] != rows * columns
-        or patch_size < 1
-        or patches.shape[2] % patch_size**2
-    ):
+    if patches.ndim != 3 or patches.shape[1] != rows * columns:
         raise ValueError(
-            f"a {rows}x{columns} grid of {patch_size}x{patch_size} patches has shape "
-            f"(B, {rows * columns}, C*{patch_size**2}), got {tuple(patches.shape)}"
+            f"a {rows}x{columns} grid of patches has shape (B, {rows * columns}, C*P*P), "
+            f"got {tuple(patches.shape)}"
         )
     return rearrange(
         patches, "b (r s) (c p q) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size
@@ -229,9 +214,6 @@ class Attention(nn.Module):
     kernel unless `fused_attn` is switched off. With `rope`, the (T, d/2) angles of
     `positions.rope_2d`, queries and keys are rotated first.
 
-    Raises:
-        ValueError: a `dim` that the heads cannot share.
-
     Examples:
         >>> Attention(dim=192, num_heads=6)(torch.zeros(2, 65, 192)).shape
         torch.Size([2, 65, 192])
@@ -239,8 +221,6 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim {dim} cannot be shared by {num_heads} heads")
         self.num_heads = num_heads
         self.fused_attn = True  # timm's name; which is faster depends on the processor
         self.qkv = nn.Linear(dim, 3 * dim)

@@ -18,22 +18,15 @@ def patch_coordinates(grid: tuple[int, int], trained_grid: tuple[int, int] | Non
     are scaled, so that a model sees no position outside the range that it was trained on
     ("position interpolation", Chen et al. 2023, arXiv 2306.15595).
 
-    Raises:
-        ValueError: a grid that is not two positive numbers.
-
     Examples:
         >>> patch_coordinates((2, 3)).tolist()
         [[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]
         >>> patch_coordinates((1, 4), trained_grid=(1, 2))[:, 1].tolist()
         [-0.25, 0.25, 0.75, 1.25]
     """
-    trained_grid = trained_grid or grid
-    for name, pair in (("grid", grid), ("trained_grid", trained_grid)):
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or min(pair) < 1:
-            raise ValueError(f"{name} must be (rows, columns), both at least 1, got {pair}")
     rows, columns = (
         (torch.arange(new, dtype=torch.get_default_dtype()) + 0.5) * (old / new) - 0.5
-        for new, old in zip(grid, trained_grid, strict=True)
+        for new, old in zip(grid, trained_grid or grid, strict=True)
     )
     return torch.cartesian_prod(rows, columns)
 
@@ -45,15 +38,13 @@ def sincos_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     1706.03762, section 3.5).
 
     Raises:
-        ValueError: positions that are not 1-D, or an odd or non-positive `dim`.
+        ValueError: an odd `dim`.
 
     Examples:
         >>> sincos_1d(torch.tensor([0.0]), dim=4).tolist()
         [[0.0, 1.0, 0.0, 1.0]]
     """
-    if positions.ndim != 1:
-        raise ValueError(f"positions must have one dimension, got shape {tuple(positions.shape)}")
-    if dim < 2 or dim % 2:
+    if dim % 2:
         raise ValueError(f"dim must be even (a sine and a cosine per frequency), got {dim}")
     frequencies = base ** (-torch.arange(0, dim, 2, dtype=positions.dtype) / dim)  # (dim/2,)
     angles = positions[:, None] * frequencies  # (n, dim/2)
@@ -66,14 +57,13 @@ def sincos_2d(coordinates: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     Each half is `sincos_1d`. Used by MAE (He et al. 2021, arXiv 2111.06377, appendix A.1).
 
     Raises:
-        ValueError: coordinates that are not (N, 2), or a `dim` that is no multiple of 4.
+        ValueError: a `dim` that is no multiple of 4.
 
     Examples:
         >>> sincos_2d(patch_coordinates((2, 3)), dim=8).shape
         torch.Size([6, 8])
     """
-    _require_pairs(coordinates)
-    if dim < 4 or dim % 4:
+    if dim % 4:
         raise ValueError(f"dim must be a multiple of 4 (sin and cos, row and column), got {dim}")
     rows, columns = coordinates.unbind(dim=1)
     return torch.cat([sincos_1d(rows, dim // 2, base), sincos_1d(columns, dim // 2, base)], dim=1)
@@ -87,17 +77,14 @@ def rope_2d(coordinates: Tensor, head_dim: int, base: float = 100.0) -> Tensor:
     two dimensions and base 100: Heo et al. 2024, arXiv 2403.13298, section 3.2).
 
     Raises:
-        ValueError: coordinates that are not (N, 2), or a `head_dim` that is no multiple of 4.
+        ValueError: a `head_dim` that is no multiple of 4.
 
     Examples:
         >>> rope_2d(patch_coordinates((1, 3)), head_dim=4).tolist()
         [[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]]
     """
-    _require_pairs(coordinates)
-    if head_dim < 4 or head_dim % 4:
-        raise ValueError(
-            f"head_dim must be a multiple of 4 (pairs, row and column), got {head_dim}"
-        )
+    if head_dim % 4:
+        raise ValueError(f"head_dim must be a multiple of 4 (pairs, row, column), got {head_dim}")
     quarter = head_dim // 4
     frequencies = base ** (-torch.arange(quarter, dtype=coordinates.dtype) / quarter)
     return rearrange(coordinates[:, :, None] * frequencies, "n two i -> n (two i)")
@@ -109,20 +96,11 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     `angles` is (T, d/2), or (..., T, d/2) to broadcast. Rotating queries and keys makes their
     product depend on the difference of two positions only (Su et al. 2021, equation 16).
 
-    Raises:
-        ValueError: `angles` of another shape than (T, d/2) at its end.
-
     Examples:
         >>> quarter_turn = torch.tensor([[torch.pi / 2]])
         >>> rotate(torch.tensor([[1.0, 0.0]]), quarter_turn).round().abs().tolist()
         [[0.0, 1.0]]
     """
-    tokens, dim = x.shape[-2:]
-    if angles.shape[-2:] != (tokens, dim // 2) or dim % 2:
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} needs angles of shape ({tokens}, {dim / 2:g}), "
-            f"got {tuple(angles.shape)}"
-        )
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = rearrange(x, "... t (i two) -> two ... t i", two=2)
     turned = [first * cos - second * sin, first * sin + second * cos]
@@ -150,8 +128,6 @@ def resample_table(
             f"a {rows}x{columns} grid with {num_prefix} prefix tokens has a table of shape "
             f"(1, {num_prefix + rows * columns}, D), got {tuple(table.shape)}"
         )
-    if len(new_grid) != 2 or min(new_grid) < 1:
-        raise ValueError(f"new_grid must be (rows, columns), both at least 1, got {new_grid}")
     if tuple(new_grid) == tuple(old_grid):
         return table.clone()
     prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
@@ -165,11 +141,3 @@ def resample_table(
     image = image.mT if one_column else image
     patches = rearrange(image, "one d r c -> one (r c) d").to(table.dtype)
     return torch.cat([prefix, patches], dim=1)
-
-
-def _require_pairs(coordinates: Tensor) -> None:
-    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
-        raise ValueError(
-            f"coordinates must have shape (N, 2): a row and a column per patch, "
-            f"got {tuple(coordinates.shape)}"
-        )

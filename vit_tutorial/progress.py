@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from vit_tutorial.distributed import rank
 from vit_tutorial.files import whole_file
-from vit_tutorial.hardware import rank
 
 Row = dict[str, float]
 COLUMNS = ("epoch", "loss", "test_accuracy", "lr", "images_per_second", "seconds")

@@ -104,7 +104,7 @@ RECIPES = {
             patch_drop=0.5,
             clean=0.2,
         ),
-        "CIFAR-10 without a GPU, in about ten minutes",
+        "CIFAR-10 without a GPU, for a first network of one's own",
     ),
     "overnight": Recipe(
         ViTConfig(embed_dim=128, depth=6, num_heads=4),

@@ -1,4 +1,4 @@
-"""A training run: all that changes while a network is trained, saved whole so that it can go on."""
+"""A training run: all that changes while a network is trained, saved so that it can go on."""
 
 import math
 import signal
@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -15,54 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vit_tutorial.augment import (
-    crop_flip,
-    draw_crop_flip,
-    draw_erase,
-    draw_mix,
-    draw_trivial_augment,
-    erase,
-    mix,
-    mix_targets,
-    trivial_augment,
-)
 from vit_tutorial.compute import Compute, ways_to_compute
-from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.data import ImageSet, channel_stats
+from vit_tutorial.distributed import rank, world_size
 from vit_tutorial.files import whole_file
-from vit_tutorial.hardware import rank, world_size
-from vit_tutorial.mae import draw_order
-from vit_tutorial.model import VisionTransformer
-from vit_tutorial.optimizers import lr_factor, make_optimizers
+from vit_tutorial.optimizers import make_optimizers
 from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
 from vit_tutorial.recipes import TrainConfig
-
-MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
-
-Network = Callable[[Tensor], Tensor]  # an nn.Module, or one that is told which patches to see
-Objective = Callable[[Network, Tensor, Tensor], Tensor]
-
-
-def cross_entropy(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
-    """Ask `network` for the classes of pixels (B, C, H, W); the loss against (B, classes): ()."""
-    logits = network(pixels)
-    return F.cross_entropy(logits.to(targets.dtype), targets)
 
 
 class Run:
     """All that changes while a network is trained: what a saved run has to hold.
 
-    The order of the images and all chance are functions of the config's seed and the step, so a
-    number, the step, is all that has to be kept of them.
-
-    Raises:
-        ValueError: a batch that the images do not fill or the processes cannot share, or a
-            padding as large as the images, or a single class where classes are to be learnt, or
-            patches to be dropped by a network that cannot.
+    The order of the images and all random draws are functions of the config's seed and the step,
+    so a number, the step, is all that has to be kept of them.
     """
 
     def __init__(
@@ -70,40 +40,18 @@ class Run:
         model: nn.Module,
         config: TrainConfig,
         train: ImageSet,
-        save_to: str | Path | None,
-        objective: Objective = cross_entropy,
+        save_to: str | Path | None = None,
         how: Compute | None = None,
+        guessing_loss: float = math.inf,
     ) -> None:
-        if objective is cross_entropy and len(train.classes) < 2:
-            raise ValueError(
-                f"a network learns to tell classes apart, {train.name} has only "
-                f"{', '.join(train.classes)}"
-            )
-        if len(train) < config.batch_size:
-            raise ValueError(
-                f"{len(train)} training images do not fill one batch of {config.batch_size}"
-            )
-        if config.batch_size % world_size():
-            raise ValueError(
-                f"{world_size()} processes cannot share a batch of {config.batch_size} evenly"
-            )
-        if config.crop_padding >= min(train.images.shape[2:]):
-            raise ValueError(
-                f"crop_padding {config.crop_padding} must be smaller than the images, which have "
-                f"{train.images.shape[2]}x{train.images.shape[3]} pixels"
-            )
-        can_leave_out = isinstance(model, VisionTransformer)
-        self.num_patches = model.config.num_patches if can_leave_out else 0
-        if config.patch_drop and not can_leave_out:
-            raise ValueError(
-                f"patch_drop is for the VisionTransformer of this course, which can leave patches "
-                f"out; {type(model).__name__} cannot"
-            )
-        self.model, self.config, self.objective = model, config, objective
+        self.model, self.config, self.guessing_loss = model, config, guessing_loss
         self.how = how or ways_to_compute(model, config)[0]
         self.save_to = None if save_to is None else Path(save_to)
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
+        # on the device, or normalising each batch would wait for the copy
+        mean_std = (torch.tensor(v, device=self.device) for v in channel_stats(train.images))
+        self.mean, self.std = mean_std
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.how.half is torch.float16)
         self.optimizers = make_optimizers(model, config)
         self.average = None
@@ -123,8 +71,8 @@ class Run:
         return self.step // self.steps_per_epoch
 
     @property
-    def place(self) -> int:
-        """The place of the next batch in the epoch's order."""
+    def offset(self) -> int:
+        """Where the next batch begins in the epoch's order."""
         return self.step % self.steps_per_epoch * self.config.batch_size
 
     @property
@@ -156,60 +104,6 @@ class Run:
         half = self.how.half
         return torch.autocast(self.device.type, half, enabled=half is not None)
 
-    def augmented(
-        self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Change uint8 images (B, C, H, W) at random, and normalise them; targets (B, classes)."""
-        config, count, size = self.config, len(images), (images.shape[2], images.shape[3])
-        if config.crop_padding or config.flip:
-            draw = draw_crop_flip(count, config.crop_padding, config.flip, device=self.device)
-            images = crop_flip(images, *draw)
-        if config.trivial_augment and not self.clean:
-            draw = draw_trivial_augment(count, config.trivial_augment, device=self.device)
-            images = trivial_augment(images, draw)
-        pixels = normalize(images, mean, std).to(self.dtype)
-        targets = F.one_hot(labels, self.num_classes).to(self.dtype)
-        if self.clean:
-            return pixels, targets
-        smoothing = config.label_smoothing
-        targets = (1 - smoothing) * targets + smoothing / self.num_classes
-        if config.erase:
-            pixels = erase(pixels, draw_erase(count, size, config.erase, device=self.device))
-        if config.mixup or config.cutmix:
-            draw = draw_mix(count, size, config.mixup, config.cutmix, device=self.device)
-            pixels, targets = mix(pixels, *draw), mix_targets(targets, *draw)
-        return pixels, targets
-
-    def visible_patches(self, count: int) -> Tensor | None:
-        """Draw the patches that the network sees of each image: (B, V); None for all of them.
-
-        A step takes about as much less time as it sees less (Liu et al. 2022, arXiv 2208.07220).
-        """
-        if not self.config.patch_drop or self.clean:
-            return None
-        visible = max(round((1 - self.config.patch_drop) * self.num_patches), 1)
-        return draw_order(count, self.num_patches, self.device)[:, :visible]
-
-    def update(self, loss: Tensor) -> None:
-        """Make one step of the optimizers against the gradient of `loss`."""
-        factor = lr_factor(self.step, self.total_steps, self.config.warmup)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * factor * group.get("lr_scale", 1.0)
-        self.scaler.scale(loss).backward()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        with self.autocast():  # for the products of Muon
-            for optimizer in self.optimizers:
-                self.scaler.step(optimizer)
-        self.scaler.update()
-        if self.average is not None and self.step >= self.config.warmup * self.total_steps:
-            self.average.update_parameters(self.model)
-        self.total_loss += loss.detach()
-        self.step += 1
-
     def mean_loss(self) -> float:
         """Return the mean loss of the epoch that has just ended, over all processes.
 
@@ -228,12 +122,12 @@ class Run:
         Raises:
             FloatingPointError: the loss is no number, or far worse than that of guessing.
         """
-        guessing = math.log(max(self.num_classes, 2)) if self.objective is cross_entropy else None
-        if not loss < (math.inf if guessing is None else 3 * guessing):  # NaN is not, either
-            that = "" if guessing is None else f", that of guessing is {guessing:.2f}"
+        if not loss < 3 * self.guessing_loss:  # NaN is not, either
+            guessing = self.guessing_loss
+            compared = f", that of guessing is {guessing:.2f}" if guessing < math.inf else ""
             raise FloatingPointError(
-                f"the loss is {loss:.4g} in epoch {len(self.rows) + 1}{that}: try a lower lr than "
-                f"{self.config.lr:g} or a longer warmup than {self.config.warmup:g}"
+                f"the loss is {loss:.4g} in epoch {len(self.rows) + 1}{compared}: try a lower lr "
+                f"than {self.config.lr:g} or a longer warmup than {self.config.warmup:g}"
             )
 
     def end_epoch(self) -> Row:
@@ -250,11 +144,6 @@ class Run:
         self.total_loss.zero_()
         self.rows.append(row)
         return row
-
-    def to_be_measured(self) -> bool:
-        """Tell whether the test accuracy is measured after the epoch that has just ended."""
-        every = math.ceil(self.config.epochs / MEASUREMENTS)
-        return self.epoch % every == 0 or self.epoch == self.config.epochs
 
     def result(self) -> nn.Module:
         """Return the network to be used: with averaged weights, if there is an average."""
@@ -289,7 +178,7 @@ class Run:
         self.saved = time.perf_counter()
         if self.save_to is None or rank() > 0:
             return
-        if self.place:  # in an epoch: a sound run must not be overwritten by a spoilt one
+        if self.offset:  # in an epoch: a sound run must not be overwritten by a spoilt one
             self.check_loss(self.total_loss.item() / (self.step % self.steps_per_epoch))
         state = {
             "config": asdict(self.config),
@@ -312,11 +201,11 @@ class Run:
             with whole_file(path) as beside:
                 torch.save(state, beside)
         except (OSError, RuntimeError) as error:  # torch.save has RuntimeErrors for a full disk
-            said = f"the run cannot be written to {path}: {str(error).splitlines()[0]}"
+            message = f"the run cannot be written to {path}: {str(error).splitlines()[0]}"
             if must:
-                raise OSError(said) from error
+                raise OSError(message) from error
             warnings.warn(
-                f"{said}; training goes on, what was saved before is still there", stacklevel=3
+                f"{message}; training goes on, what was saved before is still there", stacklevel=3
             )
 
     def load(self) -> None:
@@ -409,7 +298,7 @@ def refuse_unfinished(save_to: str | Path | None) -> None:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """Make one seed of several numbers, so that no two streams of chance are alike."""
+    """Make one seed of several numbers, so that no two random streams are alike."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -437,26 +326,3 @@ def stop_signals() -> Generator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def memory_errors_explained(model: nn.Module, images: Tensor) -> Generator[None]:
-    """Where a batch does not fit into memory, find out and say which one does."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "t allocate mem" in str(error)):
-            raise
-        device, fits = next(model.parameters()).device, len(images)
-        while fits > 1:
-            fits //= 2
-            with suppress(RuntimeError):
-                model.zero_grad()
-                model(images[:fits].to(next(model.parameters()).dtype)).sum().backward()
-                break
-        else:
-            fits = 0
-        raise MemoryError(
-            f"a batch of {len(images) * world_size()} images does not fit into the memory of "
-            f"{device}; " + (f"{fits * world_size()} do" if fits else "not even one image does")
-        ) from error

@@ -1,6 +1,11 @@
-"""Train any network on an `ImageSet`: one loop, which a stopped run enters again where it left."""
+"""Train any network on an `ImageSet`: the loop, what one step of it does, and how long it takes.
+
+Read from the top: `fit` is the loop; `train_step` augments a batch, asks the network, and updates
+its weights. What has to survive a stop is in `run.Run`. Built step by step in lesson 07.
+"""
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -9,30 +14,47 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vit_tutorial.augment import (
+    crop_flip,
+    draw_crop_flip,
+    draw_erase,
+    draw_mix,
+    draw_trivial_augment,
+    erase,
+    mix,
+    mix_targets,
+    trivial_augment,
+)
 from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_compute
-from vit_tutorial.data import ImageSet, channel_stats
+from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.distributed import broadcast, data_parallel, rank, world_size
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.hardware import agreed, compiled, rank, synchronised, world_size
+from vit_tutorial.hardware import compiled, memory_errors_explained
+from vit_tutorial.mae import draw_order
+from vit_tutorial.model import VisionTransformer
+from vit_tutorial.optimizers import lr_factor
 from vit_tutorial.progress import Row, say
 from vit_tutorial.recipes import TrainConfig
-from vit_tutorial.run import (
-    MEASUREMENTS,
-    Objective,
-    Run,
-    cross_entropy,
-    how_it_was_computed,
-    memory_errors_explained,
-    refuse_unfinished,
-    stop_signals,
-)
+from vit_tutorial.run import Run, how_it_was_computed, refuse_unfinished, stop_signals
 from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
 
+Network = Callable[[Tensor], Tensor]  # an nn.Module, or one that is told which patches to see
+Objective = Callable[[Network, Tensor, Tensor], Tensor]
+
+MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
 SAVE_EVERY = 60.0  # seconds between two copies of a run on disk
 PROBE_IMAGES = 1000  # on which the time of a measurement is tried
 SMALL = 1e9  # parameters times images: below, a training takes seconds however it is computed
 TRIAL = 4.0  # seconds, at most, in which the fastest way to compute a step is looked for
+
+
+def cross_entropy(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
+    """Ask `network` for the classes of pixels (B, C, H, W); the loss against (B, classes): ()."""
+    logits = network(pixels)
+    return F.cross_entropy(logits.to(targets.dtype), targets)
 
 
 def fit(
@@ -67,37 +89,40 @@ def fit(
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: it was asked to stop, and the run has been saved.
     """
+    check_training(model, train, config, objective)
     if resume and how is None:
         how = how_it_was_computed(save_to, model)
     how = how or fastest(model, train, config, objective)
-    run = Run(model, config, train, save_to, objective, how)
+    classes = len(train.classes)
+    guessing_loss = math.log(classes) if objective is cross_entropy else math.inf
+    run = Run(model, config, train, save_to, how, guessing_loss)
     if resume:
         run.load()
     else:
         refuse_unfinished(save_to)
     run.save(must=True)  # what cannot be written is found out now, not after the training
-    # on the device, or normalising each batch would wait for the copy
-    mean, std = (torch.tensor(value, device=run.device) for value in channel_stats(train.images))
     images, labels = train.images.to(run.device), train.labels.to(run.device)
-    network, order = synchronised(model), run.order()
+    network, order = data_parallel(model), run.order()
     gpus = [run.device] if run.device.type == "cuda" else []
+    measured = math.ceil(config.epochs / MEASUREMENTS)  # every so many epochs, and after the last
     with (
         compiled(model, config.compile and bool(gpus)),
         computing(model, how),
-        torch.random.fork_rng(gpus),  # leaves chance elsewhere as it was
+        torch.random.fork_rng(gpus),  # leaves the random generators elsewhere as they were
         stop_signals() as stopped,
         run.progress() as progress,
     ):
         while run.step < run.total_steps:
-            batch = order[run.place : run.place + config.batch_size][rank() :: world_size()]
+            batch = order[run.offset : run.offset + config.batch_size][rank() :: world_size()]
             batch_images, batch_labels = images[batch], labels[batch]
             with memory_errors_explained(model, batch_images):
-                train_step(network, run, batch_images, batch_labels, mean, std)
+                train_step(network, run, batch_images, batch_labels, objective)
             progress.step(config.batch_size)
-            if run.place == 0:  # the end of an epoch
+            if run.offset == 0:  # the end of an epoch
                 row = run.end_epoch()
-                if test is not None and rank() == 0 and run.to_be_measured():
-                    row["test_accuracy"] = evaluate(run.result(), test, mean, std).accuracy
+                due = run.epoch % measured == 0 or run.epoch == config.epochs
+                if test is not None and rank() == 0 and due:
+                    row["test_accuracy"] = evaluate(run.result(), test, run.mean, run.std).accuracy
                 progress.epoch(row)
                 if on_epoch is not None:
                     on_epoch(row)
@@ -111,22 +136,120 @@ def fit(
     return run.rows
 
 
+def check_training(
+    model: nn.Module, train: ImageSet, config: TrainConfig, objective: Objective = cross_entropy
+) -> None:
+    """See that network, images and config fit together; `fit` calls it.
+
+    Raises:
+        ValueError: a batch that the images do not fill or the processes cannot share, or a
+            padding as large as the images, or a single class where classes are to be learnt, or
+            patches to be dropped by a network that cannot.
+    """
+    if objective is cross_entropy and len(train.classes) < 2:
+        raise ValueError(
+            f"a network learns to tell classes apart, {train.name} has only "
+            f"{', '.join(train.classes)}"
+        )
+    if len(train) < config.batch_size:
+        raise ValueError(
+            f"{len(train)} training images do not fill one batch of {config.batch_size}"
+        )
+    if config.batch_size % world_size():
+        raise ValueError(
+            f"{world_size()} processes cannot share a batch of {config.batch_size} evenly"
+        )
+    height, width = train.images.shape[2:]
+    if config.crop_padding >= min(height, width):
+        raise ValueError(
+            f"crop_padding {config.crop_padding} must be smaller than the images, which have "
+            f"{height}x{width} pixels"
+        )
+    if config.patch_drop and not isinstance(model, VisionTransformer):
+        raise ValueError(
+            f"patch_drop is for the VisionTransformer of this course, which can leave patches "
+            f"out; {type(model).__name__} cannot"
+        )
+
+
+# ---- One step ------------------------------------------------------------------------------------
+
+
 def train_step(
     network: nn.Module,
     run: Run,
     images: Tensor,
     labels: Tensor,
-    mean: Tensor,
-    std: Tensor,
+    objective: Objective = cross_entropy,
 ) -> None:
     """Take one step of `run` on uint8 images (B, C, H, W) and their labels (B,)."""
     run.seed()  # what a step draws depends on no step before it
-    pixels, targets = run.augmented(images, labels, mean, std)
-    visible = run.visible_patches(len(pixels))
-    asked = network if visible is None else partial(network, visible=visible)
+    pixels, targets = augment_batch(run, images, labels)
+    visible = visible_patches(run, len(pixels))
+    seen = network if visible is None else partial(network, visible=visible)
     with run.autocast():
-        loss = run.objective(asked, pixels, targets)
-    run.update(loss)
+        loss = objective(seen, pixels, targets)
+    update(run, loss)
+
+
+def augment_batch(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Change uint8 images (B, C, H, W) at random, and normalise them; targets (B, classes)."""
+    config, count, size = run.config, len(images), (images.shape[2], images.shape[3])
+    if config.crop_padding or config.flip:
+        draw = draw_crop_flip(count, config.crop_padding, config.flip, device=run.device)
+        images = crop_flip(images, *draw)
+    if config.trivial_augment and not run.clean:
+        draw = draw_trivial_augment(count, config.trivial_augment, device=run.device)
+        images = trivial_augment(images, draw)
+    pixels = normalize(images, run.mean, run.std).to(run.dtype)
+    targets = F.one_hot(labels, run.num_classes).to(run.dtype)
+    if run.clean:
+        return pixels, targets
+    smoothing = config.label_smoothing
+    targets = (1 - smoothing) * targets + smoothing / run.num_classes
+    if config.erase:
+        pixels = erase(pixels, draw_erase(count, size, config.erase, device=run.device))
+    if config.mixup or config.cutmix:
+        draw = draw_mix(count, size, config.mixup, config.cutmix, device=run.device)
+        pixels, targets = mix(pixels, *draw), mix_targets(targets, *draw)
+    return pixels, targets
+
+
+def visible_patches(run: Run, count: int) -> Tensor | None:
+    """Draw the patches that the network sees of each image: (B, V); None for all of them.
+
+    A step takes about as much less time as it sees less (Liu et al. 2022, arXiv 2208.07220).
+    """
+    if not run.config.patch_drop or run.clean or not isinstance(run.model, VisionTransformer):
+        return None
+    patches = run.model.config.num_patches
+    visible = max(round((1 - run.config.patch_drop) * patches), 1)
+    return draw_order(count, patches, run.device)[:, :visible]
+
+
+def update(run: Run, loss: Tensor) -> None:
+    """Make one step of the optimizers against the gradient of `loss`."""
+    config = run.config
+    factor = lr_factor(run.step, run.total_steps, config.warmup)
+    for optimizer in run.optimizers:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * factor * group.get("lr_scale", 1.0)
+    run.scaler.scale(loss).backward()
+    for optimizer in run.optimizers:
+        run.scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
+    with run.autocast():  # for the products of Muon
+        for optimizer in run.optimizers:
+            run.scaler.step(optimizer)
+    run.scaler.update()
+    if run.average is not None and run.step >= config.warmup * run.total_steps:
+        run.average.update_parameters(run.model)
+    run.total_loss += loss.detach()
+    run.step += 1
+
+
+# ---- How long it takes ---------------------------------------------------------------------------
 
 
 def fastest(
@@ -153,8 +276,7 @@ def fastest(
         return ways[0]
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)
-    run = Run(trial, config, few, None, objective)
-    mean, std = (torch.tensor(value) for value in channel_stats(few.images))
+    run = Run(trial, config, few)
     share = slice(rank(), None, world_size())
     images, labels = few.images[share], few.labels[share]
 
@@ -162,7 +284,7 @@ def fastest(
         run.how = how
         with computing(trial, how):
             start = time.perf_counter()
-            train_step(trial, run, images[:count], labels[:count], mean, std)
+            train_step(trial, run, images[:count], labels[:count], objective)
             return time.perf_counter() - start
 
     with torch.random.fork_rng([]):
@@ -175,11 +297,11 @@ def fastest(
         steps = config.epochs * (len(train) // config.batch_size)
         lasts = 60 * minutes if minutes else steps * step * len(images) / count
         budget = min(TRIAL, lasts / 20)
-        if not agreed(int(budget >= 1)):
+        if not broadcast(int(budget >= 1)):
             return ways[0]
         count = max(int(count * min(budget * turn / step, 1)), 1)
         how, gain = fastest_way(ways, lambda way: seconds(way, count), budget)
-    how = ways[agreed(ways.index(how))]
+    how = ways[broadcast(ways.index(how))]
     if how == ways[0]:
         say(f"A step is computed as usual, in {how}: none of {len(ways)} ways is clearly faster.")
     else:
@@ -199,20 +321,18 @@ def epochs_within(
 
     `model` is left as it is. Counts the measurements of the test accuracy, too. `how` a step is
     computed is measured first, see `fastest`, unless it is given. Several processes try together;
-    each finds a slightly different number, see `agreed`.
+    each finds a slightly different number, see `broadcast`.
 
     Raises:
         ValueError: not even one epoch fits.
     """
     how = how or fastest(model, train, config, minutes=minutes)
-    stats = channel_stats(train.images[:1000])
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)
-    run = Run(trial, replace(config, epochs=100), few, None, how=how)
-    mean, std = (torch.tensor(value, device=run.device) for value in stats)
+    run = Run(trial, replace(config, epochs=100), few, how=how)
     share = slice(rank(), None, world_size())
     images, labels = few.images[share].to(run.device), few.labels[share].to(run.device)
-    network, seconds = synchronised(trial), []
+    network, seconds = data_parallel(trial), []
     gpus = [run.device] if run.device.type == "cuda" else []
     with (
         compiled(trial, config.compile and bool(gpus)),
@@ -221,11 +341,11 @@ def epochs_within(
     ):
         for step in [*range(10), *range(run.total_steps - 5, run.total_steps)]:
             run.step, start = step, time.perf_counter()
-            train_step(network, run, images, labels, mean, std)
+            train_step(network, run, images, labels)
             run.total_loss.item()  # waits for the device
             seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
-        evaluate(trial, test[:PROBE_IMAGES], *stats)
+        evaluate(trial, test[:PROBE_IMAGES], run.mean, run.std)
         measuring = (time.perf_counter() - start) * len(test) / len(test[:PROBE_IMAGES])
     most, last = statistics.median(seconds[2:10]), statistics.median(seconds[10:])  # clean ones
     per_step = most + (last - most) * config.clean

@@ -551,9 +551,7 @@ check("03.5", my_sincos_2d)
 # **The common wrong answer** adds two encodings of full width, with just that fault.
 
 # %% [markdown]
-# The package checks what it is given, then does the same.
-
-# %% definition="vit_tutorial.positions._require_pairs"
+# The package does the same.
 
 # %% definition="vit_tutorial.positions.sincos_2d"
 

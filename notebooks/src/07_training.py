@@ -582,29 +582,10 @@ check("07.7", my_accuracy)
 # brings the names that this and the following definitions use.)
 
 # %%
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 
-from torch import Tensor
-
-from vit_tutorial.compute import Compute, computing
-from vit_tutorial.data import ImageSet
-from vit_tutorial.evaluation import Evaluation
-from vit_tutorial.hardware import compiled, rank, synchronised, world_size
-from vit_tutorial.progress import Row
-from vit_tutorial.run import (
-    Objective,
-    Run,
-    cross_entropy,
-    how_it_was_computed,
-    memory_errors_explained,
-    refuse_unfinished,
-    stop_signals,
-)
-from vit_tutorial.train import SAVE_EVERY, fastest
+from vit_tutorial.evaluation import *
+from vit_tutorial.train import *
 
 # %% definition="vit_tutorial.evaluation.evaluate"
 
@@ -617,23 +598,26 @@ from vit_tutorial.train import SAVE_EVERY, fastest
 
 # %% [markdown]
 # What changes during a training (weights, the optimizer's memory, the step) is kept in a `Run`, which can be saved whole
-# and go on later. It has two methods that you know the parts of. `augmented` does what the galleries above showed. `update`
-# is your `my_train_step`:
+# and go on later. A step begins with the images. This is what the galleries above showed, one after the other, and which of it
+# is done is said by the config. In the `clean` steps at the end the images are changed less:
 
-# %%
-print(inspect.getsource(Run.update))
+# %% definition="vit_tutorial.train.augment_batch"
+
+# %% [markdown]
+# What is to be learnt is said by the *objective*. Ours is the loss that you know; later lessons learn other things in the
+# same loop:
+
+# %% definition="vit_tutorial.train.cross_entropy"
+
+# %% [markdown]
+# Then the weights are changed, in your `my_train_step`'s order:
+
+# %% definition="vit_tutorial.train.update"
 
 # %% [markdown]
 # The `scaler` is for GPUs that compute in float16; elsewhere it does nothing. `autocast` is for Muon, whose matrix products
-# follow the precision of the run. `average` is a running average of
-# the weights (see the questions at the end). What is to be learnt is said by the *objective*. Ours is the loss that you know;
-# later lessons learn other things in the same loop:
-
-# %%
-print(inspect.getsource(cross_entropy))
-
-# %% [markdown]
-# One step is then:
+# follow the precision of the run. `average` is a running average of the weights (see the questions at the end). Together, one
+# step is:
 
 # %% definition="vit_tutorial.train.train_step"
 
@@ -663,10 +647,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 optimizer = torch.optim.AdamW(parameter_groups(by_hand, 0.05), lr=5e-3)
 rise, fall = LinearLR(optimizer, 1 / 11, total_iters=10), CosineAnnealingLR(optimizer, 33)
 schedule = SequentialLR(optimizer, [rise, fall], milestones=[11])
-x, run = normalize(train.images, mean, std).double(), Run(by_hand, config, train, save_to=None)
+x, run = normalize(train.images, mean, std).double(), Run(by_hand, config, train)
 for step in range(44):
     run.step = step  # the run knows the order of the images in each epoch
-    batch = run.order()[run.place : run.place + 64]
+    batch = run.order()[run.offset : run.offset + 64]
     loss = F.cross_entropy(by_hand(x[batch]), train.labels[batch], label_smoothing=0.05)
     optimizer.zero_grad()
     loss.backward()
@@ -739,7 +723,7 @@ rows = fit(model, train, test, config, on_epoch=LiveCurve(chance=math.log(10)))
 # questions). The test accuracy follows. It is there to be looked at: nothing may be chosen by it.
 #
 # With a real data set it looks the same and takes longer. With `FULL = True` the next cell trains the package's `laptop` recipe
-# on CIFAR-10: about ten minutes on two cores, and a download of 170 MB if it is not on this computer yet.
+# on CIFAR-10, for as many epochs as fit into ten minutes here, after a download of 170 MB if it is not on this computer yet.
 
 # %%
 FULL = False
@@ -750,10 +734,10 @@ from vit_tutorial.recipes import RECIPES
 
 if FULL:
     torch.set_num_threads(2)
-    laptop = RECIPES["laptop"]
+    laptop, sets = RECIPES["laptop"], (cifar10("train"), cifar10("test"))
     large = VisionTransformer(laptop.model)
-    curve = LiveCurve(chance=math.log(10))
-    fit(large, cifar10("train"), cifar10("test"), laptop.train, on_epoch=curve)
+    laptop_config = replace(laptop.train, epochs=epochs_within(10, large, *sets, laptop.train))
+    fit(large, *sets, laptop_config, on_epoch=LiveCurve(chance=math.log(10)))
     torch.set_num_threads(1)
 
 # %%

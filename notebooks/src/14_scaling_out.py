@@ -160,7 +160,7 @@ for name, norm in norms.items():
 # - **Unequal shares** give a wrong direction, silently.
 # - **A sum** is N times too long. With plain gradient descent that is a learning rate N times as high; AdamW hides
 #   it, since it divides by the size of the gradient.
-# - **Clipping first** bends the mean towards the short gradients. So: average, then clip. `Run.update` (lesson 07)
+# - **Clipping first** bends the mean towards the short gradients. So: average, then clip. `update` (lesson 07)
 #   clips after `backward`, and the averaging happens in `backward`.
 # - **BatchNorm** measures means over the images of its share, so images do know of each other. A ViT has LayerNorm,
 #   which looks at one token of one image. Nothing has to be done for it.
@@ -436,7 +436,7 @@ torch.save((own, by_hand, by_ddp), f"gradients{rank}.pt")
 
 # %%
 TRAINING = """
-from vit_tutorial import ImageSet, TrainConfig, ViTConfig, fit, hardware
+from vit_tutorial import ImageSet, TrainConfig, ViTConfig, distributed, fit
 
 small = ViTConfig(img_size=8, patch_size=4, in_chans=1, embed_dim=64, depth=2, num_heads=4, pool="mean")
 config = TrainConfig(epochs=1, batch_size=64, lr=5e-3, ema=0.9)
@@ -445,7 +445,7 @@ digits = ImageSet(images, labels, tuple("0123456789"), "digits")
 torch.manual_seed(0)
 model = VisionTransformer(small).double()
 rows = fit(model, digits, None, config)
-rank, world = hardware.rank(), hardware.world_size()
+rank, world = distributed.rank(), distributed.world_size()
 print(f"process {rank} of {world}: loss {rows[-1]['loss']:.6f}\\n", end="")
 torch.save((model.state_dict(), rows), f"{rank}_of_{world}.pt")
 """
@@ -504,25 +504,21 @@ for rank in range(2):
 
 # %%
 from collections.abc import Generator
-from contextlib import contextmanager
 
-import torch.distributed as dist
-
-from vit_tutorial import hardware
-
-world_size = hardware.world_size
-
-# %% definition="vit_tutorial.hardware.processes"
-
-# %% definition="vit_tutorial.hardware.synchronised"
-
+# %% definition="vit_tutorial.distributed.process_group"
+# %% definition="vit_tutorial.distributed.data_parallel"
 # %% [markdown]
 # Without `torchrun` both do nothing. So `fit` need not know how many it is, and no line of `TRAINING` does. Both
 # processes have trained with it already. Now the same lines here, alone. **Predict.** AdamW, warm-up, clipping,
 # smoothing, an average of the weights: after 22 steps, are the weights still the same?
-
 # %%
-from contextlib import chdir
+from contextlib import chdir, contextmanager
+
+import torch.distributed as dist
+
+from vit_tutorial import distributed
+
+world_size = distributed.world_size
 
 with chdir(folder):
     exec(TRAINING, {"torch": torch, "VisionTransformer": VisionTransformer})
@@ -1050,7 +1046,7 @@ for name, config in large.items():
 # | recipe | on | time | how we know |
 # |---|---|---|---|
 # | digits, {{results.accuracy_digits.rows[0].epochs}} epochs | 2 cores | {{results.accuracy_digits.rows[0].seconds:.0f}} s | measured (`accuracy_digits.json`) |
-# | laptop, {{results.accuracy_laptop.rows[0].epochs}} epochs (what fits into ten minutes; the recipe has 7) | 2 cores | {{results.accuracy_laptop.rows[0].seconds:.0f}} s | measured (`accuracy_laptop.json`) |
+# | laptop, {{results.accuracy_laptop.rows[0].epochs}} epochs (what fits into ten minutes there) | 2 cores | {{results.accuracy_laptop.rows[0].seconds:.0f}} s | measured (`accuracy_laptop.json`) |
 # | laptop, one batch | 1 core, 1 process | {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms_against:.0f}} ms | measured (`scaling_cpu.json`) |
 # | laptop, one batch | 2 cores, 2 processes | {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}} ms | measured (`scaling_cpu.json`) |
 #

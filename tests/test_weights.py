@@ -203,7 +203,11 @@ def test_a_file_that_is_no_card_is_refused(text, saved):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (["config", "num_heads"], 5, "is not the card .*embed_dim 24 is no multiple of num_heads 5"),
+        (
+            ["config", "num_heads"],
+            5,
+            "is not the card .* 24 is no multiple of num_heads 5",
+        ),
         (["network"], "Oracle", "is not the card of a checkpoint: .*Oracle"),
         (["classes"], ["a"], "is not the card .* 5 classes apart, the card names 1"),
         (["config", "depth"], 1, r"do not fit together: blocks\.1\.attn\.proj\.bias is unexpected"),

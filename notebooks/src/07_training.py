@@ -850,7 +850,7 @@ plots.training_curve(slow, chance=math.log(10), bands=bands)
 # ## What is each ingredient worth?
 #
 # A recipe has a dozen ingredients. What is each of them worth? To find out, change *one* thing, keep all else, and train again,
-# with two seeds each (an **ablation**). This is the `laptop` recipe on CIFAR-10, shortened to
+# with two seeds each (an **ablation**). This is the `laptop` recipe on CIFAR-10, with a CLS token, all patches and only
 # {{results.ablation_cifar10.rows[0].epochs}} epochs. It trains with Muon, an optimizer that you can choose in place of AdamW (`TrainConfig.optimizer`):
 # it turns the step of each matrix into the nearest orthogonal one (Jordan et al. 2024).
 #

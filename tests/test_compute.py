@@ -211,7 +211,7 @@ class Clock:
         monkeypatch.setattr("vit_tutorial.train.SMALL", 0)
         monkeypatch.setattr("vit_tutorial.compute.bfloat16_is_faster", lambda: True)
 
-    def step(self, network, run, images, labels, mean, std) -> None:
+    def step(self, network, run, images, labels, *objective) -> None:
         fused = network.blocks[0].attn.fused_attn
         assert run.how.attention == ("fused" if fused else "plain")
         assert run.how.threads == torch.get_num_threads()

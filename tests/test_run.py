@@ -377,6 +377,6 @@ def test_two_processes_train_as_one_with_the_same_batch(tmp_path):
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(monkeypatch):
-    monkeypatch.setattr("vit_tutorial.run.world_size", lambda: 3)
+    monkeypatch.setattr("vit_tutorial.train.world_size", lambda: 3)
     with pytest.raises(ValueError, match="3 processes cannot share a batch of 16 evenly"):
         fit(new_model(), stripes(), stripes(16), QUICK)

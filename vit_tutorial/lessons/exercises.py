@@ -1,7 +1,8 @@
 """Exercises: how one is declared, how an answer is checked, and what the learner is told.
 
-A lesson's exercises stand in `lesson_NN.py`. Each is one function that takes the learner's answer,
-raises `Wrong` with the likely cause, or returns a line of praise that says what was right:
+A lesson's exercises stand in `lesson_NN/checks.py`: 04.3 in `lesson_04/checks.py`. Each is one
+function that takes the learner's answer, raises `Wrong` with the likely cause, or returns a line of
+praise that says what was right:
 
     @exercise("00.1", title="The strongest patch", difficulty=1, minutes=5, hints=("...", "..."))
     def strongest_patch(answer):
@@ -102,7 +103,7 @@ def exercises_of(lesson: str) -> list[Exercise]:
     """Return the exercises of a lesson, "00" for example; none where it declares none."""
     name = f"{__package__}.lesson_{lesson}"
     if re.fullmatch(r"\d\d", lesson) and importlib.util.find_spec(name):
-        importlib.import_module(name)
+        importlib.import_module(f"{name}.checks")
     return [_EXERCISES[id] for id in _EXERCISES if id.startswith(f"{lesson}.")]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
-from vit_tutorial.lessons.mistakes_04 import (
+from vit_tutorial.lessons.lesson_04.mistakes import (
     ATTENTION,
     LOOKING,
     MASKED,

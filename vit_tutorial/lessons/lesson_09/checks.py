@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
-from vit_tutorial.lessons.mistakes_09 import (
+from vit_tutorial.lessons.lesson_09.mistakes import (
     DELETIONS,
     GRIDS,
     MIXES,
@@ -20,7 +20,7 @@ from vit_tutorial.lessons.mistakes_09 import (
     on_the_grid,
     points,
 )
-from vit_tutorial.lessons.module_09 import (
+from vit_tutorial.lessons.lesson_09.rollouts import (
     RIGHT_ROLLOUTS,
     WRONG_ROLLOUTS,
     hear,

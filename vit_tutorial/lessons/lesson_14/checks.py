@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_tutorial.lessons import mistakes_14 as mistakes
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.module_07 import number
+from vit_tutorial.lessons.lesson_07.training_checks import number
+from vit_tutorial.lessons.lesson_14 import mistakes
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 

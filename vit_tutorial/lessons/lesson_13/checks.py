@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_tutorial.lessons import mistakes_13 as mistakes
-from vit_tutorial.lessons import mistakes_13_teacher as teachers
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.lesson_13 import mistakes
+from vit_tutorial.lessons.lesson_13 import teacher_mistakes as teachers
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 Inputs = list[tuple[Any, ...]]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.mistakes_05 import BLOCKS, GELUS, LAYER_NORMS, MLPS, block, mlp
+from vit_tutorial.lessons.lesson_05.mistakes import BLOCKS, GELUS, LAYER_NORMS, MLPS, block, mlp
 
 FLOAT64 = torch.float64
 

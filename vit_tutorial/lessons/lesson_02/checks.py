@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.mistakes_02 import (
+from vit_tutorial.lessons.lesson_02.mistakes import (
     CLS_PLACES,
     COUNTS,
     EMBEDS,
@@ -22,7 +22,7 @@ from vit_tutorial.lessons.mistakes_02 import (
     normed,
     with_cls,
 )
-from vit_tutorial.lessons.module_02 import (
+from vit_tutorial.lessons.lesson_02.module_checks import (
     require_parameters,
     require_tokens,
     require_training,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.mistakes_01 import (
+from vit_tutorial.lessons.lesson_01.mistakes import (
     CUTS,
     GRIDS,
     MENDED,

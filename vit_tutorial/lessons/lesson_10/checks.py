@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.lessons import mistakes_10 as mistakes
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.lesson_10 import mistakes
 
 # ---- 10.1 A part of each class -------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vit_tutorial.lessons import mistakes_08 as mistakes
-from vit_tutorial.lessons import mistakes_08_rollout as layers
 from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
+from vit_tutorial.lessons.lesson_08 import mistakes
+from vit_tutorial.lessons.lesson_08 import rollout_mistakes as layers
 
 
 def _attention(*shape: int, sharpness: float = 2.0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_tutorial.lessons import mistakes_11 as mistakes
-from vit_tutorial.lessons import mistakes_11_loops as loops
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.lesson_11 import loop_mistakes as loops
+from vit_tutorial.lessons.lesson_11 import mistakes
 
 # ---- 11.1 ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.mistakes_03 import (
+from vit_tutorial.lessons.lesson_03.mistakes import (
     ALIKE_CAUSES,
     GRID_CAUSES,
     ORDER_TESTS,

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.lessons import mistakes_12 as mistakes
-from vit_tutorial.lessons import mistakes_12_parts as parts
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.lesson_12 import mistakes
+from vit_tutorial.lessons.lesson_12 import part_mistakes as parts
 
 
 def _tensors(came: Any, count: int, what: str) -> tuple[Tensor, ...]:

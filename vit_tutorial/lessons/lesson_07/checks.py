@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.lessons import mistakes_07 as mistakes
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.module_07 import (
+from vit_tutorial.lessons.lesson_07 import mistakes
+from vit_tutorial.lessons.lesson_07.patients import CAUSES, PATIENTS
+from vit_tutorial.lessons.lesson_07.training_checks import (
     Probe,
     alike,
     course,
@@ -21,7 +22,6 @@ from vit_tutorial.lessons.module_07 import (
     judge_decay,
     number,
 )
-from vit_tutorial.lessons.patients import CAUSES, PATIENTS
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 # ---- 07.1 One step -------------------------------------------------------------------------------

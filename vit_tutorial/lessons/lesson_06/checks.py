@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from vit_tutorial.lessons import counting
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.mistakes_06 import CLS_PICKS, FLOORS, MEAN_PICKS, READINGS, VITS, chain
+from vit_tutorial.lessons.lesson_06.mistakes import (
+    CLS_PICKS,
+    FLOORS,
+    MEAN_PICKS,
+    READINGS,
+    VITS,
+    chain,
+)
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 # ---- 06.1 The head -------------------------------------------------------------------------------

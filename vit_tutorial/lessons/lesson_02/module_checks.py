@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons.exercises import Wrong, call, expect_tensor
-from vit_tutorial.lessons.mistakes_02 import CLS_PLACES, with_cls
+from vit_tutorial.lessons.lesson_02.mistakes import CLS_PLACES, with_cls
 
 # What PyTorch says -> what is behind it, in this lesson.
 SAYINGS = {

@@ -8,58 +8,9 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, describe, exercise
+from vit_tutorial.lessons.lesson_00 import mistakes
 
 GRIDS = [(2, 3), (3, 2), (4, 4), (1, 6), (6, 1), (3, 7), (7, 3), (8, 8)]
-
-# How a token is picked from the weights (T,), right first; and what is wrong otherwise.
-PICKS = [
-    (lambda w: w[1:].argmax(), ""),
-    (
-        lambda w: w.argmax(),
-        "`weights[0]` is CLS itself, not a patch: leave it out before you look.",
-    ),
-    (
-        lambda w: w.argmax() - 1,
-        "The weight of CLS takes part in the search, and it can be the largest: leave it out.",
-    ),
-    (
-        lambda w: w[1:].argmax() + 1,
-        "One too far: CLS is left out already, so that the first patch is number 0.",
-    ),
-    (lambda w: w[:-1].argmax(), "CLS stands in front of the patches; you left out the last patch."),
-    (lambda w: w[1:].argmin(), "This is the patch that got least, not most."),
-    (lambda w: w.argmin(), "This is the token that got least; and CLS is not a patch."),
-]
-
-# From the number i of a patch to its place on a grid of r rows and c columns.
-PLACES = [
-    (lambda i, r, c: (i // c, i % c), ""),
-    (
-        lambda i, r, c: (i % c, i // c),
-        "Row and column are swapped: the row comes first, not x before y.",
-    ),
-    (
-        lambda i, r, c: (i // r, i % r),
-        "You divide by the number of rows. Patches are counted along a row: how many are in one?",
-    ),
-    (
-        lambda i, r, c: (i // r, i % c),
-        "The row is wrong: how many patches does one row hold? Not as many as there are rows.",
-    ),
-    (
-        lambda i, r, c: (i // c, i % r),
-        "The column is wrong: it starts anew after as many patches as one row holds.",
-    ),
-    (
-        lambda i, r, c: (i % r, i // r),
-        "You count down the columns; patches are counted along the rows, like words on a page.",
-    ),
-    (
-        lambda i, r, c: (i // int((r * c) ** 0.5), i % int((r * c) ** 0.5)),
-        "Right for squares only: take the number of columns from `grid`, not from a square root.",
-    ),
-    (lambda i, r, c: (i // c + 1, i % c + 1), "Rows and columns are counted from 0."),
-]
 
 
 @exercise(
@@ -81,7 +32,7 @@ def strongest_patch(answer: Any) -> str:
     """Check `strongest_patch(weights (T,), grid) -> (row, column)`."""
     inputs = list(_inputs())
     came = [_place(call(answer, weights, grid)) for weights, grid in inputs]
-    for (pick, wrong_pick), (place, wrong_place) in product(PICKS, PLACES):
+    for (pick, wrong_pick), (place, wrong_place) in product(mistakes.PICKS, mistakes.PLACES):
         answers = (place(int(pick(weights)), *grid) for weights, grid in inputs)
         if all(map(tuple.__eq__, came, answers)):
             if causes := f"{wrong_pick} {wrong_place}".strip():

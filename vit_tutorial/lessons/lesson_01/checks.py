@@ -8,22 +8,7 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.lesson_01.mistakes import (
-    CUTS,
-    GRIDS,
-    MENDED,
-    PATCHIFIES,
-    ROWS,
-    STDS,
-    UNPATCHIFIES,
-    fold,
-    in_one_row,
-    mended,
-    one_patch,
-    pixel_std,
-    plain_reshape,
-    unfold,
-)
+from vit_tutorial.lessons.lesson_01 import mistakes
 
 # ---- 01.1 ----------------------------------------------------------------------------------------
 
@@ -60,7 +45,7 @@ def count_patches(answer: Any) -> str:
             ) from None
     expected = [(h // p, w // p) for h, w, p in FITTING]
     if came != expected:
-        for cause, wrong in GRIDS.items():
+        for cause, wrong in mistakes.GRIDS.items():
             if came == [wrong(*size) for size in FITTING]:
                 raise Wrong(cause)
         k = next(k for k in range(len(came)) if came[k] != expected[k])
@@ -142,7 +127,7 @@ def cut_patch(answer: Any) -> str:
         count = (h // p) * (w // p)
         inputs += [(image, i, p) for i in sorted({0, 1 % count, count // 2, count - 1})]
     inputs.append((torch.randn(12, 8, 3).permute(2, 0, 1), 3, 4))  # as from a photograph
-    compare(answer, one_patch, inputs, CUTS)
+    compare(answer, mistakes.one_patch, inputs, mistakes.CUTS)
     return f"Right for {len(inputs)} patches, the first and the last among them, square or not."
 
 
@@ -168,7 +153,7 @@ def cut_patch(answer: Any) -> str:
 def my_patchify(answer: Any) -> str:
     """Check `my_patchify(images (B, C, H, W), patch_size) -> (B, N, C*P*P)`."""
     inputs = _image_batches()
-    compare(answer, unfold, inputs, PATCHIFIES)
+    compare(answer, mistakes.unfold, inputs, mistakes.PATCHIFIES)
     _require_gradient(answer, *inputs[1])
     return (
         f"Right for {len(inputs)} batches: square or not, one channel or several, and equal to "
@@ -220,10 +205,10 @@ def my_unpatchify(answer: Any) -> str:
     for images, p in _image_batches():
         grid = (images.shape[2] // p, images.shape[3] // p)
         inputs.append(
-            (torch.randn_like(unfold(images, p)).requires_grad_(len(inputs) == 1), p, grid)
+            (torch.randn_like(mistakes.unfold(images, p)).requires_grad_(len(inputs) == 1), p, grid)
         )
     inputs.append((torch.randn(12, 6, 2).permute(2, 1, 0), 2, (3, 2)))  # not in reading order
-    compare(answer, fold, inputs, UNPATCHIFIES)
+    compare(answer, mistakes.fold, inputs, mistakes.UNPATCHIFIES)
     _require_gradient(answer, *inputs[1])
     return (
         f"Right for {len(inputs)} batches, with 1, 3 and 4 channels: every pixel is back in its "
@@ -251,9 +236,9 @@ def mend(answer: Any) -> str:
     """Check `mend(stripes (B, N, C*P*P), patch_size, grid) -> (B, N, C*P*P)`."""
     inputs = []
     for images, p in _image_batches():
-        stripes = plain_reshape(images.detach(), p)
+        stripes = mistakes.plain_reshape(images.detach(), p)
         inputs.append((stripes, p, (images.shape[2] // p, images.shape[3] // p)))
-    compare(answer, mended, inputs, MENDED)
+    compare(answer, mistakes.mended, inputs, mistakes.MENDED)
     return (
         f"Right for {len(inputs)} batches: the plain reshape loses nothing, it only calls the "
         f"wrong numbers a patch."
@@ -286,7 +271,7 @@ def one_row(answer: Any) -> str:
         (torch.randn(2, 3, 6), 1),
         (torch.randn(12, 9, 3).permute(2, 1, 0), 3),
     ]
-    compare(answer, in_one_row, inputs, ROWS)
+    compare(answer, mistakes.in_one_row, inputs, mistakes.ROWS)
     return f"Right for {len(inputs)} images, square or not."
 
 
@@ -324,7 +309,12 @@ def channel_std(answer: Any) -> str:
         return lambda images: right(images).to(torch.float32)
 
     inputs = [(_batch(60, 3, 20, 28),), (_batch(40, 1, 32, 24),), (_batch(30, 4, 30, 30),)]
-    compare(in_float32, shrunk(pixel_std), inputs, {cause: shrunk(f) for cause, f in STDS.items()})
+    compare(
+        in_float32,
+        shrunk(mistakes.pixel_std),
+        inputs,
+        {cause: shrunk(f) for cause, f in mistakes.STDS.items()},
+    )
     return f"Right for {len(inputs)} sets of images, with 1, 3 and 4 channels."
 
 

@@ -50,6 +50,7 @@ def pixel_std(images: Tensor) -> Tensor:
 
 # ---- Wrong ---------------------------------------------------------------------------------------
 
+# 01.1
 GRIDS = {
     "Rows and columns are swapped: the height is cut into rows.": lambda h, w, p: (w // p, h // p),
     "You count pixels, not patches: a patch takes `patch_size` of them in each direction.": (
@@ -89,6 +90,7 @@ def _cut_without_channels(image: Tensor, index: int, p: int) -> Tensor:
     return image[row * p : (row + 1) * p, column * p : (column + 1) * p]
 
 
+# 01.2
 CUTS = {
     "Row and column are swapped: the height of the image comes before its width.": _cut(
         lambda i, r, c: (i % c, i // c)
@@ -131,6 +133,7 @@ def _batch_mixed(images: Tensor, p: int) -> Tensor:
     return patches.reshape(len(images), -1, patches.shape[-1])
 
 
+# 01.3
 PATCHIFIES = {
     "The numbers were reshaped without moving any: patch 0 is a stripe of the first channel. A "
     "reshape keeps the reading order, and a patch is not in one piece in reading order. An axis "
@@ -186,6 +189,7 @@ def _not_interleaved(patches: Tensor, p: int, grid: tuple[int, int]) -> Tensor:
     return blocks.reshape(len(patches), -1, grid[0] * p, grid[1] * p)
 
 
+# 01.4
 UNPATCHIFIES = {
     "The numbers were reshaped without moving any, and the picture is scrambled: an axis must "
     "change places in between.": _plain_back,
@@ -221,6 +225,7 @@ def _unpatchified(stripes: Tensor, p: int, grid: tuple[int, int]) -> Tensor:
     return fold(stripes, p, grid).reshape(stripes.shape)
 
 
+# 01.5
 MENDED = {
     "Nothing has changed: cutting undoes putting together, so that the stripes come back as they "
     "were. By which step were they made? Undo that one.": lambda stripes, p, grid: stripes.clone(),
@@ -237,6 +242,7 @@ MENDED = {
 }
 
 
+# 01.6
 ROWS = {
     "The numbers were reshaped without moving any: this cuts stripes, not patches.": (
         lambda image, p: image.reshape(len(image), p, -1)
@@ -271,6 +277,7 @@ def _scaled(images: Tensor) -> Tensor:
     return images.double() / 255
 
 
+# 01.7
 STDS = {
     "This is the mean of the standard deviations of single images: it leaves out how the images "
     "differ from each other, and is too small. Take all pixels of a channel together.": (

@@ -9,19 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.lesson_02.mistakes import (
-    CLS_PLACES,
-    COUNTS,
-    EMBEDS,
-    KERNELS,
-    MEANS,
-    NORMS,
-    as_kernel,
-    convolved,
-    kept_mean,
-    normed,
-    with_cls,
-)
+from vit_tutorial.lessons.lesson_02 import mistakes
 from vit_tutorial.lessons.lesson_02.module_checks import (
     require_parameters,
     require_tokens,
@@ -56,7 +44,7 @@ def embedding_parameters(answer: Any) -> str:
         for _, _, p, c, d in SIZES
     ]
     if came != right:
-        for cause, wrong in COUNTS.items():
+        for cause, wrong in mistakes.COUNTS.items():
             if came == [wrong(*size) for size in SIZES]:
                 raise Wrong(cause)
         k = next(k for k in range(len(came)) if came[k] != right[k])
@@ -109,8 +97,8 @@ def my_patch_embed(answer: Any) -> str:
         _embedding(4, 3, 9, 6, 3, 4, strided=True),
     ]
     watched = _Watched(answer)
-    compare(watched, convolved, inputs, EMBEDS)
-    _require_gradients(watched, convolved, inputs[1], ("images", "weight", "bias"))
+    compare(watched, mistakes.convolved, inputs, mistakes.EMBEDS)
+    _require_gradients(watched, mistakes.convolved, inputs[1], ("images", "weight", "bias"))
     if watched.convolved:
         raise Wrong(
             "The numbers are right, but they come from a convolution. This exercise is to build it "
@@ -217,7 +205,7 @@ def kernel_from_linear(answer: Any) -> str:
         (torch.randn(4, 2 * 2 * 5), 2),
         (torch.randn(27, 8).T, 3),  # not in reading order
     ]
-    compare(answer, as_kernel, inputs, KERNELS)
+    compare(answer, mistakes.as_kernel, inputs, mistakes.KERNELS)
     return (
         f"Right for {len(inputs)} layers, with 1, 3, 4 and 5 channels: every weight meets the "
         f"pixel and the channel that it was learned for."
@@ -251,7 +239,7 @@ def normed_tokens(answer: Any) -> str:
         (torch.randn(3, 3, 4, 7).permute(0, 2, 3, 1) * torch.arange(1, 4),),
         (1e-3 * torch.randn(2, 4, 4, 4, dtype=torch.float64),),  # so small that epsilon tells
     ]
-    compare(translated(answer), normed, inputs, NORMS)
+    compare(translated(answer), mistakes.normed, inputs, mistakes.NORMS)
     return (
         f"Right for {len(inputs)} batches, also where D equals the width of the grid and the wrong "
         f"axis would fit: every token has mean 0 and variance 1."
@@ -284,8 +272,8 @@ def my_add_cls(answer: Any) -> str:
     inputs.append((torch.randn(4, 7, 2).permute(2, 1, 0), torch.randn(4, 1, 1).permute(2, 1, 0)))
     gradients = tuple(value.clone().requires_grad_() for value in inputs[0])
     told = translated(answer)
-    compare(told, with_cls, [gradients, *inputs], CLS_PLACES)
-    _require_gradients(told, with_cls, gradients, ("tokens", "cls_token"))
+    compare(told, mistakes.with_cls, [gradients, *inputs], mistakes.CLS_PLACES)
+    _require_gradients(told, mistakes.with_cls, gradients, ("tokens", "cls_token"))
     return (
         f"Right for {len(inputs) + 1} batches of 1 to 5 images. The gradients of all images meet "
         f"in the one CLS token: that is how it is learned."
@@ -357,7 +345,7 @@ def mean_of_kept(answer: Any) -> str:
     spoiled = torch.randn(2, 4, 3, dtype=torch.float64)
     spoiled[:, 1] = float("nan")
     inputs.append((spoiled, torch.tensor([[True, False, True, True], [False, False, False, True]])))
-    compare(answer, kept_mean, inputs, MEANS)
+    compare(answer, mistakes.kept_mean, inputs, mistakes.MEANS)
     return (
         f"Right for {len(inputs)} batches, also where another number is kept for each image, and "
         f"where the rest is NaN."

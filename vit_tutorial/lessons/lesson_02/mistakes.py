@@ -41,6 +41,7 @@ def kept_mean(tokens: Tensor, keep: Tensor) -> Tensor:
 
 # ---- Wrong ---------------------------------------------------------------------------------------
 
+# 02.1
 COUNTS: dict[str, Callable[[int, int, int, int, int], int]] = {
     "The biases are missing: one for each of the D numbers of a token.": (
         lambda h, w, p, c, d: d * c * p * p
@@ -102,6 +103,7 @@ def _reshaped_result(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return maps.reshape(len(maps), -1, len(weight))
 
 
+# 02.2
 EMBEDS: dict[str, Callable] = {
     "The bias is missing: each of the D numbers gets its own added.": (
         lambda images, weight, bias: convolved(images, weight, torch.zeros_like(bias))
@@ -135,6 +137,7 @@ EMBEDS: dict[str, Callable] = {
     ),
 }
 
+# 02.3
 KERNELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "The shape is right, but a reshape moved no number. In a row of `weight` the channels of the "
     "first pixel come first; in a kernel all of channel 0 does.": (
@@ -169,6 +172,7 @@ def _scaled(x: Tensor, dims: tuple[int, ...], correction: int = 0, eps: float = 
     return (x - mean) / (variance + eps).sqrt()
 
 
+# 02.4
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "The norm went along the last axis of the convolution's result, which is a row of the image. "
     "The D numbers of a token stand in axis 1 there: move them to the end first.": (
@@ -205,6 +209,7 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
 }
 
+# 02.5 and 02.6
 CLS_PLACES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "CLS stands at the end. It belongs in front: the head reads token 0, and row 0 of the position "
     "table is its own.": lambda tokens, cls: torch.stack(
@@ -238,6 +243,7 @@ def _times(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens * keep[..., None]
 
 
+# 02.7
 MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "All tokens are averaged, those that should be left out too: `keep` has no effect.": (
         lambda tokens, keep: tokens.mean(dim=1)

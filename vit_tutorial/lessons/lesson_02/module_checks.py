@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons.exercises import Wrong, call, expect_tensor
-from vit_tutorial.lessons.lesson_02.mistakes import CLS_PLACES, with_cls
+from vit_tutorial.lessons.lesson_02 import mistakes
 
 # What PyTorch says -> what is behind it, in this lesson.
 SAYINGS = {
@@ -115,11 +115,11 @@ def require_tokens(model: nn.Module, c: int, height: int, width: int) -> None:
             )
         p = weight.shape[-1] if weight.ndim == 4 else int((weight.shape[1] / c) ** 0.5)
         patches = F.unfold(images, p, stride=p).mT @ weight.flatten(1).T + bias
-        right = with_cls(patches, cls)
+        right = mistakes.with_cls(patches, cls)
         expect_tensor(came, right)
         if torch.allclose(came, right, atol=1e-4):
             continue
-        for cause, wrong in CLS_PLACES.items():
+        for cause, wrong in mistakes.CLS_PLACES.items():
             made = wrong(patches, cls)
             if made.shape == came.shape and torch.allclose(came, made, atol=1e-4):
                 raise Wrong(cause)

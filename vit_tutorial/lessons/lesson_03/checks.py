@@ -7,19 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.lesson_03.mistakes import (
-    ALIKE_CAUSES,
-    GRID_CAUSES,
-    ORDER_TESTS,
-    RESAMPLE_CAUSES,
-    SINCOS_CAUSES,
-    TURN_CAUSES,
-    grid_by_hand,
-    networks,
-    resampled,
-    sincos_by_hand,
-    turned,
-)
+from vit_tutorial.lessons.lesson_03 import mistakes
 
 # ---- 03.1 ----------------------------------------------------------------------------------------
 
@@ -41,7 +29,7 @@ from vit_tutorial.lessons.lesson_03.mistakes import (
 def notices_order(answer: Any) -> str:
     """Check `notices_order(network, tokens (B, T, D)) -> bool`."""
     tokens = torch.randn(3, 17, 8) + 2
-    cases = networks(tokens.shape[1], tokens.shape[2])
+    cases = mistakes.networks(tokens.shape[1], tokens.shape[2])
     came = [_truth(call(answer, network, tokens)) for network, _ in cases.values()]
     right = [notices for _, notices in cases.values()]
     if came == right:
@@ -49,7 +37,7 @@ def notices_order(answer: Any) -> str:
             f"Right for all {len(cases)} networks. Such a test finds positions that are the same "
             f"for all tokens, which no shape and no error message would tell you."
         )
-    for cause, test in ORDER_TESTS[1:]:
+    for cause, test in mistakes.ORDER_TESTS[1:]:
         if came == [test(network, tokens) for network, _ in cases.values()]:
             raise Wrong(cause)
     first = next(i for i in range(len(came)) if came[i] != right[i])
@@ -168,7 +156,7 @@ def my_similarity(answer: Any) -> str:
         answer,
         lambda x: F.cosine_similarity(x[:, None], x[None], dim=-1),
         inputs,
-        ALIKE_CAUSES,
+        mistakes.ALIKE_CAUSES,
     )
     return f"Right for {len(inputs)} tables, also where some vectors are 10,000 times longer."
 
@@ -204,10 +192,14 @@ def my_sincos_1d(answer: Any) -> str:
     ]
 
     def in_float32(positions: Tensor, dim: int) -> Tensor:  # frequencies may be taken in float32
-        return expect_tensor(call(answer, positions, dim), sincos_by_hand(positions, dim)).float()
+        return expect_tensor(
+            call(answer, positions, dim), mistakes.sincos_by_hand(positions, dim)
+        ).float()
 
-    causes = {cause: lambda p, d, f=f: f(p, d).float() for cause, f in SINCOS_CAUSES.items()}
-    compare(in_float32, lambda p, d: sincos_by_hand(p, d).float(), inputs, causes)
+    causes = {
+        cause: lambda p, d, f=f: f(p, d).float() for cause, f in mistakes.SINCOS_CAUSES.items()
+    }
+    compare(in_float32, lambda p, d: mistakes.sincos_by_hand(p, d).float(), inputs, causes)
     return (
         f"Right for {len(inputs)} inputs, whole places and places between: the formula, number by "
         f"number."
@@ -244,7 +236,7 @@ def my_sincos_2d(answer: Any) -> str:
             raise Wrong(
                 f"Expected {dim} entries for each patch, got {2 * dim}: row and column share them."
             )
-    compare(in_float32, grid_by_hand, inputs, GRID_CAUSES)
+    compare(in_float32, mistakes.grid_by_hand, inputs, mistakes.GRID_CAUSES)
     return f"Right on {len(inputs)} grids, wide ones and high ones."
 
 
@@ -275,7 +267,7 @@ def my_rotate(answer: Any) -> str:
         (torch.randn(2, 3, 2, requires_grad=True), torch.randn(3, 1)),
         (torch.randn(4, 8), torch.zeros(4, 4)),
     ]
-    compare(answer, turned, inputs, TURN_CAUSES)
+    compare(answer, mistakes.turned, inputs, mistakes.TURN_CAUSES)
     return f"Right for {len(inputs)} inputs: the same as a product of complex numbers."
 
 
@@ -309,7 +301,7 @@ def my_resample(answer: Any) -> str:
         came = call(answer, table, old, new)
         if isinstance(came, Tensor) and came.shape[1:] == (new[0] * new[1], table.shape[2]):
             raise Wrong("The row of CLS is lost: the new table needs it too, in front.")
-    compare(answer, resampled, inputs, RESAMPLE_CAUSES)
+    compare(answer, mistakes.resampled, inputs, mistakes.RESAMPLE_CAUSES)
     return (
         f"Right for {len(inputs)} tables: larger and smaller grids, high ones and wide ones, and "
         f"CLS keeps its row to the bit."

@@ -7,17 +7,7 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
-from vit_tutorial.lessons.lesson_04.mistakes import (
-    ATTENTION,
-    LOOKING,
-    MASKED,
-    MULTI_HEAD,
-    SOFTMAX,
-    SPLIT,
-    always_looking,
-    fused,
-    library,
-)
+from vit_tutorial.lessons.lesson_04 import mistakes
 
 NO_GRADIENT = (
     "The numbers are right, but no gradient can flow back through them: a result put together "
@@ -62,7 +52,7 @@ def my_softmax(answer: Any) -> str:
         (torch.tensor([-120.0, 0.0, 1.0, 2.0, 0.0, 1.0]),),  # here the mean would do
         (torch.randn(2, 5).requires_grad_(),),
     ]
-    compare(answer, lambda s: s.softmax(dim=-1), inputs, SOFTMAX)
+    compare(answer, lambda s: s.softmax(dim=-1), inputs, mistakes.SOFTMAX)
     _lets_gradients_through(answer, torch.randn(2, 3).requires_grad_())
     return (
         f"Equal to the library's for {len(inputs)} inputs, with scores from −∞ to 2000, along the "
@@ -101,7 +91,7 @@ def _attention_inputs() -> list[tuple[Tensor, Tensor, Tensor]]:
 def my_attention(answer: Any) -> str:
     """Check `my_attention(q, k, v) -> (..., T, d)`."""
     inputs = _attention_inputs()
-    compare(answer, fused, inputs, ATTENTION)
+    compare(answer, mistakes.fused, inputs, mistakes.ATTENTION)
     _lets_gradients_through(answer, *torch.randn(3, 4, 2).requires_grad_().unbind())
     return (
         f"Equal to PyTorch's fused attention for {len(inputs)} inputs: with and without batch and "
@@ -143,7 +133,7 @@ def my_masked_attention(answer: Any) -> str:
     q, k, v = torch.randn(3, 2, 5, 4)
     q[..., 0], k[:, 4, 0] = 2.0, 300.0  # the last key would take everything
     inputs += [(q, k, v, torch.ones(5, 5).tril().bool())]
-    compare(answer, fused, inputs, MASKED)
+    compare(answer, mistakes.fused, inputs, mistakes.MASKED)
     return (
         f"Equal to PyTorch's fused attention with the same mask, for {len(inputs)} inputs, and a "
         f"forbidden key stays without influence even where its score is a hundred times the others."
@@ -175,7 +165,7 @@ def my_split_heads(answer: Any) -> str:
         (torch.randn(2, 8, 5).transpose(1, 2), 4),
         (torch.randn(3, 3, 9).requires_grad_(), 3),
     ]
-    compare(answer, lambda x, h: torch.stack(x.chunk(h, dim=-1), dim=1), inputs, SPLIT)
+    compare(answer, lambda x, h: torch.stack(x.chunk(h, dim=-1), dim=1), inputs, mistakes.SPLIT)
     return f"Right for {len(inputs)} inputs: every head has its part of every token."
 
 
@@ -210,7 +200,7 @@ def my_multi_head(answer: Any) -> str:
     double = [part.double() for part in _layer(2, 3, 8)]
     x, *parameters = _layer(2, 8, 8)
     inputs += [(*double, 4), (x.transpose(1, 2), *parameters, 2)]
-    compare(answer, library, inputs, MULTI_HEAD)
+    compare(answer, mistakes.library, inputs, mistakes.MULTI_HEAD)
     x, *parameters = _layer(2, 3, 4)
     _lets_gradients_through(answer, x.requires_grad_(), *parameters, 2)
     return (
@@ -248,5 +238,5 @@ def my_looking_head(answer: Any) -> str:
     grids = [(3, 4), (4, 3), (1, 5), (3, 3), (5, 1)]
     steps = [(0, -1), (0, 1), (-1, 0), (1, 1), (2, -1), (0, 2), (0, 0)]
     inputs = [(grid, step) for grid in grids for step in steps]
-    compare(answer, always_looking, inputs, LOOKING)
+    compare(answer, mistakes.always_looking, inputs, mistakes.LOOKING)
     return f"Right for {len(inputs)} grids and steps; no head looks across the edge of the picture."

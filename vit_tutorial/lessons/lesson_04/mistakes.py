@@ -34,7 +34,7 @@ def library(x: Tensor, wqkv: Tensor, bqkv: Tensor, w: Tensor, b: Tensor, h: int)
     return out.transpose(0, 1)
 
 
-# ---- A softmax -----------------------------------------------------------------------------------
+# ---- 04.1 A softmax ------------------------------------------------------------------------------
 
 
 def _naive(scores: Tensor, dim: int) -> Tensor:
@@ -84,7 +84,7 @@ SOFTMAX: dict[str, Callable] = {
 }
 
 
-# ---- Attention -----------------------------------------------------------------------------------
+# ---- 04.2 Attention ------------------------------------------------------------------------------
 
 
 def _weights(q: Tensor, k: Tensor, scale: Callable[[int], float] = lambda d: d**-0.5) -> Tensor:
@@ -137,7 +137,7 @@ ATTENTION: dict[str, Callable] = {
 }
 
 
-# ---- With a mask ---------------------------------------------------------------------------------
+# ---- 04.3 With a mask ----------------------------------------------------------------------------
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, forbidden: Tensor, fill: float = -torch.inf) -> Tensor:
@@ -185,7 +185,7 @@ MASKED: dict[str, Callable] = {
 }
 
 
-# ---- Heads ---------------------------------------------------------------------------------------
+# ---- 04.4 and 04.5 Heads -------------------------------------------------------------------------
 
 SPLIT: dict[str, Callable] = {
     "The shape is right, the numbers are not: a reshape alone moves nothing, so a head holds "
@@ -336,7 +336,7 @@ MULTI_HEAD: dict[str, Callable] = {
 }
 
 
-# ---- A head that looks one way -------------------------------------------------------------------
+# ---- 04.6 A head that looks one way --------------------------------------------------------------
 
 
 def _looking(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.lesson_05.mistakes import BLOCKS, GELUS, LAYER_NORMS, MLPS, block, mlp
+from vit_tutorial.lessons.lesson_05 import mistakes
 
 FLOAT64 = torch.float64
 
@@ -52,7 +52,7 @@ def my_layer_norm(answer: Any) -> str:
     turned = torch.randn(6, 4, 2, dtype=FLOAT64).permute(2, 1, 0)  # not contiguous
     inputs.append((turned, weight, bias, 1e-6))
     inputs.append((torch.randn(2, 4, 6, dtype=FLOAT64).requires_grad_(), weight, bias, 1e-6))
-    compare(answer, _layer_norm, inputs, LAYER_NORMS)
+    compare(answer, _layer_norm, inputs, mistakes.LAYER_NORMS)
     return (
         f"Equal to the library's for {len(inputs)} inputs: one token or a batch, tiny or huge, and "
         f"all entries the same."
@@ -89,7 +89,7 @@ def my_gelu(answer: Any) -> str:
         (torch.randn(4, 3, dtype=FLOAT64).T,),
         (torch.randn(3, dtype=FLOAT64).requires_grad_(),),
     ]
-    compare(answer, F.gelu, inputs, GELUS)
+    compare(answer, F.gelu, inputs, mistakes.GELUS)
     return "The exact GELU, from -10,000 to 10,000, to the last digit that counts."
 
 
@@ -125,7 +125,7 @@ def my_mlp(answer: Any) -> str:
     turned = torch.randn(2, 6, 5, dtype=FLOAT64).transpose(1, 2)
     inputs.append((turned, *_mlp_weights(6, 10, FLOAT64)))
     inputs.append((turned.clone().requires_grad_(), *_mlp_weights(6, 10, FLOAT64)))
-    compare(answer, mlp, inputs, MLPS)
+    compare(answer, mistakes.mlp, inputs, mistakes.MLPS)
     return (
         f"Equal to the library's layers for {len(inputs)} inputs, also where all widths are the "
         f"same and a transposition would go unnoticed."
@@ -169,7 +169,7 @@ def my_block(answer: Any) -> str:
     inputs.append((torch.randn(2, width, 5, dtype=FLOAT64).transpose(1, 2), *pieces))
     inputs.append((torch.randn(2, 4, width, dtype=FLOAT64).requires_grad_(), *pieces))
     _require_four_uses(answer, inputs[0][0])
-    compare(answer, block, inputs, BLOCKS)
+    compare(answer, mistakes.block, inputs, mistakes.BLOCKS)
     return (
         "Each piece is used once, in its place, and both halves are added: the library's pre-norm "
         "layer does the same."
@@ -187,7 +187,7 @@ def _pieces(width: int, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor],
     def attention(x: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(x, x @ mix, x.sin())
 
-    return norm1, attention, norm2, lambda x: mlp(x, *inner)
+    return norm1, attention, norm2, lambda x: mistakes.mlp(x, *inner)
 
 
 def _affine_norm(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:

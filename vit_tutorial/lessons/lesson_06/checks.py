@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from vit_tutorial.lessons import counting
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
-from vit_tutorial.lessons.lesson_06.mistakes import (
-    CLS_PICKS,
-    FLOORS,
-    MEAN_PICKS,
-    READINGS,
-    VITS,
-    chain,
-)
+from vit_tutorial.lessons.lesson_06 import mistakes
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 # ---- 06.1 The head -------------------------------------------------------------------------------
@@ -46,7 +39,9 @@ def my_head(answer: Any) -> str:
 
     causes = {
         f"{a} {b} {c}".replace("  ", " ").strip(): head(pick, mean, read)
-        for (pick, a), (mean, b), (read, c) in product(CLS_PICKS, MEAN_PICKS, READINGS)
+        for (pick, a), (mean, b), (read, c) in product(
+            mistakes.CLS_PICKS, mistakes.MEAN_PICKS, mistakes.READINGS
+        )
         if a or b or c
     }
     inputs = [
@@ -135,9 +130,9 @@ def my_vit(answer: Any) -> str:
 
     def right(i: Tensor, *pieces: Any) -> Tensor:
         embed, cls, positions, blocks, norm, head = pieces
-        return chain(i, [embed, cls, positions, *blocks, norm, head])
+        return mistakes.chain(i, [embed, cls, positions, *blocks, norm, head])
 
-    compare(answer, right, inputs, VITS)
+    compare(answer, right, inputs, mistakes.VITS)
     depths = ", ".join(str(len(given[4])) for given in inputs)
     return f"Every piece in its place, for stacks of {depths} blocks: a Vision Transformer."
 
@@ -319,7 +314,7 @@ def loss_floor(answer: Any) -> str:
     ]
     if _near(came, perfect):
         return f"Equal to `F.cross_entropy` for {', '.join(map(str, sorted(classes)))} classes."
-    for wrong, cause in FLOORS:
+    for wrong, cause in mistakes.FLOORS:
         if _near(came, [wrong(count) for count in classes]):
             raise Wrong(cause)
     first = next(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Batches = list[tuple[Tensor, Tensor]]
 
-# ---- 07.1 ----
+# ---- 07.1 ----------------------------------------------------------------------------------------
 
 
 def train_step(
@@ -84,7 +84,7 @@ STEPS: dict[str, Callable] = {
     "costs nothing.": _loss_after,
 }
 
-# ---- 07.2 ----
+# ---- 07.2 ----------------------------------------------------------------------------------------
 
 _PIXELS = (0, 2, 3)
 
@@ -161,7 +161,7 @@ SPLITS: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.3 ----
+# ---- 07.3 ----------------------------------------------------------------------------------------
 
 
 def _targets(right: Callable, other: Callable) -> Callable:
@@ -190,7 +190,7 @@ TARGETS: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.4 ----
+# ---- 07.4 ----------------------------------------------------------------------------------------
 
 
 def _clipped(box: tuple, height: int, width: int) -> tuple[int, int, int, int]:
@@ -258,7 +258,7 @@ CUTMIXES: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.5 ----
+# ---- 07.5 ----------------------------------------------------------------------------------------
 
 
 def factor(
@@ -311,7 +311,7 @@ FACTORS: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.7 ----
+# ---- 07.7 ----------------------------------------------------------------------------------------
 
 
 def accuracy(batches: Batches) -> float:
@@ -347,7 +347,7 @@ ACCURACIES: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.8 ----
+# ---- 07.8 ----------------------------------------------------------------------------------------
 
 
 def _reading(recall: Callable, precision: Callable, empty: float = 0.0) -> Callable:
@@ -387,7 +387,7 @@ READINGS: dict[str, Callable] = {
     ),
 }
 
-# ---- 07.9: what speaks against a wrong diagnosis, whoever the patient is ----
+# ---- 07.9: what speaks against a wrong diagnosis, whoever the patient is -------------------------
 
 AGAINST = {
     "rate too high": (

@@ -9,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
 from vit_tutorial.lessons.lesson_08 import mistakes
-from vit_tutorial.lessons.lesson_08 import rollout_mistakes as layers
 
 
 def _attention(*shape: int, sharpness: float = 2.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -182,7 +181,7 @@ def my_rollout(answer: Any) -> str:
         (_tables(3, 4).mT, 0.6),
         (_attention(4, 5), 0.5),
     ]
-    compare(answer, layers.rollout, inputs, layers.ROLLOUTS)
+    compare(answer, mistakes.rollout, inputs, mistakes.ROLLOUTS)
     return (
         f"Right for {len(inputs)} stacks of 1 to 5 layers, the two of the text among them, and for "
         f"rows that add up to anything."
@@ -248,7 +247,7 @@ def my_query_row(answer: Any) -> str:
         inputs += [(_attention(depth, batch, tokens), query)]
     inputs += [(_attention(4, 2, 5, dtype=torch.float64), 2)]
     inputs += [(_attention(2, 3, 4).transpose(0, 1), 1)]
-    compare(answer, layers.query_row, inputs, layers.ROWS)
+    compare(answer, mistakes.query_row, inputs, mistakes.ROWS)
     depth, batch, tokens = 4, 2, 48
     tables = _attention(depth, batch, tokens)
     with _Multiplications() as multiplications:
@@ -292,7 +291,7 @@ def my_kept_share(answer: Any) -> str:
     inputs += [(_attention(2, 3, 4, dtype=torch.float64), "max", 0.5)]
     inputs += [(_attention(4, 3, 5).transpose(0, 1), "min", 0.25)]
     inputs += [(_attention(2, 2, 4), "max", 1.0)]
-    compare(answer, layers.kept_share, inputs, layers.KEPT)
+    compare(answer, mistakes.kept_share, inputs, mistakes.KEPT)
     return f"Right for {len(inputs)} records: `residual` for the mean, less for max, more for min."
 
 
@@ -331,7 +330,7 @@ def my_discard(answer: Any) -> str:
         (_attention(5).T, 0.7),
         (_attention(3), 0.3),
     ]
-    compare(answer, layers.discard, inputs, layers.DISCARDS)
+    compare(answer, mistakes.discard, inputs, mistakes.DISCARDS)
     return (
         f"Right for {len(inputs)} tables, also where all entries are equal; CLS to CLS has stayed "
         f"in all of them."

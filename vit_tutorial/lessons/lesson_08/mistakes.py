@@ -1,17 +1,17 @@
-"""Heads as learners measure them: what is right, and what goes wrong with its cause.
+"""Heads measured and rollout, as learners write them: what is right, and mistakes with their cause.
 
 Each dictionary holds what to say -> a function that makes this mistake; `compare` tries them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int]
 
-# ---- One head's map ------------------------------------------------------------------------------
+# ---- 08.1 One head's map -------------------------------------------------------------------------
 
 
 def _between_patches(weights: Tensor, head: int, grid: Grid, num_prefix: int) -> Tensor:
@@ -74,7 +74,7 @@ HEAD_MAPS: dict[str, Callable] = {
     ),
 }
 
-# ---- Among how many tokens -----------------------------------------------------------------------
+# ---- 08.2 Among how many tokens ------------------------------------------------------------------
 
 
 def _entropy(weights: Tensor, floor: float | None = None) -> Tensor:
@@ -121,7 +121,7 @@ SHARED: dict[str, Callable] = {
     },
 }
 
-# ---- Attention distance --------------------------------------------------------------------------
+# ---- 08.3 Attention distance ---------------------------------------------------------------------
 
 
 def _places(grid: Grid, like: Tensor) -> Tensor:
@@ -196,4 +196,297 @@ DISTANCES: dict[str, Callable] = {
     "queries.": _distance(mean=lambda far: far.mean(dim=(0, 2, 3))),
     "You divide once, by all attention to patches together. Then queries that look at CLS count "
     "for less: each row is divided by its own sum.": _overall,
+}
+
+# ---- 08.4 Rollout --------------------------------------------------------------------------------
+
+
+def _scaled(step: Tensor) -> Tensor:
+    return step / step.sum(dim=-1, keepdim=True)
+
+
+def _mixed(table: Tensor, residual: float) -> Tensor:
+    return (1 - residual) * table + residual * torch.eye(len(table)).to(table)
+
+
+def rollout(tables: Tensor, residual: float) -> Tensor:
+    """The right product, row by row from the newest layer down."""
+    rows = []
+    for query in range(len(tables[0])):
+        row = torch.eye(len(tables[0])).to(tables[0])[query]
+        for table in reversed(tables):
+            row = row @ _scaled(_mixed(table, residual))
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def _product(steps: Sequence[Tensor]) -> Tensor:
+    """Newest on the left: the last of `steps` first."""
+    product = steps[0]
+    for step in steps[1:]:
+        product = step @ product
+    return product
+
+
+def _rolled(step: Callable[[Tensor, float], Tensor]) -> Callable:
+    return lambda tables, residual: _product([step(table, residual) for table in tables])
+
+
+def _each(tables: Tensor, residual: float) -> list[Tensor]:
+    return [_scaled(_mixed(table, residual)) for table in tables]
+
+
+ROLLOUTS: dict[str, Callable] = {
+    "The order is turned round: the newest layer, the last of the list, must stand on the left.": (
+        lambda tables, a: _product(_each(tables, a)[::-1])
+    ),
+    "The rows do not add up to 1: divide each by its sum once the identity is in.": _rolled(_mixed),
+    "Each *column* is divided, by the sum of a row: a sum without its axis lies down along the "
+    "columns. Rows that add up to 1 already would hide it.": _rolled(
+        lambda t, a: _mixed(t, a) / _mixed(t, a).sum(dim=-1)
+    ),
+    "The columns add up to 1, not the rows: the sum runs along the last axis.": _rolled(
+        lambda t, a: _mixed(t, a) / _mixed(t, a).sum(dim=0)
+    ),
+    "The two weights are exchanged: `residual` belongs to the identity.": _rolled(
+        lambda t, a: _scaled(_mixed(t, 1 - a))
+    ),
+    "`residual` makes no difference: you mix half and half.": _rolled(
+        lambda t, a: _scaled(_mixed(t, 0.5))
+    ),
+    "The rows are divided by their sums before the identity is added: then the skip connection "
+    "keeps another share. Mix first.": _rolled(lambda t, a: _mixed(_scaled(t), a)),
+    "The identity is missing: each token keeps a part of what it was.": _rolled(
+        lambda t, a: _scaled(t)
+    ),
+    "The identity is added whole: its weight is `residual`, and that of the table the rest.": (
+        _rolled(lambda t, a: _scaled(t + a * torch.eye(len(t)).to(t)))
+    ),
+    "Rows are sums over where tokens go, not where they come from: the result is on its side.": (
+        lambda tables, a: rollout(tables, a).T
+    ),
+    "The first layer is left out.": lambda tables, a: (
+        _product(_each(tables[1:], a))
+        if len(tables) > 1
+        else torch.eye(len(tables[0])).to(tables[0])
+    ),
+    "The last layer is left out.": lambda tables, a: (
+        _product(_each(tables[:-1], a))
+        if len(tables) > 1
+        else torch.eye(len(tables[0])).to(tables[0])
+    ),
+    "The layers are multiplied entry by entry, `*`: following a path needs the matrix product.": (
+        lambda tables, a: torch.stack(_each(tables, a)).prod(dim=0)
+    ),
+    "This is the mean of the layers: a path goes through all of them, one after the other.": (
+        lambda tables, a: torch.stack(_each(tables, a)).mean(dim=0)
+    ),
+    "The rows are scaled only once, at the end: every layer needs it, or layers with large rows "
+    "count for more.": lambda tables, a: _scaled(_product([_mixed(t, a) for t in tables])),
+}
+
+# ---- 08.5 One row of it --------------------------------------------------------------------------
+
+
+def query_row(tables: Tensor, query: int) -> Tensor:
+    """The right row, the expensive way."""
+    identity = torch.eye(tables[0].shape[-1]).to(tables[0])
+    return _product([(table + identity) / 2 for table in tables])[:, query]
+
+
+def _half(table: Tensor) -> Tensor:
+    return (table + torch.eye(table.shape[-1]).to(table)) / 2
+
+
+ROWS: dict[str, Callable] = {
+    "The layers come in the wrong order: a row belongs to the newest layer and goes down from "
+    "there. (Whole tables are another matter.)": lambda tables, q: query_row(tables.flip(0), q),
+    "This is a column: where the query's token *goes*, not where it comes from. A row stands on "
+    "the left of a table.": lambda tables, q: _product([_half(t) for t in tables])[..., q],
+    "A column of the layers in the wrong order: put the row on the left of the table, and begin "
+    "with the newest layer.": lambda tables, q: _product([_half(t) for t in tables.flip(0)])[
+        ..., q
+    ],
+    "The skip connection is missing: in each layer half of what arrives has stayed.": (
+        lambda tables, q: _product(list(tables))[:, q]
+    ),
+    "Both parts have weight 1, so the shares double with each layer: one half each.": (
+        lambda tables, q: query_row(tables, q) * 2 ** len(tables)
+    ),
+    "This is the row of token 0 (CLS), whatever `query` is.": lambda tables, q: query_row(
+        tables, 0
+    ),
+    "Only the first image is followed: there is a row for each of the batch.": (
+        lambda tables, q: query_row(tables, q)[:1].expand(len(tables[0]), -1)
+    ),
+    "Only the last layer is counted: go on down to the first.": (
+        lambda tables, q: query_row(tables[-1:], q)
+    ),
+    "Only the first layer is counted.": lambda tables, q: query_row(tables[:1], q),
+    "The skip connection adds the query's own token anew in each layer: what stays is half of "
+    "the *row*.": lambda tables, q: _restarted(tables, q),
+}
+
+
+def _restarted(tables: Tensor, query: int) -> Tensor:
+    start = torch.zeros_like(tables[0][:, 0])
+    start[:, query] = 1
+    row = start
+    for table in reversed(tables):
+        row = (torch.einsum("bi,bij->bj", row, table) + start) / 2
+    return row
+
+
+# ---- 08.6 What the skip connection keeps ---------------------------------------------------------
+
+
+def _joined(weights: Tensor, fusion: str) -> Tensor:
+    stacked = torch.stack(weights.unbind(dim=1))
+    if fusion == "mean":
+        return stacked.mean(dim=0)
+    return stacked.max(dim=0).values if fusion == "max" else stacked.min(dim=0).values
+
+
+def _scaled_diagonal(weights: Tensor, fusion: str, residual: float) -> Tensor:
+    table = _joined(weights, fusion)
+    step = (1 - residual) * table + residual * torch.eye(table.shape[-1]).to(table)
+    return _scaled(step).diagonal(dim1=-2, dim2=-1)
+
+
+def kept_share(weights: Tensor, fusion: str, residual: float) -> Tensor:
+    """The right share: the diagonal of the scaled table, less the token's attention to itself."""
+    table = _joined(weights, fusion)
+    total = (1 - residual) * table.sum(dim=-1) + residual
+    itself = (1 - residual) * table.diagonal(dim1=-2, dim2=-1) / total
+    return _scaled_diagonal(weights, fusion, residual) - itself
+
+
+def _of_sum(total: Tensor, residual: float) -> Tensor:
+    return residual / ((1 - residual) * total + residual)
+
+
+KEPT: dict[str, Callable] = {
+    "You read the diagonal of the scaled table: it also holds what the token takes from itself by "
+    "attention.": _scaled_diagonal,
+    "This is `residual` itself: rows of a maximum or minimum do not add up to 1, so the share "
+    "changes when they are divided by their sum.": lambda w, f, a: torch.full_like(
+        w[:, 0, :, 0], a
+    ),
+    "This is what attention keeps: the share of the skip connection is the rest.": (
+        lambda w, f, a: 1 - kept_share(w, f, a)
+    ),
+    "`residual` makes no difference: yours is the formula for one half.": lambda w, f, a: (
+        1 / (1 + _joined(w, f).sum(-1))
+    ),
+    "The two weights are exchanged: `residual` belongs to the skip connection.": lambda w, f, a: (
+        kept_share(w, f, 1 - a)
+    ),
+    "The attention is not weighted with 1 - residual before the two are added.": lambda w, f, a: (
+        a / (a + _joined(w, f).sum(-1))
+    ),
+    "The sums run over columns: a row is divided by its own sum, along the last axis.": (
+        lambda w, f, a: _of_sum(_joined(w, f).sum(dim=-2), a)
+    ),
+    "Maximum and minimum are exchanged.": lambda w, f, a: kept_share(
+        w, {"max": "min", "min": "max"}.get(f, f), a
+    ),
+}
+
+# ---- 08.7 Discarding -----------------------------------------------------------------------------
+
+
+def discard(
+    table: Tensor,
+    ratio: float,
+    *,
+    order: Callable[[list[tuple[float, int]]], list[tuple[float, int]]] = sorted,
+    count: Callable[[float], int] = int,
+    spared: Callable[[int, int], bool] = lambda i, T: i == 0,
+) -> Tensor:
+    """The right table, entry by entry, of exchangeable parts."""
+    tokens, flat = len(table), table.flatten().tolist()
+    pairs = order([(value, i) for i, value in enumerate(flat)])
+    result = table.flatten().clone()
+    for _, i in pairs[: count(ratio * len(flat))]:
+        if not spared(i, tokens):
+            result[i] = 0
+    return result.view(tokens, tokens)
+
+
+def _below(table: Tensor, ratio: float, equal_too: bool) -> Tensor:
+    """Discard by a threshold."""
+    count = int(ratio * table.numel())
+    if not count:
+        return table.clone()
+    limit = table.flatten().sort().values[count - 1]
+    lost = table <= limit if equal_too else table < limit
+    lost[0, 0] = False
+    return table.masked_fill(lost, 0)
+
+
+def _by_rows(table: Tensor, ratio: float) -> Tensor:
+    count = int(ratio * len(table))
+    lost = torch.zeros_like(table, dtype=torch.bool)
+    lost.scatter_(1, table.argsort(dim=1, stable=True)[:, :count], True)
+    lost[0, 0] = False
+    return table.masked_fill(lost, 0)
+
+
+def _ceil(number: float) -> int:
+    return -int(-number // 1)
+
+
+DISCARDS: dict[str, Callable] = {
+    "All entries equal to the limit go: of equal ones only as many as are needed, the first in "
+    "reading order.": lambda t, r: _below(t, r, equal_too=True),
+    "Only entries below the limit go: some that equal it must go, too, until the number is "
+    "right.": lambda t, r: _below(t, r, equal_too=False),
+    "Of equal entries yours takes the last ones first: reading order begins at the upper left.": (
+        lambda t, r: discard(t, r, order=lambda p: sorted(p, key=lambda q: (q[0], -q[1])))
+    ),
+    "Each row loses its share: the smallest entries are meant, in the whole table.": _by_rows,
+    "The largest entries go: it should be the smallest.": lambda t, r: discard(
+        t, r, order=lambda p: sorted(p, key=lambda q: (-q[0], q[1]))
+    ),
+    "This share is kept and the rest thrown away: it is the other way round.": lambda t, r: discard(
+        t, 1 - r
+    ),
+    "CLS to CLS, the entry [0, 0], has gone: it is always kept.": lambda t, r: discard(
+        t, r, spared=lambda i, T: False
+    ),
+    "The whole row of CLS is spared: only its own entry, CLS to CLS.": lambda t, r: discard(
+        t, r, spared=lambda i, T: i < T
+    ),
+    "The whole column of CLS is spared: only the entry CLS to CLS.": lambda t, r: discard(
+        t, r, spared=lambda i, T: i % T == 0
+    ),
+    "The row and the column of CLS are spared: only the entry CLS to CLS.": lambda t, r: discard(
+        t, r, spared=lambda i, T: i < T or i % T == 0
+    ),
+    "The whole diagonal is spared: only the entry CLS to CLS.": lambda t, r: discard(
+        t, r, spared=lambda i, T: i % (T + 1) == 0
+    ),
+    "Where CLS to CLS is spared, another entry goes in its place: one less goes.": (
+        lambda t, r: (
+            discard(
+                t,
+                r,
+                order=lambda p: sorted(q for q in p if q[1]),
+                spared=lambda i, T: False,
+            )
+            if discard(t, r, spared=lambda i, T: False)[0, 0] == 0
+            else discard(t, r)
+        )
+    ),
+    "The number of entries is rounded to the nearest: it must be rounded down.": lambda t, r: (
+        discard(t, r, count=round)
+    ),
+    "The number of entries is rounded up: it must be rounded down.": lambda t, r: discard(
+        t, r, count=_ceil
+    ),
+    "The share is taken of T: of all T * T entries.": lambda t, r: discard(
+        t, r, count=lambda n: int(n / len(t))
+    ),
+    "These are the places that are kept, as True and False or 1 and 0: the entries themselves are "
+    "asked for.": lambda t, r: (discard(t + 1, r) > 0).to(t),
 }

@@ -7,28 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
-from vit_tutorial.lessons.lesson_09.mistakes import (
-    DELETIONS,
-    GRIDS,
-    MIXES,
-    POINTS,
-    RULES,
-    chefer,
-    deletion,
-    mixed,
-    on_the_grid,
-    points,
-)
+from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.lesson_09 import mistakes
 from vit_tutorial.lessons.lesson_09.rollouts import (
     RIGHT_ROLLOUTS,
     WRONG_ROLLOUTS,
     hear,
-    interval_of,
-    judge_interval,
-    judge_patches,
-    judge_ties,
-    patches_of,
 )
 
 # ---- 09.1 ----------------------------------------------------------------------------------------
@@ -66,7 +50,7 @@ def my_map_of_row(answer: Any) -> str:
         (torch.rand(2, 2 + 5), (1, 5), 2),
         (torch.zeros(1, 1 + 4), (2, 2), 1),
     ]
-    compare(answer, on_the_grid, inputs, GRIDS)
+    compare(answer, mistakes.on_the_grid, inputs, mistakes.GRIDS)
     return f"Every patch at its place on {len(inputs)} grids, with 0, 1, 2 and 5 tokens in front."
 
 
@@ -104,7 +88,9 @@ def _works_without_one_prefix(answer: Callable) -> None:
 def my_mixed(answer: Any) -> str:
     """Check `my_mixed(fused (B, T, T), residual) -> (B, T, T)`."""
     one = torch.rand(1, 4, 4) + 0.1
-    compare(answer, mixed, [(one, 0.5), (one, 0.2)], MIXES)  # a batch of one takes any shape
+    compare(
+        answer, mistakes.mixed, [(one, 0.5), (one, 0.2)], mistakes.MIXES
+    )  # a batch of one takes any shape
     empty = torch.rand(2, 5, 5)
     empty[0, 2], empty[1, 0], empty[1, 4] = 0, 0, 0
     inputs = [
@@ -120,7 +106,7 @@ def my_mixed(answer: Any) -> str:
         (empty, 0.0),
         (torch.zeros(1, 3, 3), 0.0),
     ]
-    compare(answer, mixed, inputs, MIXES)
+    compare(answer, mistakes.mixed, inputs, mistakes.MIXES)
     return f"Right for {len(inputs)} tables: every row sums to 1, and an empty row keeps its token."
 
 
@@ -195,7 +181,7 @@ def my_chefer(answer: Any) -> str:
     ]
     weights, gradients = _layers(3, 2, 2, 5, torch.float64)
     inputs += [(weights, [0 * layer for layer in gradients], 2)]
-    compare(answer, chefer, inputs, RULES)
+    compare(answer, mistakes.chefer, inputs, mistakes.RULES)
     return (
         f"Equal to a walk down from the newest layer, for {len(inputs)} networks with 1 to 5 "
         f"layers, and without a NaN where all gradients are 0."
@@ -238,15 +224,65 @@ def my_best_pixels(answer: Any) -> str:
         ((2, 4, 2), 0, 4),
     ):
         maps = torch.randn(shape)
-        judge_patches(patches_of(answer, maps, count, side, 0), maps, count)
+        _judge_patches(_patches_of(answer, maps, count, side, 0), maps, count)
     flat = torch.zeros(200, 3, 4)
     half = torch.tensor([[2.0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]]).expand(200, -1, -1)
     for maps, count in ((flat, 3), (half, 6)):
-        marked = patches_of(answer, maps, count, 2, 1)
-        judge_patches(marked, maps, count)
+        marked = _patches_of(answer, maps, count, 2, 1)
+        _judge_patches(marked, maps, count)
         share = marked.float().mean(0)[maps[0] == 0]  # each of the equal ones
-        judge_ties(share, answer, maps, count)
+        _judge_ties(share, answer, maps, count)
     return "Right with and without ties, which are broken at random, and alike for the same seed."
+
+
+def _patches_of(answer: Callable, maps: Tensor, count: int, side: int, seed: int) -> Tensor:
+    """Return the patches (B, rows, columns) that an answer marks, once its pixels make patches."""
+    size = (len(maps), maps.shape[1] * side, maps.shape[2] * side)
+    came = expect_tensor(call(answer, maps, count, side, seed), torch.zeros(size).bool())
+    blocks = came.reshape(len(maps), maps.shape[1], side, maps.shape[2], side)
+    whole = blocks.permute(0, 1, 3, 2, 4).flatten(3)
+    if not (whole.all(-1) == whole.any(-1)).all():
+        raise Wrong(
+            "The pixels that are marked do not make whole patches: each element must be repeated "
+            "several times in a row. (The whole mask, laid down several times, is another thing.)"
+        )
+    return whole.all(-1)
+
+
+def _judge_patches(marked: Tensor, maps: Tensor, count: int) -> None:
+    """See that the marked patches are `count`, and none of them below one that is not marked."""
+    found = marked.flatten(1).sum(1)
+    if (found != count).any():
+        wrong = int(found[(found != count).nonzero()[0, 0]])
+        tied = len(maps.flatten().unique()) < maps.numel()
+        raise Wrong(
+            f"{count} patches should be marked, {wrong} are"
+            + (": equal numbers on the limit all get in, or none of them." if tied else ".")
+        )
+    low = maps.masked_fill(~marked, torch.inf).flatten(1).amin(1)
+    high = maps.masked_fill(marked, -torch.inf).flatten(1).amax(1)
+    if (low < high).any():
+        highest = maps.masked_fill(~marked, -torch.inf).flatten(1).amax(1)
+        lowest = maps.masked_fill(marked, torch.inf).flatten(1).amin(1)
+        if (highest <= lowest).all():
+            raise Wrong("These are the patches with the smallest numbers.")
+        raise Wrong("A patch is marked whose number is below that of one that is not.")
+
+
+def _judge_ties(share: Tensor, answer: Callable, maps: Tensor, count: int) -> None:
+    """See that equal patches come in turn by chance, repeatably, and each image by its own."""
+    if share.max() > 0.99 and share.min() < 0.01:
+        raise Wrong(
+            "Of equal patches always the same ones are marked, in every image: a map of zeros "
+            "would point at a corner. Break ties at random, for each image anew."
+        )
+    if share.max() > 1.6 * share.mean() or share.min() < 0.4 * share.mean():
+        raise Wrong("Equal patches are not marked equally often: is the random order an even one?")
+    again, other = (_patches_of(answer, maps, count, 2, seed) for seed in (1, 2))
+    if not torch.equal(again, _patches_of(answer, maps, count, 2, 1)):
+        raise Wrong("The same seed marks other patches when called again: is `seed` used?")
+    if torch.equal(again, other):
+        raise Wrong("Two seeds mark the same patches: is `seed` used?")
 
 
 # ---- 09.6 ----------------------------------------------------------------------------------------
@@ -269,7 +305,7 @@ def my_best_pixels(answer: Any) -> str:
 def my_deletion(answer: Any) -> str:
     """Check `my_deletion(model, images, targets, order, side) -> (B,)`."""
     inputs = list(_deletion_inputs())
-    compare(answer, deletion, inputs, DELETIONS)
+    compare(answer, mistakes.deletion, inputs, mistakes.DELETIONS)
     return f"Equal to a loop over masks for {len(inputs)} networks and grids, square or not."
 
 
@@ -316,11 +352,13 @@ def my_points_at(answer: Any) -> str:
         right = left + 1 + (torch.rand(60) * (columns - left)).long()
         inputs += [(maps, torch.stack([top, bottom, left, right], dim=1))]
     inputs += [(torch.rand(1, 2, 3, dtype=torch.float64) - 2, torch.tensor([[0, 2, 0, 3]]))]
-    compare(answer, points, inputs, POINTS)
+    compare(answer, mistakes.points, inputs, mistakes.POINTS)
     return f"Right for {sum(len(maps) for maps, _ in inputs)} maps and boxes, to the very edge."
 
 
 # ---- 09.8 ----------------------------------------------------------------------------------------
+
+CLOSE = 0.12  # of half an interval: four times what chance does to 2000 repetitions
 
 
 @exercise(
@@ -342,10 +380,82 @@ def my_paired_interval(answer: Any) -> str:
         images = rng.normal(0.4, spread, n)  # what both methods have in common
         theirs = images + rng.normal(0, spread / 5, n)
         ours = images + gap + rng.normal(0, spread / 5, n)
-        came = interval_of(call(answer, ours, theirs, 3))
-        judge_interval(came, ours, theirs)
-    if interval_of(call(answer, ours, theirs, 3)) != came:
+        came = _interval_of(call(answer, ours, theirs, 3))
+        _judge_interval(came, ours, theirs)
+    if _interval_of(call(answer, ours, theirs, 3)) != came:
         raise Wrong("The same seed gives another interval when called again: is `seed` used?")
-    if interval_of(call(answer, ours, theirs, 4)) == came:
+    if _interval_of(call(answer, ours, theirs, 4)) == came:
         raise Wrong("Another seed gives the same interval to the last digit: is `seed` used?")
     return "As wide as theory says, for three pairs of methods, and five times narrower than apart."
+
+
+def _interval_of(came: Any) -> tuple[float, float]:
+    """Return the two ends as numbers.
+
+    Raises:
+        Wrong: they are something else.
+    """
+    try:
+        low, high = (float(end) for end in came)
+    except (TypeError, ValueError):
+        raise Wrong(f"Expected two numbers, low and high, got {describe(came)}.") from None
+    if not np.isfinite([low, high]).all():
+        raise Wrong(f"Expected two finite numbers, got {low:g} and {high:g}.")
+    return low, high
+
+
+def _judge_interval(came: tuple[float, float], ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Compare with what theory says of the mean of so many values: 1.96 standard errors."""
+    gaps, root = ours - theirs, len(ours) ** 0.5
+    half = 1.96 * gaps.std() / root
+
+    def off(middle: float, width: float) -> float:
+        """Tell how far the ends are away, in half widths."""
+        return float(np.abs(np.array(came) - [middle - width, middle + width]).max() / width)
+
+    if off(gaps.mean(), half) < CLOSE:
+        return
+    if came[0] > came[1]:
+        raise Wrong("The first number is above the second: low comes first.")
+    if came[0] == came[1]:
+        raise Wrong(
+            "Both ends are equal. If all images are drawn once, their mean is always the same: "
+            "draw with replacement."
+        )
+    apart = 1.96 * np.sqrt(ours.var() + theirs.var()) / root
+    causes = (
+        (
+            "The images are drawn for each method separately. Then the spread that both have in "
+            "common counts twice: draw differences.",
+            gaps.mean(),
+            apart,
+        ),
+        (
+            "This is where single differences lie, not where their mean does: it lies much closer.",
+            gaps.mean(),
+            1.96 * gaps.std(),
+        ),
+        ("These are the middle 90%.", gaps.mean(), half * 1.645 / 1.96),
+        ("These are the middle 99%.", gaps.mean(), half * 2.576 / 1.96),
+        ("This is the interval of `ours` alone.", ours.mean(), 1.96 * ours.std() / root),
+        ("This is the interval of `theirs` alone.", theirs.mean(), 1.96 * theirs.std() / root),
+        (
+            "These are half the images or fewer: draw as many as there are.",
+            gaps.mean(),
+            half * 1.41,
+        ),
+        (
+            "The difference is taken without its sign: then no method is ever the worse one.",
+            np.abs(gaps).mean(),
+            1.96 * np.abs(gaps).std() / root,
+        ),
+        ("The sign is turned round: ours less theirs.", -gaps.mean(), half),
+    )
+    nearest = min(causes, key=lambda cause: off(*cause[1:]))
+    if off(*nearest[1:]) < CLOSE:
+        raise Wrong(nearest[0])
+    raise Wrong(
+        f"For {len(gaps)} differences with the mean {gaps.mean():.3f} and the deviation "
+        f"{gaps.std():.3f}, about {gaps.mean() - half:.4f} to {gaps.mean() + half:.4f} was "
+        f"expected, got {came[0]:.4f} to {came[1]:.4f}."
+    )

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int]
 Layers = list[Tensor]
 
-# ---- 09.1 A row of tokens, back on its grid ----
+# ---- 09.1 A row of tokens, back on its grid ------------------------------------------------------
 
 
 def on_the_grid(row: Tensor, grid: Grid, num_prefix: int) -> Tensor:
@@ -48,7 +49,7 @@ GRIDS: dict[str, Callable] = {
     "the story.": _placed(lambda placed: placed / placed.sum((1, 2), keepdim=True)),
 }
 
-# ---- 09.2 The rows of a layer ----
+# ---- 09.2 The rows of a layer --------------------------------------------------------------------
 
 
 def mixed(fused: Tensor, residual: float) -> Tensor:
@@ -143,7 +144,7 @@ MIXES |= {
     "The identity is missing.": lambda fused, residual: mixed(fused, 0.0),
 }
 
-# ---- 09.4 Chefer's rule ----
+# ---- 09.4 Chefer's rule --------------------------------------------------------------------------
 
 
 def chefer(weights: Layers, gradients: Layers, query: int) -> Tensor:
@@ -156,10 +157,6 @@ def chefer(weights: Layers, gradients: Layers, query: int) -> Tensor:
         heads = [torch.einsum("bi,bij->bj", row, positive[:, h]) for h in range(w.shape[1])]
         row = row + sum(heads) / len(heads)
     return row
-
-
-def _rows_of_one(table: Tensor) -> Tensor:
-    return table / table.sum(-1, keepdim=True)
 
 
 def _rule(
@@ -212,7 +209,7 @@ RULES: dict[str, Callable] = {
     "Each layer adds its own table only. It must be multiplied with what the tokens have collected "
     "so far.": _rule(step=lambda r, a: r + a),
     "The rows are scaled to a sum of 1. That is rollout; here they are parts of a logit.": (
-        _rule(step=lambda r, a: _rows_of_one(a + torch.eye(a.shape[-1]).to(a)) @ r)
+        _rule(step=lambda r, a: F.normalize(a + torch.eye(a.shape[-1]).to(a), p=1, dim=-1) @ r)
     ),
     "This is a column of R: who reads the query's token. A row says what has come to it.": (
         _rule(pick=lambda r, query: r[..., query])
@@ -223,7 +220,7 @@ RULES: dict[str, Callable] = {
     ),
 }
 
-# ---- 09.6 Deletion ----
+# ---- 09.6 Deletion -------------------------------------------------------------------------------
 
 
 def deletion(
@@ -308,7 +305,7 @@ DELETIONS: dict[str, Callable] = {
     ),
 }
 
-# ---- 09.7 The pointing game ----
+# ---- 09.7 The pointing game ----------------------------------------------------------------------
 
 
 def points(

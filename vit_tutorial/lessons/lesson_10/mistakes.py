@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# ---- A part of each class ------------------------------------------------------------------------
+# ---- 10.1 A part of each class -------------------------------------------------------------------
 
 
 def counts(labels: Tensor, share: float, rule: Callable[[float], int] = round) -> dict[int, int]:
@@ -39,7 +39,7 @@ COUNTS: dict[str, Callable[[Tensor, float], dict[int, int]]] = {
     "keep more.": _all_alike,
 }
 
-# ---- Is one better? ------------------------------------------------------------------------------
+# ---- 10.2 Is one better? -------------------------------------------------------------------------
 
 
 def _interval(middle: Tensor, error: Tensor, z: float = 1.96) -> Tensor:
@@ -128,7 +128,7 @@ DIFFERENCES: dict[str, Callable] = {
     "something, too: that there is no difference.": (lambda a, b: _where_they_differ(a, b)),
 }
 
-# ---- Shuffled pieces -----------------------------------------------------------------------------
+# ---- 10.3 Shuffled pieces ------------------------------------------------------------------------
 
 
 def shuffled(images: Tensor, piece: int, order: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _turned_pieces(images: Tensor, piece: int) -> Tensor:
     return cut.transpose(3, 5).flatten(4, 5).flatten(2, 3)
 
 
-# ---- Where a square hurts ------------------------------------------------------------------------
+# ---- 10.4 Where a square hurts -------------------------------------------------------------------
 
 
 def _pictures(image: Tensor, patch_size: int, size: int, step: int = 1) -> tuple[Tensor, int, int]:
@@ -276,7 +276,7 @@ def _in_pixels(m: Callable, image: Tensor, label: int, p: int, k: int) -> Tensor
     return (before - _chances(m, pictures)[:, label]).reshape(rows, columns)
 
 
-# ---- Receptive field -----------------------------------------------------------------------------
+# ---- 10.5 Receptive field ------------------------------------------------------------------------
 
 Layers = list[tuple[int, int]]
 
@@ -337,7 +337,7 @@ def _last_stride(layers: Layers) -> int:
     return seen
 
 
-# ---- What a feature does see ---------------------------------------------------------------------
+# ---- 10.6 What a feature does see ----------------------------------------------------------------
 
 
 def _gradients(features: Callable, images: Tensor, place: tuple[int, int]) -> Tensor:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.lesson_11 import loop_mistakes as loops
 from vit_tutorial.lessons.lesson_11 import mistakes
 
 # ---- 11.1 ----------------------------------------------------------------------------------------
@@ -216,10 +215,10 @@ def my_layer_rates(answer: Any) -> str:
         if missing or extra:
             said = f"{missing[0]} has no rate" if missing else f"{extra[0]} is no parameter"
             raise Wrong(f"Every name needs a rate, and nothing else: {said}.")
-        return loops.as_tensor(rates, names)
+        return mistakes.as_tensor(rates, names)
 
     def right(names: list[str], depth: int, rate: float, decay: float) -> Tensor:
-        return loops.as_tensor(loops.layer_rates(names, depth, rate, decay), names)
+        return mistakes.as_tensor(mistakes.layer_rates(names, depth, rate, decay), names)
 
     inputs: list[tuple] = [
         (_parameter_names(12), 12, 1e-3, 0.75),
@@ -229,7 +228,7 @@ def my_layer_rates(answer: Any) -> str:
         (["head.weight", "pos_embed", "blocks.2.norm1.bias", "norm.bias"], 3, 0.1, 0.3),
         (_parameter_names(6), 6, 1e-3, 1.0),
     ]
-    compare(in_order, right, inputs, loops.RATES)
+    compare(in_order, right, inputs, mistakes.RATES)
     return f"Right for {len(inputs)} networks of one to 24 blocks."
 
 
@@ -307,7 +306,7 @@ def my_test_loop(answer: Any) -> str:
                 expect_tensor(came, true)
             except Wrong as wrong:
                 raise Wrong(f"The {name} classes of {len(true)} images: {wrong}") from None
-        return loops.measured(float(loss), predictions, labels)
+        return mistakes.measured(float(loss), predictions, labels)
 
     inputs = []
     for classes, sizes in ((3, (4, 4, 1)), (5, (7,)), (2, (3, 6, 2, 5)), (4, (2, 2, 2, 1))):
@@ -317,7 +316,7 @@ def my_test_loop(answer: Any) -> str:
         ]
         batches[-1]["pixel_values"] *= 4  # the last batch has another loss than the others
         inputs += [(_Theirs(classes).eval(), batches)]
-    compare(in_a_row, loops.test_loop, inputs, loops.LOOPS)
+    compare(in_a_row, mistakes.test_loop, inputs, mistakes.LOOPS)
     return (
         f"Right for {len(inputs)} sets of batches of different sizes: the loss is that of all "
         f"images, and predictions and truth are two things."
@@ -373,7 +372,7 @@ def my_mean_iou(answer: Any) -> str:
     hidden[2, 0] = 255  # class 4 is called only where nothing counts
     inputs += [(nowhere_but_there, hidden, 5)]
     inputs += [(uneven_true, uneven_true, 3)]
-    compare(answer, loops.mean_iou, inputs, loops.IOUS)
+    compare(answer, mistakes.mean_iou, inputs, mistakes.IOUS)
     return (
         f"Right for {len(inputs)} pairs of maps, with classes that are rare, absent, only called, "
         f"or called only where nothing counts."

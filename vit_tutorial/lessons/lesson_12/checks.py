@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
 from vit_tutorial.lessons.lesson_12 import mistakes
-from vit_tutorial.lessons.lesson_12 import part_mistakes as parts
 
 
 def _tensors(came: Any, count: int, what: str) -> tuple[Tensor, ...]:
@@ -229,7 +228,7 @@ def my_head_importance(answer: Any) -> str:
     y, g = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     inputs += [(y, g, 3), (y, torch.zeros_like(g), 2)]
     inputs += [(torch.randn(3, 5, 8).transpose(0, 1), torch.randn(5, 3, 8), 2)]
-    compare(answer, parts.importance, inputs, parts.IMPORTANCE)
+    compare(answer, mistakes.importance, inputs, mistakes.IMPORTANCE)
     return (
         f"Right for {len(inputs)} layers, from one head to four, also where nothing depends on any."
     )
@@ -281,7 +280,7 @@ def my_pruned(answer: Any) -> str:
         inputs += [
             (torch.randn(3 * dim, dim), torch.randn(3 * dim), torch.randn(dim, dim), heads, keep)
         ]
-    compare(_joined(answer, join, 3, what), parts.pruned, inputs, parts.PRUNED)
+    compare(_joined(answer, join, 3, what), mistakes.pruned, inputs, mistakes.PRUNED)
     return (
         f"Right for {len(inputs)} layers: the heads that are left do what they did, in the order "
         f"of `keep`."
@@ -328,7 +327,7 @@ def my_merge(answer: Any) -> str:
         inputs += [(torch.randn(tokens, dim), sizes, a, b)]
     inputs += [(torch.randn(7, 2, dtype=torch.float64), torch.arange(1.0, 8).double(), 4, 3)]
     inputs += [(torch.randn(3, 5).T, torch.tensor([3.0, 1.0, 1.0, 2.0, 4.0]), 1, 4)]
-    compare(_joined(answer, join, 2, what), parts.merge, inputs, parts.MERGED)
+    compare(_joined(answer, join, 2, what), mistakes.merge, inputs, mistakes.MERGED)
     return f"Right for {len(inputs)} pairs, with `a` before and behind `b`, of sizes alike and not."
 
 

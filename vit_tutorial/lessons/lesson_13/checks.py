@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
 from vit_tutorial.lessons.lesson_13 import mistakes
-from vit_tutorial.lessons.lesson_13 import teacher_mistakes as teachers
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 Inputs = list[tuple[Any, ...]]
@@ -252,10 +251,10 @@ def my_teacher_step(answer: Any) -> str:
         return lambda *arguments: torch.cat([t.detach().flatten() for t in of(*arguments)])
 
     found_before = iter(came)
-    causes = {cause: flat(wrong) for cause, wrong in teachers.TEACHERS.items()}
+    causes = {cause: flat(wrong) for cause, wrong in mistakes.TEACHERS.items()}
     compare(
         flat(lambda teacher, student, momentum: next(found_before)),
-        flat(teachers.teacher_step), inputs, causes,
+        flat(mistakes.teacher_step), inputs, causes,
     )  # fmt: skip
     if any(tensor.requires_grad for found in came for tensor in found):
         raise Wrong(
@@ -297,7 +296,7 @@ def my_dino_loss(answer: Any) -> str:
     student, teacher, center, *temps = inputs[2]
     inputs += [(student.double(), teacher.double(), center.double(), *temps)]
     inputs += [(60 * student, 60 * teacher, 60 * center, *temps)]  # exp(200) is no float32
-    compare(answer, teachers.dino_loss, inputs, teachers.DINO_LOSSES)
+    compare(answer, mistakes.dino_loss, inputs, mistakes.DINO_LOSSES)
     student, teacher = student.requires_grad_(), teacher.requires_grad_()
     loss = call(answer, student, teacher, center, *temps)
     if loss.requires_grad:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ---- 14.1 Shares of unequal size ----
+# ---- 14.1 Shares of unequal size -----------------------------------------------------------------
 
 
 def joint_gradient(gradients: Tensor, counts: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ JOINTS: dict[str, Callable] = {
     ),
 }
 
-# ---- 14.2 Accumulate ----
+# ---- 14.2 Accumulate -----------------------------------------------------------------------------
 
 
 def accumulated(
@@ -103,7 +103,7 @@ ACCUMULATIONS: dict[str, Callable] = {
     ),
 }
 
-# ---- 14.4 One round of the ring ----
+# ---- 14.4 One round of the ring ------------------------------------------------------------------
 
 
 def ring_round(
@@ -153,7 +153,7 @@ RINGS: dict[str, Callable] = {
     "A sender keeps what it has: it sends a copy.": _ring(keeps=False),
 }
 
-# ---- 14.5 How long does it take ----
+# ---- 14.5 How long does it take ------------------------------------------------------------------
 
 
 def sending(
@@ -200,7 +200,7 @@ SENDINGS: dict[str, Callable] = {
     ),
 }
 
-# ---- 14.6 Send while you compute ----
+# ---- 14.6 Send while you compute -----------------------------------------------------------------
 
 
 def step_end(computed: float, ready: list[float], seconds: list[float]) -> float:
@@ -244,7 +244,7 @@ STEP_ENDS: dict[str, Callable] = {
     ),
 }
 
-# ---- 14.7 A larger batch, a higher rate ----
+# ---- 14.7 A larger batch, a higher rate ----------------------------------------------------------
 
 
 def rate(

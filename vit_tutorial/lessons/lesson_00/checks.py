@@ -31,10 +31,10 @@ GRIDS = [(2, 3), (3, 2), (4, 4), (1, 6), (6, 1), (3, 7), (7, 3), (8, 8)]
 def strongest_patch(answer: Any) -> str:
     """Check `strongest_patch(weights (T,), grid) -> (row, column)`."""
     inputs = list(_inputs())
-    came = [_place(call(answer, weights, grid)) for weights, grid in inputs]
+    places = [_place(call(answer, weights, grid)) for weights, grid in inputs]
     for (pick, wrong_pick), (place, wrong_place) in product(mistakes.PICKS, mistakes.PLACES):
         answers = (place(int(pick(weights)), *grid) for weights, grid in inputs)
-        if all(map(tuple.__eq__, came, answers)):
+        if all(map(tuple.__eq__, places, answers)):
             if causes := f"{wrong_pick} {wrong_place}".strip():
                 raise Wrong(causes)
             return (
@@ -42,11 +42,11 @@ def strongest_patch(answer: Any) -> str:
                 f"CLS attends most to itself."
             )
     right = [divmod(int(weights[1:].argmax()), grid[1]) for weights, grid in inputs]
-    first = next(k for k in range(len(inputs)) if came[k] != right[k])
+    first = next(k for k in range(len(inputs)) if places[k] != right[k])
     rows, columns = inputs[first][1]
     raise Wrong(
-        f"Right for {sum(map(tuple.__eq__, came, right))} of {len(inputs)} inputs. For one grid of "
-        f"{rows} rows and {columns} columns, expected {right[first]}, got {came[first]}."
+        f"Right for {sum(map(tuple.__eq__, places, right))} of {len(inputs)} inputs. For one grid "
+        f"of {rows} rows and {columns} columns, expected {right[first]}, got {places[first]}."
     )
 
 
@@ -63,19 +63,19 @@ def _inputs() -> Iterator[tuple[Tensor, tuple[int, int]]]:
     yield torch.randn(7).softmax(dim=0).requires_grad_(), (3, 2)  # as in a network under training
 
 
-def _place(came: Any) -> tuple[int, int]:
+def _place(output: Any) -> tuple[int, int]:
     """Read a returned (row, column): two whole numbers, plain or in tensors."""
-    if isinstance(came, int) or getattr(came, "ndim", 1) == 0:
+    if isinstance(output, int) or getattr(output, "ndim", 1) == 0:
         raise Wrong(
-            f"Expected two numbers, (row, column), got one, {int(came)}: the patch's place in the "
-            f"sequence. Where is that on the grid?"
+            f"Expected two numbers, (row, column), got one, {int(output)}: the patch's place in "
+            f"the sequence. Where is that on the grid?"
         )
     try:
-        pair = [value.item() if hasattr(value, "item") else value for value in came]
+        pair = [value.item() if hasattr(value, "item") else value for value in output]
     except (TypeError, RuntimeError, ValueError):  # not a sequence, or not of single numbers
         pair = []
     if len(pair) != 2:
-        raise Wrong(f"Expected two numbers, (row, column), got {describe(came)}.")
+        raise Wrong(f"Expected two numbers, (row, column), got {describe(output)}.")
     for name, value in zip(("row", "column"), pair, strict=True):
         if not isinstance(value, int):
             raise Wrong(f"The {name} must be a whole number to count with, got {describe(value)}.")

@@ -1,5 +1,6 @@
 """The exercises of lesson 01: images to patches and back."""
 
+import operator
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -7,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    describe,
+    exercise,
+    name_cause,
+    require_gradients,
+    require_output,
+)
 from vit_tutorial.lessons.lesson_01 import mistakes
 
 # ---- 01.1 ----------------------------------------------------------------------------------------
@@ -34,23 +44,23 @@ BOTH = [(2, 8, 4), (30, 30, 4), (6, 6, 9), (2, 2, 4), (6, 24, 12)]  # areas that
 )
 def count_patches(answer: Any) -> str:
     """Check `count_patches(height, width, patch_size) -> (rows, columns)`."""
-    came = []
+    grids = []
     for size in FITTING:
         try:
-            came.append(_pair(call(answer, *size)))
+            grids.append(_pair(call(answer, *size)))
         except ValueError as error:
             raise Wrong(
                 f"An image of {size[0]}×{size[1]} pixels does hold whole patches of {size[2]}×"
                 f"{size[2]}, but your function refused it: {error}"
             ) from None
     expected = [(h // p, w // p) for h, w, p in FITTING]
-    if came != expected:
-        for cause, wrong in mistakes.GRIDS.items():
-            if came == [wrong(*size) for size in FITTING]:
-                raise Wrong(cause)
-        k = next(k for k in range(len(came)) if came[k] != expected[k])
+    if grids != expected:
+        name_cause(grids, FITTING, mistakes.GRIDS, operator.eq)
+        k = next(k for k in range(len(grids)) if grids[k] != expected[k])
         h, w, p = FITTING[k]
-        raise Wrong(f"{h}×{w} pixels in patches of {p}×{p}: expected {expected[k]}, got {came[k]}.")
+        raise Wrong(
+            f"{h}×{w} pixels in patches of {p}×{p}: expected {expected[k]}, got {grids[k]}."
+        )
     refused = {size: _refuses(answer, size) for size in TOO_HIGH + TOO_WIDE + BOTH}
     if not any(refused.values()):
         raise Wrong(
@@ -61,8 +71,8 @@ def count_patches(answer: Any) -> str:
         raise Wrong("You look at the width only: 30×32 pixels in patches of 4×4 must be refused.")
     if not any(map(refused.get, TOO_WIDE)):
         raise Wrong("You look at the height only: 32×30 pixels in patches of 4×4 must be refused.")
-    for (h, w, p), was in refused.items():
-        if not was:
+    for (h, w, p), is_refused in refused.items():
+        if not is_refused:
             raise Wrong(
                 f"{h}×{w} pixels in patches of {p}×{p} must be refused: each side on its own must "
                 f"be a multiple of {p}. That the areas fit is not enough."
@@ -86,20 +96,20 @@ def _refuses(answer: Callable, size: tuple[int, int, int]) -> bool:
     return False
 
 
-def _pair(came: Any) -> tuple[int, int]:
-    if isinstance(came, int | float):
+def _pair(output: Any) -> tuple[int, int]:
+    if isinstance(output, int | float):
         raise Wrong(
-            f"Expected two numbers, (rows, columns), got one, {came}. From the product alone "
+            f"Expected two numbers, (rows, columns), got one, {output}. From the product alone "
             f"nobody can tell a 2×8 grid from a 4×4 one."
         )
-    if not isinstance(came, tuple | list) or len(came) != 2:
-        raise Wrong(f"Expected two numbers, (rows, columns), got {describe(came)}.")
-    for value in came:
+    if not isinstance(output, tuple | list) or len(output) != 2:
+        raise Wrong(f"Expected two numbers, (rows, columns), got {describe(output)}.")
+    for value in output:
         if isinstance(value, bool) or not isinstance(value, int):
             raise Wrong(
                 f"Rows and columns are counted: they must be whole numbers, got {describe(value)}."
             )
-    return came[0], came[1]
+    return output[0], output[1]
 
 
 # ---- 01.2 ----------------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ def my_patchify(answer: Any) -> str:
     """Check `my_patchify(images (B, C, H, W), patch_size) -> (B, N, C*P*P)`."""
     inputs = _image_batches()
     compare(answer, mistakes.unfold, inputs, mistakes.PATCHIFIES)
-    _require_gradient(answer, *inputs[1])
+    require_gradients(answer, inputs[1], mistakes.unfold)
     return (
         f"Right for {len(inputs)} batches: square or not, one channel or several, and equal to "
         f"PyTorch's own `F.unfold` number by number."
@@ -171,14 +181,6 @@ def _image_batches() -> list[tuple[Tensor, int]]:
         (torch.randn(2, 12, 9, 3).permute(0, 3, 2, 1), 3),  # not in reading order
         (torch.randn(2, 6, 8, 3).permute(0, 3, 1, 2), 2),  # channels last in memory
     ]
-
-
-def _require_gradient(answer: Callable, *arguments: Any) -> None:
-    if not call(answer, *arguments).requires_grad:
-        raise Wrong(
-            "The numbers are right, but the gradient is cut off: a network could not learn through "
-            "it. Stay within tensor operations: no numpy, no `.detach()`, no new `torch.tensor`."
-        )
 
 
 # ---- 01.4 ----------------------------------------------------------------------------------------
@@ -209,7 +211,7 @@ def my_unpatchify(answer: Any) -> str:
         )
     inputs.append((torch.randn(12, 6, 2).permute(2, 1, 0), 2, (3, 2)))  # not in reading order
     compare(answer, mistakes.fold, inputs, mistakes.UNPATCHIFIES)
-    _require_gradient(answer, *inputs[1])
+    require_gradients(answer, inputs[1], mistakes.fold)
     return (
         f"Right for {len(inputs)} batches, with 1, 3 and 4 channels: every pixel is back in its "
         f"place."
@@ -297,13 +299,11 @@ def channel_std(answer: Any) -> str:
 
     @wraps(answer)
     def in_float32(images: Tensor) -> Any:
-        came = answer(images)
-        if came is None:
-            return None
+        output = require_output(answer(images))
         try:  # a list of numbers is as good
-            return torch.as_tensor(came).to(torch.float32)
+            return torch.as_tensor(output).to(torch.float32)
         except (TypeError, ValueError, RuntimeError):
-            raise Wrong(f"Expected a tensor of shape (C,), got {describe(came)}.") from None
+            raise Wrong(f"Expected a tensor of shape (C,), got {describe(output)}.") from None
 
     def shrunk(right: Callable) -> Callable:
         return lambda images: right(images).to(torch.float32)

@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    as_integer,
+    call,
+    compare,
+    compare_numbers,
+    describe,
+    exercise,
+    require_gradients,
+)
 from vit_tutorial.lessons.lesson_02 import mistakes
 from vit_tutorial.lessons.lesson_02.module_checks import (
     require_parameters,
     require_tokens,
     require_training,
-    translated,
+    with_explained_errors,
 )
 
 # ---- 02.1 ----------------------------------------------------------------------------------------
@@ -38,34 +47,20 @@ SIZES = [(32, 32, 4, 3, 96), (8, 8, 2, 1, 64), (224, 224, 16, 3, 768), (224, 224
 )
 def embedding_parameters(answer: Any) -> str:
     """Check `embedding_parameters(height, width, patch_size, in_chans, dim) -> int`."""
-    came = [_count(call(answer, *size)) for size in SIZES]
-    right = [
-        sum(x.numel() for x in nn.Conv2d(c, d, p, stride=p, device="meta").parameters())
-        for _, _, p, c, d in SIZES
-    ]
-    if came != right:
-        for cause, wrong in mistakes.COUNTS.items():
-            if came == [wrong(*size) for size in SIZES]:
-                raise Wrong(cause)
-        k = next(k for k in range(len(came)) if came[k] != right[k])
-        h, w, p, c, d = SIZES[k]
-        raise Wrong(
-            f"Images of {h}×{w} pixels and {c} channels, patches of {p}×{p}, D = {d}: expected "
-            f"{right[k]:,}, got {came[k]:,}."
-        )
+
+    def case(h: int, w: int, p: int, c: int, d: int) -> str:
+        return f"For images of {h}×{w} pixels and {c} channels, patches of {p}×{p} and D = {d}"
+
+    compare_numbers(answer, _conv_parameters, SIZES, mistakes.COUNTS, case, as_integer)
     return (
-        f"Right for {len(SIZES)} networks, ViT-B/16 among them: {right[2]:,}. The size of the "
-        f"image plays no part."
+        f"Right for {len(SIZES)} networks, ViT-B/16 among them: {_conv_parameters(*SIZES[2]):,}. "
+        f"The size of the image plays no part."
     )
 
 
-def _count(came: Any) -> int:
-    came = came.item() if isinstance(came, Tensor) and came.numel() == 1 else came
-    if isinstance(came, float) and came.is_integer():
-        came = int(came)
-    if isinstance(came, bool) or not isinstance(came, int):
-        raise Wrong(f"Expected one whole number, got {describe(came)}.")
-    return came
+def _conv_parameters(h: int, w: int, p: int, c: int, d: int) -> int:
+    layer = nn.Conv2d(c, d, p, stride=p, device="meta")
+    return sum(parameter.numel() for parameter in layer.parameters())
 
 
 # ---- 02.2 ----------------------------------------------------------------------------------------
@@ -98,7 +93,7 @@ def my_patch_embed(answer: Any) -> str:
     ]
     watched = _Watched(answer)
     compare(watched, mistakes.convolved, inputs, mistakes.EMBEDS)
-    _require_gradients(watched, mistakes.convolved, inputs[1], ("images", "weight", "bias"))
+    require_gradients(watched, inputs[1], mistakes.convolved)
     if watched.convolved:
         raise Wrong(
             "The numbers are right, but they come from a convolution. This exercise is to build it "
@@ -146,37 +141,6 @@ class _Watched(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.convolved |= "conv" in getattr(func, "__name__", "")
         return func(*args, **(kwargs or {}))
-
-
-def _require_gradients(
-    answer: Callable, right: Callable, inputs: tuple[Tensor, ...], names: tuple[str, ...]
-) -> None:
-    """See that gradients reach the inputs, and that they are the right ones.
-
-    Raises:
-        Wrong: they do not, or are not.
-    """
-    expected = torch.autograd.grad(_weighed(right(*inputs)), inputs)
-    fresh = [value.detach().clone().requires_grad_() for value in inputs]
-    came = answer(*fresh)
-    if not came.requires_grad:
-        raise Wrong(
-            "The numbers are right, but no gradient comes through: nothing could be learned. Stay "
-            "within tensor operations: no numpy, no `.detach()`, no `.data`, no new `torch.tensor`."
-        )
-    gradients = torch.autograd.grad(_weighed(came), fresh, allow_unused=True)
-    for name, gradient, other in zip(names, gradients, expected, strict=True):
-        if gradient is None or not torch.allclose(gradient, other, rtol=1e-4, atol=1e-6):
-            cut = "no gradient reaches" if gradient is None else "the gradient is wrong for"
-            raise Wrong(
-                f"The numbers are right, but {cut} `{name}`, so it could not be learned: no "
-                f"`.detach()`, no `.data`, no new `torch.tensor`."
-            )
-
-
-def _weighed(result: Tensor) -> Tensor:
-    """One number from many, each of which counts differently."""
-    return (result * torch.linspace(-1, 2, result.numel()).view(result.shape)).sum()
 
 
 # ---- 02.3 ----------------------------------------------------------------------------------------
@@ -239,7 +203,7 @@ def normed_tokens(answer: Any) -> str:
         (torch.randn(3, 3, 4, 7).permute(0, 2, 3, 1) * torch.arange(1, 4),),
         (1e-3 * torch.randn(2, 4, 4, 4, dtype=torch.float64),),  # so small that epsilon tells
     ]
-    compare(translated(answer), mistakes.normed, inputs, mistakes.NORMS)
+    compare(with_explained_errors(answer), mistakes.normed, inputs, mistakes.NORMS)
     return (
         f"Right for {len(inputs)} batches, also where D equals the width of the grid and the wrong "
         f"axis would fit: every token has mean 0 and variance 1."
@@ -271,9 +235,9 @@ def my_add_cls(answer: Any) -> str:
         inputs.append((torch.randn(b, n, d, dtype=dtype), torch.randn(1, 1, d, dtype=dtype)))
     inputs.append((torch.randn(4, 7, 2).permute(2, 1, 0), torch.randn(4, 1, 1).permute(2, 1, 0)))
     gradients = tuple(value.clone().requires_grad_() for value in inputs[0])
-    told = translated(answer)
-    compare(told, mistakes.with_cls, [gradients, *inputs], mistakes.CLS_PLACES)
-    _require_gradients(told, mistakes.with_cls, gradients, ("tokens", "cls_token"))
+    explained = with_explained_errors(answer)
+    compare(explained, mistakes.with_cls, [gradients, *inputs], mistakes.CLS_PLACES)
+    require_gradients(explained, gradients, mistakes.with_cls)
     return (
         f"Right for {len(inputs) + 1} batches of 1 to 5 images. The gradients of all images meet "
         f"in the one CLS token: that is how it is learned."

@@ -31,12 +31,12 @@ def normed(maps: Tensor) -> Tensor:
 
 def with_cls(tokens: Tensor, cls_token: Tensor) -> Tensor:
     """Put CLS in front: (B, N, D), (1, 1, D) -> (B, N + 1, D)."""
-    return torch.stack([torch.vstack([cls_token[0], one]) for one in tokens])
+    return torch.stack([torch.vstack([cls_token[0], image]) for image in tokens])
 
 
 def kept_mean(tokens: Tensor, keep: Tensor) -> Tensor:
     """Average the kept tokens of each image: (B, N, D), bool (B, N) -> (B, D)."""
-    return torch.stack([one[kept].mean(dim=0) for one, kept in zip(tokens, keep, strict=True)])
+    return torch.stack([image[kept].mean(dim=0) for image, kept in zip(tokens, keep, strict=True)])
 
 
 # ---- Wrong ---------------------------------------------------------------------------------------
@@ -213,16 +213,16 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 CLS_PLACES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "CLS stands at the end. It belongs in front: the head reads token 0, and row 0 of the position "
     "table is its own.": lambda tokens, cls: torch.stack(
-        [torch.vstack([t, cls[0]]) for t in tokens]
+        [torch.vstack([image, cls[0]]) for image in tokens]
     ),
     "You added CLS to every token. It is a token of its own: there is one more afterwards.": (
         lambda tokens, cls: tokens + cls
     ),
     "CLS took the place of the first patch, which is lost.": (
-        lambda tokens, cls: torch.stack([torch.vstack([cls[0], one[1:]]) for one in tokens])
+        lambda tokens, cls: torch.stack([torch.vstack([cls[0], image[1:]]) for image in tokens])
     ),
     "CLS took the place of the last patch: all patches must stay.": (
-        lambda tokens, cls: torch.stack([torch.vstack([cls[0], one[:-1]]) for one in tokens])
+        lambda tokens, cls: torch.stack([torch.vstack([cls[0], image[:-1]]) for image in tokens])
     ),
     "The token in front is zero. It must be `cls_token`, which the network learns.": (
         lambda tokens, cls: with_cls(tokens, torch.zeros_like(cls))
@@ -233,7 +233,7 @@ CLS_PLACES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ),
     "Only the first image got a CLS token of its own numbers; the others got zeros.": (
         lambda tokens, cls: torch.stack(
-            [torch.vstack([cls[0] * (k == 0), one]) for k, one in enumerate(tokens)]
+            [torch.vstack([cls[0] * (k == 0), image]) for k, image in enumerate(tokens)]
         )
     ),
 }
@@ -269,7 +269,7 @@ MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "together.": lambda tokens, keep: tokens[keep].mean(0).expand(len(tokens), -1),
     "You take the first tokens, as many as are kept. Those kept may stand anywhere.": (
         lambda tokens, keep: torch.stack(
-            [one[: int(n)].mean(0) for one, n in zip(tokens, keep.sum(1), strict=True)]
+            [image[: int(n)].mean(0) for image, n in zip(tokens, keep.sum(1), strict=True)]
         )
     ),
 }

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vit_tutorial.lessons.exercises import Wrong, call, expect_tensor
 from vit_tutorial.lessons.lesson_02 import mistakes
 
-# What PyTorch says -> what is behind it, in this lesson.
-SAYINGS = {
+# A part of PyTorch's message -> what is behind it, in this lesson.
+TORCH_ERRORS = {
     "must have same number of dimensions": "The tensors you join have different numbers of axes: "
     "tokens are (B, N, D), so CLS must be (B, 1, D), with the middle axis.",
     "Sizes of tensors must match except in dimension 1": "`torch.cat` repeats nothing: one CLS "
@@ -28,7 +28,7 @@ SAYINGS = {
 }
 
 
-def translated(answer: Callable) -> Callable:
+def with_explained_errors(answer: Callable) -> Callable:
     """Say in the lesson's words what PyTorch says when shapes do not fit.
 
     Raises:
@@ -36,18 +36,18 @@ def translated(answer: Callable) -> Callable:
     """
 
     @wraps(answer)
-    def told(*arguments: Any) -> Any:
+    def explained(*arguments: Any) -> Any:
         try:
             return answer(*arguments)
         except RuntimeError as error:
             if isinstance(error, NotImplementedError):
                 raise
-            for saying, cause in SAYINGS.items():
-                if saying in str(error):
+            for part, cause in TORCH_ERRORS.items():
+                if part in str(error):
                     raise Wrong(f"{cause} (PyTorch: {str(error).splitlines()[0]})") from None
             raise
 
-    return told
+    return explained
 
 
 def require_parameters(model: nn.Module, p: int, c: int, d: int) -> None:
@@ -100,14 +100,14 @@ def require_tokens(model: nn.Module, c: int, height: int, width: int) -> None:
     Raises:
         Wrong: it does not; the message says what it returns instead.
     """
-    run = translated(model.forward)
+    forward = with_explained_errors(model.forward)
     weight = next(x for name, x in model.named_parameters() if x.ndim in (2, 4))
     bias = next(x for name, x in model.named_parameters() if x.ndim == 1)
     cls = dict(model.named_parameters())["cls_token"]
     before = set(dict(model.named_parameters()))
     for b in (2, 1, 5):
         images = torch.randn(b, c, height, width)
-        came = call(run, images)
+        tokens = call(forward, images)
         if extra := set(dict(model.named_parameters())) - before:
             raise Wrong(
                 f"`forward` makes new parameters ({', '.join(extra)}): they start afresh for every "
@@ -116,14 +116,14 @@ def require_tokens(model: nn.Module, c: int, height: int, width: int) -> None:
         p = weight.shape[-1] if weight.ndim == 4 else int((weight.shape[1] / c) ** 0.5)
         patches = F.unfold(images, p, stride=p).mT @ weight.flatten(1).T + bias
         right = mistakes.with_cls(patches, cls)
-        expect_tensor(came, right)
-        if torch.allclose(came, right, atol=1e-4):
+        expect_tensor(tokens, right)
+        if torch.allclose(tokens, right, atol=1e-4):
             continue
         for cause, wrong in mistakes.CLS_PLACES.items():
-            made = wrong(patches, cls)
-            if made.shape == came.shape and torch.allclose(came, made, atol=1e-4):
+            faulty = wrong(patches, cls)
+            if faulty.shape == tokens.shape and torch.allclose(tokens, faulty, atol=1e-4):
                 raise Wrong(cause)
-        if not torch.allclose(came[:, 0], cls[0].expand(b, -1), atol=1e-4):
+        if not torch.allclose(tokens[:, 0], cls[0].expand(b, -1), atol=1e-4):
             raise Wrong("Token 0 is not `cls_token`, or not for every image of the batch.")
         raise Wrong(
             "CLS is in its place, but the tokens of the patches are wrong: are they in the right "

@@ -30,32 +30,32 @@ def notices_order(answer: Any) -> str:
     """Check `notices_order(network, tokens (B, T, D)) -> bool`."""
     tokens = torch.randn(3, 17, 8) + 2
     cases = mistakes.networks(tokens.shape[1], tokens.shape[2])
-    came = [_truth(call(answer, network, tokens)) for network, _ in cases.values()]
+    verdicts = [_truth(call(answer, network, tokens)) for network, _ in cases.values()]
     right = [notices for _, notices in cases.values()]
-    if came == right:
+    if verdicts == right:
         return (
             f"Right for all {len(cases)} networks. Such a test finds positions that are the same "
             f"for all tokens, which no shape and no error message would tell you."
         )
     for cause, test in mistakes.ORDER_TESTS[1:]:
-        if came == [test(network, tokens) for network, _ in cases.values()]:
+        if verdicts == [test(network, tokens) for network, _ in cases.values()]:
             raise Wrong(cause)
-    first = next(i for i in range(len(came)) if came[i] != right[i])
+    first = next(i for i in range(len(right)) if verdicts[i] != right[i])
     does, name = ("notices" if right[first] else "does not notice"), list(cases)[first]
     raise Wrong(
-        f"Right for {sum(map(bool.__eq__, came, right))} of {len(right)} networks. One that {name} "
-        f"{does} the order; your function says otherwise."
+        f"Right for {sum(map(bool.__eq__, verdicts, right))} of {len(right)} networks. One that "
+        f"{name} {does} the order; your function says otherwise."
     )
 
 
-def _truth(came: Any) -> bool:
-    if isinstance(came, Tensor) and came.numel() > 1:
+def _truth(output: Any) -> bool:
+    if isinstance(output, Tensor) and output.numel() > 1:
         raise Wrong(
-            f"Expected one answer, True or False, got {describe(came)}: one for each number?"
+            f"Expected one answer, True or False, got {describe(output)}: one for each number?"
         )
-    if not isinstance(came, bool | Tensor) and type(came).__name__ != "bool":  # numpy's, too
-        raise Wrong(f"Expected True or False, got {describe(came)}.")
-    return bool(came)
+    if not isinstance(output, bool | Tensor) and type(output).__name__ != "bool":  # numpy's, too
+        raise Wrong(f"Expected True or False, got {describe(output)}.")
+    return bool(output)
 
 
 # ---- 03.2 ----------------------------------------------------------------------------------------
@@ -85,24 +85,7 @@ def my_add_positions(answer: Any) -> str:
         (torch.randn(4, 8, 6).mT, torch.randn(1, 8, 6).mT),  # strided
         (torch.randn(2, 5, 4, requires_grad=True), torch.randn(1, 5, 4, requires_grad=True)),
     ]
-    causes = {
-        "All tokens get the same row, the first of the table: then no token knows its place.": (
-            lambda x, p: x + p[:, :1]
-        ),
-        "All tokens get the same vector, the mean of the table: then no token knows its place.": (
-            lambda x, p: x + p.mean(dim=1, keepdim=True)
-        ),
-        "CLS gets no position. The table has a row for every token, CLS included.": (
-            lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, 1:]], dim=1)
-        ),
-        "One place off: the patches get the rows before theirs.": (
-            lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, :-1]], dim=1)
-        ),
-        "The table runs the wrong way round.": lambda x, p: x + p.flip(1),
-        "Positions are added to the tokens; you multiply.": lambda x, p: x * p,
-        "You return the tokens as they came, without positions.": lambda x, p: x.clone(),
-    }
-    compare(answer, torch.add, inputs, causes)
+    compare(answer, torch.add, inputs, mistakes.ADD_CAUSES)
     tokens = torch.randn(3, 5, 4)
     for shape, what in (
         ((1, 1, 4), "one row for all tokens"),
@@ -227,12 +210,13 @@ def my_sincos_2d(answer: Any) -> str:
     inputs = [((2, 3), 8), ((3, 2), 4), ((4, 4), 12), ((1, 5), 8), ((5, 1), 8), ((3, 7), 16)]
 
     def in_float32(*arguments: Any) -> Any:
-        came = call(answer, *arguments)
-        return came.float() if isinstance(came, Tensor) and came.is_floating_point() else came
+        output = call(answer, *arguments)
+        is_float = isinstance(output, Tensor) and output.is_floating_point()
+        return output.float() if is_float else output
 
     for grid, dim in inputs:
-        came = in_float32(grid, dim)
-        if isinstance(came, Tensor) and came.shape == (grid[0] * grid[1], 2 * dim):
+        table = in_float32(grid, dim)
+        if isinstance(table, Tensor) and table.shape == (grid[0] * grid[1], 2 * dim):
             raise Wrong(
                 f"Expected {dim} entries for each patch, got {2 * dim}: row and column share them."
             )
@@ -298,8 +282,8 @@ def my_resample(answer: Any) -> str:
         (torch.randn(1, 1 + 7 * 7, 2), (7, 7), (14, 14)),
     ]
     for table, old, new in inputs:
-        came = call(answer, table, old, new)
-        if isinstance(came, Tensor) and came.shape[1:] == (new[0] * new[1], table.shape[2]):
+        output = call(answer, table, old, new)
+        if isinstance(output, Tensor) and output.shape[1:] == (new[0] * new[1], table.shape[2]):
             raise Wrong("The row of CLS is lost: the new table needs it too, in front.")
     compare(answer, mistakes.resampled, inputs, mistakes.RESAMPLE_CAUSES)
     return (

@@ -105,6 +105,27 @@ def networks(tokens: int, width: int) -> dict[str, tuple[Callable[[Tensor], Tens
     }
 
 
+# ---- 03.2 ----------------------------------------------------------------------------------------
+
+ADD_CAUSES: dict[str, Callable] = {
+    "All tokens get the same row, the first of the table: then no token knows its place.": (
+        lambda x, p: x + p[:, :1]
+    ),
+    "All tokens get the same vector, the mean of the table: then no token knows its place.": (
+        lambda x, p: x + p.mean(dim=1, keepdim=True)
+    ),
+    "CLS gets no position. The table has a row for every token, CLS included.": (
+        lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, 1:]], dim=1)
+    ),
+    "One place off: the patches get the rows before theirs.": (
+        lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, :-1]], dim=1)
+    ),
+    "The table runs the wrong way round.": lambda x, p: x + p.flip(1),
+    "Positions are added to the tokens; you multiply.": lambda x, p: x * p,
+    "You return the tokens as they came, without positions.": lambda x, p: x.clone(),
+}
+
+
 # ---- 03.3 ----------------------------------------------------------------------------------------
 
 
@@ -356,9 +377,9 @@ def _as_table(prefix: Tensor, image: Tensor) -> Tensor:
     return torch.cat([prefix, image.flatten(2).mT], dim=1)
 
 
-def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int], **how: Any) -> Tensor:
+def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int], **options: Any) -> Tensor:
     """Stretch a table with one prefix row, channels first and back again."""
-    return _as_table(table[:, :1], _stretched(_as_image(table, old), new, **how))
+    return _as_table(table[:, :1], _stretched(_as_image(table, old), new, **options))
 
 
 RESAMPLE_CAUSES: dict[str, Callable] = {

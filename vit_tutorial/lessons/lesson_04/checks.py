@@ -1,25 +1,13 @@
 """The exercises of lesson 04."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, exercise
+from vit_tutorial.lessons.exercises import compare, exercise, require_gradients
 from vit_tutorial.lessons.lesson_04 import mistakes
-
-NO_GRADIENT = (
-    "The numbers are right, but no gradient can flow back through them: a result put together "
-    "from plain numbers, or detached. A layer made of this could not be trained."
-)
-
-
-def _lets_gradients_through(answer: Callable, *arguments: Any) -> None:
-    """See that the result hangs on those arguments that ask for a gradient."""
-    if not call(answer, *arguments).requires_grad:
-        raise Wrong(NO_GRADIENT)
-
 
 # ---- 04.1 ----------------------------------------------------------------------------------------
 
@@ -38,7 +26,7 @@ def _lets_gradients_through(answer: Callable, *arguments: Any) -> None:
 )
 def my_softmax(answer: Any) -> str:
     """Check `my_softmax(scores (..., n)) -> (..., n)`."""
-    inf = torch.inf
+    inf, softmax = torch.inf, partial(torch.softmax, dim=-1)
     inputs = [
         (torch.randn(5),),
         (torch.randn(2, 3, 4),),
@@ -52,8 +40,8 @@ def my_softmax(answer: Any) -> str:
         (torch.tensor([-120.0, 0.0, 1.0, 2.0, 0.0, 1.0]),),  # here the mean would do
         (torch.randn(2, 5).requires_grad_(),),
     ]
-    compare(answer, lambda s: s.softmax(dim=-1), inputs, mistakes.SOFTMAX)
-    _lets_gradients_through(answer, torch.randn(2, 3).requires_grad_())
+    compare(answer, softmax, inputs, mistakes.SOFTMAX)
+    require_gradients(answer, (torch.randn(2, 3).requires_grad_(),), softmax)
     return (
         f"Equal to the library's for {len(inputs)} inputs, with scores from −∞ to 2000, along the "
         f"last axis of tensors with one to three axes."
@@ -92,7 +80,7 @@ def my_attention(answer: Any) -> str:
     """Check `my_attention(q, k, v) -> (..., T, d)`."""
     inputs = _attention_inputs()
     compare(answer, mistakes.fused, inputs, mistakes.ATTENTION)
-    _lets_gradients_through(answer, *torch.randn(3, 4, 2).requires_grad_().unbind())
+    require_gradients(answer, torch.randn(3, 4, 2).requires_grad_().unbind(), mistakes.fused)
     return (
         f"Equal to PyTorch's fused attention for {len(inputs)} inputs: with and without batch and "
         f"heads, in both precisions, and with scores in the thousands."
@@ -202,7 +190,7 @@ def my_multi_head(answer: Any) -> str:
     inputs += [(*double, 4), (x.transpose(1, 2), *parameters, 2)]
     compare(answer, mistakes.library, inputs, mistakes.MULTI_HEAD)
     x, *parameters = _layer(2, 3, 4)
-    _lets_gradients_through(answer, x.requires_grad_(), *parameters, 2)
+    require_gradients(answer, (x.requires_grad_(), *parameters, 2), mistakes.library)
     return (
         f"Equal to PyTorch's multi-head attention for {len(inputs)} layers with random weights, "
         f"from 1 to 6 heads. It will work in a Vision Transformer, and in lesson 06 it does."

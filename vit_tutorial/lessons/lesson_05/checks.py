@@ -7,8 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    describe,
+    exercise,
+    expect_tensor,
+    require_gradients,
+)
 from vit_tutorial.lessons.lesson_05 import mistakes
+from vit_tutorial.lessons.own_pieces import layer_norm
 
 FLOAT64 = torch.float64
 
@@ -52,15 +61,11 @@ def my_layer_norm(answer: Any) -> str:
     turned = torch.randn(6, 4, 2, dtype=FLOAT64).permute(2, 1, 0)  # not contiguous
     inputs.append((turned, weight, bias, 1e-6))
     inputs.append((torch.randn(2, 4, 6, dtype=FLOAT64).requires_grad_(), weight, bias, 1e-6))
-    compare(answer, _layer_norm, inputs, mistakes.LAYER_NORMS)
+    compare(answer, layer_norm, inputs, mistakes.LAYER_NORMS)
     return (
         f"Equal to the library's for {len(inputs)} inputs: one token or a batch, tiny or huge, and "
         f"all entries the same."
     )
-
-
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 # ---- 05.2 ----------------------------------------------------------------------------------------
@@ -289,10 +294,10 @@ def _departures(layer: nn.TransformerEncoderLayer, dim: int, heads: int, hidden:
     if not layer.norm_first:
         faults.append("The norms stand behind the additions (post-norm); ours is pre-norm.")
     probe = torch.tensor([-2.0, -1.0, 0.5, 1.0], dtype=FLOAT64)
-    came = layer.activation(probe)
-    if torch.equal(came, probe.relu()):
+    activated = layer.activation(probe)
+    if torch.equal(activated, probe.relu()):
         faults.append("The activation is a ReLU, the default; ours is a GELU.")
-    elif not torch.allclose(came, F.gelu(probe), atol=1e-12):
+    elif not torch.allclose(activated, F.gelu(probe), atol=1e-12):
         faults.append("The activation is not the exact GELU: the tanh approximation?")
     rates = [layer.dropout.p, layer.dropout1.p, layer.dropout2.p, attention.dropout]
     if any(rates):
@@ -335,9 +340,8 @@ def my_drop_path(answer: Any) -> str:
         x = torch.rand(shape, dtype=FLOAT64) + 1
         expect_tensor(call(answer, x, 0.5, True), x)
     x = torch.rand(64, 2, 3).requires_grad_()
-    came = expect_tensor(call(answer, x, 0.5, True), x)
-    if not came.requires_grad:
-        raise Wrong("No gradient gets through: the result is cut off from x.")
+    expect_tensor(call(answer, x, 0.5, True), x)
+    require_gradients(answer, (x, 0.5, True))
     return (
         f"In {IMAGES:,} images the right share is dropped, each as a whole, and the mean is kept; "
         f"outside training nothing happens."
@@ -346,16 +350,16 @@ def my_drop_path(answer: Any) -> str:
 
 def _require_the_same(answer: Callable, p: float, training: bool) -> None:
     x = torch.randn(32, 5, 3, dtype=FLOAT64)
-    came = expect_tensor(call(answer, x, p, training), x)
-    if torch.allclose(came, x):
+    output = expect_tensor(call(answer, x, p, training), x)
+    if torch.allclose(output, x):
         return
     where = "Outside training" if not training else "With p = 0"
-    if torch.allclose(came, (1 - p) * x):
+    if torch.allclose(output, (1 - p) * x):
         raise Wrong(
             "Outside training you multiply by 1 - p. Since the images that are kept are enlarged "
             "in training, nothing is left to do: x must come back as it is."
         )
-    if (came == 0).any():
+    if (output == 0).any():
         raise Wrong(
             f"{where}, something is dropped: two forward passes of a finished network would differ."
             if not training
@@ -368,8 +372,8 @@ def _check_rate(answer: Callable, p: float) -> None:
     """Check what is dropped, how often, and what the rest is multiplied by."""
     x = torch.rand(IMAGES, 3, 2, dtype=FLOAT64) + 1  # no zeros of its own
     for _ in range(40):  # one coin for all can fall on the same side often
-        came = expect_tensor(call(answer, x, p, True), x)
-        dropped = came == 0
+        output = expect_tensor(call(answer, x, p, True), x)
+        dropped = output == 0
         if dropped.any():
             break
     else:
@@ -393,7 +397,7 @@ def _check_rate(answer: Callable, p: float) -> None:
         )
     if abs(share - p) > margin:
         raise Wrong(f"For p = {p:g}, a share of {share:.2f} of the images was dropped.")
-    factors = (came / x)[~dropped]
+    factors = (output / x)[~dropped]
     for factor, cause in (
         (1.0, "The images that are kept are not enlarged: then the branch's mean shrinks with p."),
         (1 - p, "The images that are kept are multiplied by 1 - p; the mean must be x again."),

@@ -1,6 +1,5 @@
 """The exercises of lesson 06."""
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from typing import Any
@@ -10,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_tutorial.lessons import counting
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    compare_numbers,
+    describe,
+    exercise,
+)
 from vit_tutorial.lessons.lesson_06 import mistakes
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -133,7 +139,7 @@ def my_vit(answer: Any) -> str:
         return mistakes.chain(i, [embed, cls, positions, *blocks, norm, head])
 
     compare(answer, right, inputs, mistakes.VITS)
-    depths = ", ".join(str(len(given[4])) for given in inputs)
+    depths = ", ".join(str(len(arguments[4])) for arguments in inputs)
     return f"Every piece in its place, for stacks of {depths} blocks: a Vision Transformer."
 
 
@@ -170,10 +176,10 @@ def my_init(answer: Any) -> str:
         model = VisionTransformer(config)
         for parameter in model.parameters():
             nn.init.constant_(parameter, UNTOUCHED)
-        came = call(answer, model)
-        if not isinstance(came, nn.Module):
-            raise Wrong(f"Return the model itself, got {describe(came)}.")
-        for name, parameter in came.named_parameters():
+        output = call(answer, model)
+        if not isinstance(output, nn.Module):
+            raise Wrong(f"Return the model itself, got {describe(output)}.")
+        for name, parameter in output.named_parameters():
             _judge_start(name, parameter.detach(), config)
             count += 1
     return f"All {count} parameters of two networks start as they should."
@@ -205,12 +211,9 @@ def _judge_start(name: str, values: Tensor, config: ViTConfig) -> None:
             causes[values.shape[-1] ** -1.0] = "each sum runs over all C channels of the patch"
         else:
             causes[inputs**-0.5] = "only the patch projection follows its inputs"
-        said = ""
-        for value, cause in causes.items():
-            if abs(std - value) <= slack * max(value, 1e-6):
-                said = f": {cause}"
-                break
-        raise Wrong(f"`{name}` should have std {wanted:.3g}, yours has {std:.3g}{said}.")
+        near = [c for value, c in causes.items() if abs(std - value) <= slack * max(value, 1e-6)]
+        cause = f": {near[0]}" if near else ""
+        raise Wrong(f"`{name}` should have std {wanted:.3g}, yours has {std:.3g}{cause}.")
     if abs(mean) > 5 * wanted / values.numel() ** 0.5:
         raise Wrong(f"`{name}` should have mean 0, yours has {mean:.3g}.")
     # 1.8 for equal chances, 3 for a normal distribution
@@ -263,23 +266,23 @@ def _judge_blocks(blocks: Any, depth: int, calls: int) -> None:
     if not isinstance(blocks, nn.Module):
         raise Wrong(f"Expected a module that holds the blocks, got {describe(blocks)}.")
     try:
-        held = list(blocks)  # type: ignore[call-overload]
+        items = list(blocks)  # type: ignore[call-overload]
     except TypeError:
         raise Wrong(f"{depth} blocks to be called one by one, got one module.") from None
-    if len(held) != depth:
-        raise Wrong(f"Expected {depth} blocks, got {len(held)}.")
-    found = sum(parameter.numel() for parameter in blocks.parameters())
-    if depth > 1 and len({id(one) for one in held}) < depth:
+    if len(items) != depth:
+        raise Wrong(f"Expected {depth} blocks, got {len(items)}.")
+    count = sum(parameter.numel() for parameter in blocks.parameters())
+    if depth > 1 and len({id(block) for block in items}) < depth:
         raise Wrong(
-            f"All {depth} places hold the same block: {found} parameters instead of "
+            f"All {depth} places hold the same block: {count} parameters instead of "
             f"{depth * 28}. It trains, but as one layer that runs {depth} times."
         )
-    if found < depth * 28:
+    if count < depth * 28:
         raise Wrong(
-            f"{depth} blocks share their numbers: {found} parameters instead of {depth * 28}. A "
+            f"{depth} blocks share their numbers: {count} parameters instead of {depth * 28}. A "
             f"shallow copy copies the box, not what is in it."
         )
-    starts = [next(one.parameters()).detach() for one in held]
+    starts = [next(block.parameters()).detach() for block in items]
     if any(torch.equal(a, b) for a, b in combinations(starts, 2)):
         raise Wrong(
             f"Every block starts with the same numbers, copied from one: `make_block` was called "
@@ -306,35 +309,15 @@ def _judge_blocks(blocks: Any, depth: int, calls: int) -> None:
 )
 def loss_floor(answer: Any) -> str:
     """Check `loss_floor(num_classes) -> float`."""
-    classes = [10, 2, 3, 100, 1000]
-    came = [_number(call(answer, count)) for count in classes]
-    perfect = [
-        F.cross_entropy(F.one_hot(torch.tensor([0]), count).double(), torch.tensor([0])).item()
-        for count in classes
-    ]
-    if _near(came, perfect):
-        return f"Equal to `F.cross_entropy` for {', '.join(map(str, sorted(classes)))} classes."
-    for wrong, cause in mistakes.FLOORS:
-        if _near(came, [wrong(count) for count in classes]):
-            raise Wrong(cause)
-    first = next(
-        i for i, (a, b) in enumerate(zip(came, perfect, strict=True)) if not _near([a], [b])
-    )
-    raise Wrong(f"For {classes[first]} classes expected {perfect[first]:.4f}, got {came[first]:g}.")
 
+    def floor(classes: int) -> float:
+        label = torch.tensor([0])
+        return F.cross_entropy(F.one_hot(label, classes).double(), label).item()
 
-def _near(came: list[float], expected: list[float]) -> bool:
-    return all(
-        math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(came, expected, strict=True)
-    )
-
-
-def _number(came: Any) -> float:
-    """Read a number, plain or in a tensor."""
-    try:
-        return float(came)
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"Expected one number, got {describe(came)}.") from None
+    inputs = [(10,), (2,), (3,), (100,), (1000,)]
+    compare_numbers(answer, floor, inputs, mistakes.FLOORS, lambda c: f"For {c} classes")
+    counts = ", ".join(str(classes) for (classes,) in sorted(inputs))
+    return f"Equal to `F.cross_entropy` for {counts} classes."
 
 
 # ---- 06.6 and 06.7 Counting ----------------------------------------------------------------------

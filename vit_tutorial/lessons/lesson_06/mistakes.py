@@ -59,7 +59,7 @@ VITS: dict[str, Callable] = {
         lambda i, e, c, p, b, n, h: h(chain(n(p(c(e(i)))), b))
     ),
     "The norm is applied after every block; it comes once, after the last.": (
-        lambda i, e, c, p, b, n, h: h(chain(p(c(e(i))), [f for one in b for f in (one, n)]))
+        lambda i, e, c, p, b, n, h: h(chain(p(c(e(i))), [f for block in b for f in (block, n)]))
     ),
     "The norm is applied before the blocks too; it comes once, after the last.": (
         lambda i, e, c, p, b, n, h: h(n(chain(n(p(c(e(i)))), b)))
@@ -80,11 +80,11 @@ VITS: dict[str, Callable] = {
     ),
     "You add the input of every block to its output; a block does so itself.": (
         lambda i, e, c, p, b, n, h: h(
-            n(chain(p(c(e(i))), [lambda x, one=one: x + one(x) for one in b]))
+            n(chain(p(c(e(i))), [lambda x, block=block: x + block(x) for block in b]))
         )
     ),
     "The positions are added again for every block; they are added once.": (
-        lambda i, e, c, p, b, n, h: h(n(chain(c(e(i)), [f for one in b for f in (p, one)])))
+        lambda i, e, c, p, b, n, h: h(n(chain(c(e(i)), [f for block in b for f in (p, block)])))
     ),
     "A softmax comes after the head. Logits are wanted: the loss brings its own softmax.": (
         lambda i, e, c, p, b, n, h: h(n(chain(p(c(e(i))), b))).softmax(-1)
@@ -93,35 +93,28 @@ VITS: dict[str, Callable] = {
 }
 
 # 06.5. The floor for c classes.
-FLOORS: list[tuple[Callable[[int], float], str]] = [
-    (lambda c: 0.0, "That is the floor without the extra softmax. With it, how large can p be?"),
-    (
-        lambda c: math.log((math.e + 9) / math.e),
-        "Right for ten classes only: how many others are there in general?",
+FLOORS: dict[str, Callable[[int], float]] = {
+    "That is the floor without the extra softmax. With it, how large can p be?": lambda c: 0.0,
+    "Right for ten classes only: how many others are there in general?": (
+        lambda c: math.log((math.e + 9) / math.e)
     ),
-    (math.log, "That is where the loss starts, all classes alike; the floor is lower."),
-    (
-        lambda c: -math.log((math.e + c - 1) / math.e),
-        "The sign: a loss is minus the logarithm of a share.",
+    "That is where the loss starts, all classes alike; the floor is lower.": math.log,
+    "The sign: a loss is minus the logarithm of a share.": (
+        lambda c: -math.log((math.e + c - 1) / math.e)
     ),
-    (
-        lambda c: math.e / (math.e + c - 1),
-        "That is the largest share that the right class can get; the loss is minus its logarithm.",
+    "That is the largest share that the right class can get; the loss is minus its logarithm.": (
+        lambda c: math.e / (math.e + c - 1)
     ),
-    (
-        lambda c: math.log((math.e + c) / math.e),
-        "One class too many: the right one is among the C, so how many others are there?",
+    "One class too many: the right one is among the C, so how many others are there?": (
+        lambda c: math.log((math.e + c) / math.e)
     ),
-    (
-        lambda c: math.log10((math.e + c - 1) / math.e),
-        "This is the logarithm to base 10; cross-entropy uses the natural one.",
+    "This is the logarithm to base 10; cross-entropy uses the natural one.": (
+        lambda c: math.log10((math.e + c - 1) / math.e)
     ),
-    (
-        lambda c: math.log2((math.e + c - 1) / math.e),
-        "This is the logarithm to base 2; cross-entropy uses the natural one.",
+    "This is the logarithm to base 2; cross-entropy uses the natural one.": (
+        lambda c: math.log2((math.e + c - 1) / math.e)
     ),
-    (
-        lambda c: math.log(math.e + c - 1),
-        "The right class is missing: from this, its own logit, which is 1, is taken away.",
+    "The right class is missing: from this, its own logit, which is 1, is taken away.": (
+        lambda c: math.log(math.e + c - 1)
     ),
-]
+}

@@ -3,24 +3,35 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    as_number,
+    call,
+    compare,
+    compare_numbers,
+    describe,
+    exercise,
+    expect_tensor,
+    name_cause,
+    require_output,
+)
 from vit_tutorial.lessons.lesson_07 import mistakes
 from vit_tutorial.lessons.lesson_07.patients import CAUSES, PATIENTS
 from vit_tutorial.lessons.lesson_07.training_checks import (
     Probe,
     alike,
-    course,
     decay_of,
-    few,
+    first_losses,
     judge_calls,
     judge_decay,
-    number,
+    train,
 )
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -44,7 +55,7 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
 def my_train_step(answer: Any) -> str:
     """Check `my_train_step(model, optimizer, images, labels, clip_norm) -> loss`."""
     try:
-        came = course(answer)
+        trained = train(answer)
     except RuntimeError as error:
         if "inplace" not in str(error):
             raise
@@ -52,21 +63,22 @@ def my_train_step(answer: Any) -> str:
             "The weights move between the network's answer and `backward`: PyTorch finds that the "
             "numbers it needs for the gradients have changed."
         ) from None
-    right = course(mistakes.train_step)
-    if alike(came, right):
+    right = train(mistakes.train_step)
+    if alike(trained, right):
         return "Three steps of two trainings end with the same weights as the reference's."
     for cause, wrong in mistakes.STEPS.items():
-        if alike(came, course(wrong)):
+        if alike(trained, train(wrong)):
             raise Wrong(cause)
-    start = course(lambda model, *_: 0.0)
-    if alike(came[1:], start[1:]):
+    start = train(lambda model, *_: 0.0)
+    if alike(trained[1:], start[1:]):
         raise Wrong(
             "The weights have not moved: is a step of the optimizer missing, or does it find no "
             "gradients (cleared again, or not computed yet)?"
         )
-    if not alike(came[1:], right[1:]):
+    if not alike(trained[1:], right[1:]):
         raise Wrong("After three steps the weights are other ones than they should be.")
-    raise Wrong(f"The weights are right; the losses should be {few(right[0])}, got {few(came[0])}")
+    losses, expected = first_losses(trained[0]), first_losses(right[0])
+    raise Wrong(f"The weights are right; the losses should be {expected}, got {losses}")
 
 
 # ---- 07.2 The data contract ----------------------------------------------------------------------
@@ -90,18 +102,13 @@ def my_normalised_split(answer: Any) -> str:
     inputs = list(_split_inputs())
 
     def joined(images: Tensor, held_out: Tensor) -> Tensor:
-        came = answer(images, held_out)
+        pair = answer(images, held_out)
         kept = int((~held_out).sum())
         sizes = [(kept, *images.shape[1:]), (len(images) - kept, *images.shape[1:])]
-        return _joined(came, sizes, torch.float32, "training pixels and validation pixels")
+        return _joined(pair, sizes, torch.float32, "training pixels and validation pixels")
 
-    def right(images: Tensor, held_out: Tensor) -> Tensor:
-        return torch.cat([part.flatten() for part in mistakes.normalised(images, held_out)])
-
-    def wrong(make: Callable) -> Callable:
-        return lambda *given: torch.cat([part.flatten() for part in make(*given)])
-
-    compare(joined, right, inputs, {cause: wrong(make) for cause, make in mistakes.SPLITS.items()})
+    causes = {cause: _flat(split) for cause, split in mistakes.SPLITS.items()}
+    compare(joined, _flat(mistakes.normalised), inputs, causes)
     return f"No held-out image had a say in the numbers, in any of {len(inputs)} splits."
 
 
@@ -114,18 +121,22 @@ def _split_inputs() -> Iterator[tuple[Tensor, Tensor]]:
         yield images.to(torch.uint8), held_out
 
 
-def _joined(came: Any, sizes: list[tuple[int, ...]], dtype: torch.dtype, what: str) -> Tensor:
+def _joined(pair: Any, sizes: list[tuple[int, ...]], dtype: torch.dtype, what: str) -> Tensor:
     """Check a pair of tensors, and lay them in a row."""
-    if came is None:
-        raise Wrong("Your function returned None: is its `return` missing?")
-    if not isinstance(came, tuple | list) or len(came) != 2:
-        raise Wrong(f"Return two tensors, {what}; got {describe(came)}.")
-    if all(isinstance(part, Tensor) for part in came) and sizes[0] != sizes[1]:
-        if [tuple(part.shape) for part in came] == sizes[::-1]:
+    require_output(pair)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise Wrong(f"Return two tensors, {what}; got {describe(pair)}.")
+    if all(isinstance(part, Tensor) for part in pair) and sizes[0] != sizes[1]:
+        if [tuple(part.shape) for part in pair] == sizes[::-1]:
             raise Wrong(f"The two come in the wrong order: first {what}.")
-    for part, size in zip(came, sizes, strict=True):
+    for part, size in zip(pair, sizes, strict=True):
         expect_tensor(part, torch.zeros(size, dtype=dtype))
-    return torch.cat([part.flatten() for part in came])
+    return torch.cat([part.flatten() for part in pair])
+
+
+def _flat(function: Callable) -> Callable[..., Tensor]:
+    """Lay the tensors that a function returns in a row."""
+    return lambda *arguments: torch.cat([part.flatten() for part in function(*arguments)])
 
 
 # ---- 07.3 Soft targets ---------------------------------------------------------------------------
@@ -182,15 +193,12 @@ def my_cutmix(answer: Any) -> str:
     inputs = list(_cutmix_inputs())
 
     def joined(images: Tensor, targets: Tensor, partner: Tensor, box: tuple) -> Tensor:
-        came = answer(images, targets, partner, box)
         sizes = [tuple(images.shape), tuple(targets.shape)]
-        return _joined(came, sizes, images.dtype, "images and targets")
+        pair = answer(images, targets, partner, box)
+        return _joined(pair, sizes, images.dtype, "images and targets")
 
-    def flat(make: Callable) -> Callable:
-        return lambda *given: torch.cat([part.flatten() for part in make(*given)])
-
-    causes = {cause: flat(make) for cause, make in mistakes.CUTMIXES.items()}
-    compare(joined, flat(mistakes.cutmix), inputs, causes)
+    causes = {cause: _flat(mix) for cause, mix in mistakes.CUTMIXES.items()}
+    compare(joined, _flat(mistakes.cutmix), inputs, causes)
     return f"Pixels and targets agree for {len(inputs)} boxes, those over the border included."
 
 
@@ -225,20 +233,12 @@ def my_lr_factor(answer: Any) -> str:
     """Check `my_lr_factor(step, total_steps, warmup_steps) -> float`."""
     plans = [(100, 10), (37, 5), (50, 1), (20, 0), (64, 32)]
     inputs = [(step, *plan) for plan in plans for step in range(plan[0] + 1)]
-    came = torch.tensor([number(call(answer, *given)) for given in inputs]).double()
-    right = torch.tensor([mistakes.factor(*given) for given in inputs]).double()
-    if torch.allclose(came, right, rtol=1e-4, atol=1e-6):
-        return f"Right in every step of {len(plans)} plans, one of them without a warm-up."
-    for cause, wrong in mistakes.FACTORS.items():
-        expected = torch.tensor([wrong(*given) for given in inputs]).double()
-        if torch.allclose(came, expected, rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise Wrong(cause)
-    first = int((~torch.isclose(came, right, rtol=1e-4, atol=1e-6)).nonzero()[0])
-    step, total_steps, warmup_steps = inputs[first]
-    raise Wrong(
-        f"In step {step} of {total_steps}, {warmup_steps} of them warm-up, it should be "
-        f"{right[first]:.4f}; got {came[first]:.4f}."
-    )
+
+    def case(step: int, total: int, warmup: int) -> str:
+        return f"In step {step} of {total}, {warmup} of them warm-up,"
+
+    compare_numbers(answer, mistakes.factor, inputs, mistakes.FACTORS, case)
+    return f"Right in every step of {len(plans)} plans, one of them without a warm-up."
 
 
 # ---- 07.6 What decays ----------------------------------------------------------------------------
@@ -269,9 +269,9 @@ def my_parameter_groups(answer: Any) -> str:
     count = 0
     for decay, config in zip((0.05, 0.3, 0.1), configs, strict=True):
         model = VisionTransformer(config)
-        found = decay_of(answer(model, decay), model)
+        decays = decay_of(answer(model, decay), model)
         for name, parameter in model.named_parameters():
-            judge_decay(name, parameter, found[name], decay)
+            judge_decay(name, parameter, decays[name], decay)
             count += 1
     return f"All {count} parameters of three networks are in the right group, each of them once."
 
@@ -300,23 +300,21 @@ def my_accuracy(answer: Any) -> str:
             batches = [(torch.randn(size, 5), torch.randint(5, (size,))) for size in sizes]
             batches[-1] = (batches[-1][0], batches[-1][0].argmax(1))  # all of the last are right
             model = Probe(training)
-            came = answer(model, [(images.clone(), labels.clone()) for images, labels in batches])
+            copies = [(images.clone(), labels.clone()) for images, labels in batches]
+            percent = answer(model, copies)
             judge_calls(model, training)
-            if came is None:
-                raise Wrong("Your function returned None: is its `return` missing?")
-            _judge_accuracy(number(came), batches)
+            _judge_accuracy(as_number(require_output(percent)), batches)
     return "Right for batches of any size, in evaluation mode, and the mode is as it was."
 
 
-def _judge_accuracy(came: float, batches: list[tuple[Tensor, Tensor]]) -> None:
+def _judge_accuracy(percent: float, batches: list[tuple[Tensor, Tensor]]) -> None:
+    agree = partial(math.isclose, rel_tol=1e-5, abs_tol=1e-5)
     right = mistakes.accuracy(batches)
-    if math.isclose(came, right, rel_tol=1e-5, abs_tol=1e-5):
+    if agree(percent, right):
         return
-    for cause, wrong in mistakes.ACCURACIES.items():
-        if math.isclose(came, wrong(batches), rel_tol=1e-5, abs_tol=1e-5):
-            raise Wrong(cause)
+    name_cause([percent], [(batches,)], mistakes.ACCURACIES, agree)
     sizes = ", ".join(str(len(labels)) for _, labels in batches)
-    raise Wrong(f"For batches of {sizes} images it should be {right:.2f}; got {came:.2f}.")
+    raise Wrong(f"For batches of {sizes} images it should be {right:.2f}; got {percent:.2f}.")
 
 
 # ---- 07.8 Reading a confusion matrix -------------------------------------------------------------
@@ -348,19 +346,19 @@ def my_recall_precision(answer: Any) -> str:
 
 
 def _by_counting(confusion: Tensor) -> Tensor:
-    """Write every image down as a pair (true, said), and count."""
+    """Write every image down as a pair (true, predicted), and count."""
     pairs = [
-        (true, said)
+        (true, predicted)
         for true, row in enumerate(confusion.tolist())
-        for said, images in enumerate(row)
+        for predicted, images in enumerate(row)
         for _ in range(images)
     ]
     table = torch.zeros(len(confusion), 2)
     for c in range(len(confusion)):
-        for at in (0, 1):
-            of_class = [pair for pair in pairs if pair[at] == c]
+        for column in (0, 1):
+            of_class = [pair for pair in pairs if pair[column] == c]
             hits = [pair for pair in of_class if pair == (c, c)]
-            table[c, at] = len(hits) / max(len(of_class), 1)
+            table[c, column] = len(hits) / max(len(of_class), 1)
     return table
 
 
@@ -383,15 +381,15 @@ def _by_counting(confusion: Tensor) -> Tensor:
 )
 def my_diagnosis(answer: Any) -> str:
     """Check `my_diagnosis() -> {patient: cause}`."""
-    came = call(answer)
-    if not isinstance(came, dict) or set(came) != set(PATIENTS):
-        raise Wrong(f"Expected a dictionary with the keys A to E, got {describe(came)}.")
-    for letter, cause in came.items():
+    diagnoses = call(answer)
+    if not isinstance(diagnoses, dict) or set(diagnoses) != set(PATIENTS):
+        raise Wrong(f"Expected a dictionary with the keys A to E, got {describe(diagnoses)}.")
+    for letter, cause in diagnoses.items():
         if cause not in CAUSES:
             known = ", ".join(f'"{name}"' for name in CAUSES)
             raise Wrong(f"{letter}: {cause!r} is none of the causes. They are {known}.")
-    wrong = [letter for letter in sorted(came) if came[letter] != PATIENTS[letter]]
+    wrong = [letter for letter in sorted(diagnoses) if diagnoses[letter] != PATIENTS[letter]]
     if wrong:
-        because = mistakes.AGAINST[came[wrong[0]]]
+        because = mistakes.AGAINST[diagnoses[wrong[0]]]
         raise Wrong(f"{5 - len(wrong)} of 5 are right. Patient {wrong[0]} is not: {because}")
     return "All five. You have seen them before they cost you a week."

@@ -39,7 +39,7 @@ def train_step(
 
 
 def _step(order: str = "z f b c s", **changes: Callable) -> Callable:
-    return lambda *given: train_step(*given, order=order, **changes)
+    return lambda *arguments: train_step(*arguments, order=order, **changes)
 
 
 def _clip_apart(parameters, clip_norm: float) -> None:
@@ -212,15 +212,15 @@ def cutmix(
     """Paste a box of the partner into every image; the rest can be done wrong."""
     height, width = images.shape[2:]
     top, bottom, left, right = clip(box, height, width)
-    theirs = torch.zeros(height, width, dtype=torch.bool)
-    theirs[top:bottom, left:right] = True
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
     if turned:
-        theirs = ~theirs
-    inside = theirs.double().mean().item()
+        mask = ~mask
+    inside = mask.double().mean().item()
     share = share_of(inside, box, (height, width))
     if mixed:
         targets = (1 - share) * targets + share * targets[target_partner(partner)]
-    return torch.where(theirs, images[partner], images), targets
+    return torch.where(mask, images[partner], images), targets
 
 
 def _box_area(inside: float, box: tuple, size: tuple) -> float:
@@ -228,7 +228,7 @@ def _box_area(inside: float, box: tuple, size: tuple) -> float:
 
 
 def _cutmix(**changes) -> Callable:
-    return lambda *given: cutmix(*given, **changes)
+    return lambda *arguments: cutmix(*arguments, **changes)
 
 
 CUTMIXES: dict[str, Callable] = {
@@ -278,7 +278,7 @@ def _factor(**changes: Callable) -> Callable:
     return lambda step, total, warmup: factor(step, total, warmup, **changes)
 
 
-def _whole_cosine(step: int, total: int, warmup: int) -> float:
+def _cosine_over_all_steps(step: int, total: int, warmup: int) -> float:
     rising = (step + 1) / warmup if step < warmup else 1.0
     return rising * (1 + math.cos(math.pi * step / total)) / 2
 
@@ -292,7 +292,9 @@ FACTORS: dict[str, Callable] = {
     "share of the steps *after* the warm-up has passed?": (
         lambda s, t, w: (s + 1) / w if s < w else (1 + math.cos(math.pi * s / t)) / 2
     ),
-    "Warm-up and cosine are multiplied, so that the full rate is never reached.": _whole_cosine,
+    "Warm-up and cosine are multiplied, so that the full rate is never reached.": (
+        _cosine_over_all_steps
+    ),
     "This is a straight line down; a cosine was asked for.": _factor(fall=lambda p: 1 - p),
     "After the warm-up the rate goes below 0: a cosine runs from 1 to -1, a factor from 1 to 0.": (
         _factor(fall=lambda p: math.cos(math.pi * p))
@@ -353,8 +355,8 @@ ACCURACIES: dict[str, Callable] = {
 def _reading(recall: Callable, precision: Callable, empty: float = 0.0) -> Callable:
     def read(confusion: Tensor) -> Tensor:
         counts = confusion.double()
-        found = torch.stack([recall(counts), precision(counts)], dim=1)
-        return found.nan_to_num(empty).float()
+        table = torch.stack([recall(counts), precision(counts)], dim=1)
+        return table.nan_to_num(empty).float()
 
     return read
 

@@ -71,12 +71,12 @@ def train_patient(illness: str = "") -> Curves:
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), fused=True)
     losses, steps, accuracies = [], [], []
     for step in range(STEPS):
-        at = step % (len(labels) // BATCH) * BATCH
-        if at == 0:  # a new epoch
+        offset = step % (len(labels) // BATCH) * BATCH
+        if offset == 0:  # a new epoch
             order = torch.randperm(len(labels))
             if illness == "not shuffled":
                 order = labels.argsort(stable=True)
-        batch = order[at : at + BATCH]
+        batch = order[offset : offset + BATCH]
         logits = model(pixels[batch])
         if illness == "softmax twice":
             logits = logits.softmax(dim=1)

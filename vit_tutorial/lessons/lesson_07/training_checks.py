@@ -1,4 +1,4 @@
-"""How an answer of lesson 07 treats a model: trains it, sorts its parameters, measures it."""
+"""How a training step, parameter groups and a measurement of lesson 07 treat a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.lessons.exercises import Wrong, describe
+from vit_tutorial.lessons.exercises import Wrong, as_number, describe, require_output
 
 # ---- A training step ----
 
@@ -35,7 +35,7 @@ class Descent:
                 parameter.sub_(speed, alpha=0.5)
 
 
-def course(step: Callable) -> list[Tensor]:
+def train(step: Callable) -> list[Tensor]:
     """Return the losses of three steps and the weights after them, for two clip norms."""
     torch.manual_seed(0)
     losses, weights = [], []
@@ -51,34 +51,25 @@ def course(step: Callable) -> list[Tensor]:
     return [torch.tensor(losses, dtype=torch.float64), torch.cat(weights)]
 
 
-def loss_of(came: Any) -> float:
+def loss_of(output: Any) -> float:
     """Return a loss as a number, once it is one that may be kept."""
-    if came is None:
-        raise Wrong("Your function returned None: is its `return` missing?")
-    if isinstance(came, Tensor) and came.numel() == 1 and came.requires_grad:
+    require_output(output)
+    if isinstance(output, Tensor) and output.numel() == 1 and output.requires_grad:
         raise Wrong(
             "The loss comes back as a tensor that remembers how it was computed. Kept in a list, "
             "it would keep all of that in memory: return a plain number."
         )
-    return number(came)
+    return as_number(output)
 
 
-def alike(came: list[Tensor], expected: list[Tensor]) -> bool:
-    """Tell whether two courses are the same but for rounding."""
-    return all(torch.allclose(a, b, rtol=1e-7) for a, b in zip(came, expected, strict=True))
+def alike(trained: list[Tensor], expected: list[Tensor]) -> bool:
+    """Tell whether two trainings are the same but for rounding."""
+    return all(torch.allclose(a, b, rtol=1e-7) for a, b in zip(trained, expected, strict=True))
 
 
-def few(numbers: Tensor) -> str:
-    """Write the first three numbers."""
-    return ", ".join(f"{number:.3f}" for number in numbers[:3].tolist()) + " ..."
-
-
-def number(came: Any) -> float:
-    """Read a number, plain or in a tensor."""
-    try:
-        return float(came)
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"Expected one number, got {describe(came)}.") from None
+def first_losses(losses: Tensor) -> str:
+    """Write the first three losses."""
+    return ", ".join(f"{loss:.3f}" for loss in losses[:3].tolist()) + " ..."
 
 
 # ---- Which parameters decay ----
@@ -86,12 +77,11 @@ def number(came: Any) -> float:
 
 def decay_of(groups: Any, model: nn.Module) -> dict[str, float]:
     """Return the decay of each parameter, once every one is in one group."""
-    if groups is None:
-        raise Wrong("Your function returned None: is its `return` missing?")
+    require_output(groups)
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise Wrong(f"Expected a list of dictionaries, got {describe(groups)}.")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, float] = {}
+    decays: dict[str, float] = {}
     for group in groups:
         if set(group) < {"params", "weight_decay"}:
             missing = " and ".join(sorted({"params", "weight_decay"} - set(group)))
@@ -104,18 +94,18 @@ def decay_of(groups: Any, model: nn.Module) -> dict[str, float]:
             name = names.get(id(parameter))
             if name is None:
                 raise Wrong("A group holds a tensor that is no parameter of the model: a copy?")
-            if name in found:
+            if name in decays:
                 raise Wrong(f"`{name}` is in a group twice, or in two groups.")
-            found[name] = number(group["weight_decay"])
-    if missing := [name for name in names.values() if name not in found]:
+            decays[name] = as_number(group["weight_decay"])
+    if missing := [name for name in names.values() if name not in decays]:
         raise Wrong(
             f"`{missing[0]}` is in no group ({len(missing)} of {len(names)} are not): the "
             f"optimizer would never change it."
         )
-    return found
+    return decays
 
 
-def judge_decay(name: str, parameter: Tensor, came: float, decay: float) -> None:
+def judge_decay(name: str, parameter: Tensor, actual: float, decay: float) -> None:
     """See that a parameter has the decay that its kind should have."""
     kinds = {
         "pos_embed": "the table of positions: one row for each place, no weights of a layer",
@@ -127,8 +117,8 @@ def judge_decay(name: str, parameter: Tensor, came: float, decay: float) -> None
         kind = "the matrix of a linear layer" if parameter.ndim > 1 else "the gain of a norm"
         kind = "a bias" if name.endswith("bias") else kind
     expected = decay if kind.startswith("the matrix") else 0.0
-    if came != expected:
-        raise Wrong(f"`{name}` is {kind}: its decay should be {expected:g}, got {came:g}.")
+    if actual != expected:
+        raise Wrong(f"`{name}` is {kind}: its decay should be {expected:g}, got {actual:g}.")
 
 
 # ---- In which mode it is measured ----

@@ -166,9 +166,8 @@ def _tables(layers: int, tokens: int, dtype: torch.dtype = torch.float32) -> Ten
 )
 def my_rollout(answer: Any) -> str:
     """Check `my_rollout(tables (L, T, T), residual) -> (T, T)`."""
-    by_hand = torch.eye(3)[
-        torch.tensor([[0, 2, 2], [1, 1, 2]])
-    ]  # whom each token looks at, layer by layer
+    looks_at = torch.tensor([[0, 2, 2], [1, 1, 2]])  # whom each token looks at, layer by layer
+    by_hand = torch.eye(3)[looks_at]
     empty = _tables(2, 4)
     empty[1, 2] = 0  # a row that lost everything
     inputs = [
@@ -218,8 +217,8 @@ class _Multiplications(TorchFunctionMode):
 def _all_pairs(pattern: str, operands: Any) -> int:
     """Count the multiplications of a sum over two factors, "bi,bij->bj"."""
     sizes: dict[str, int] = {}
-    named = pattern.replace(" ", "").partition("->")[0].split(",")
-    for letters, operand in zip(named, operands, strict=True):
+    axes = pattern.replace(" ", "").partition("->")[0].split(",")
+    for letters, operand in zip(axes, operands, strict=True):
         sizes |= dict(
             zip(reversed(letters.replace("...", "")), reversed(operand.shape), strict=False)
         )

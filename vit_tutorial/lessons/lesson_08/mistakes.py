@@ -5,6 +5,7 @@ Each dictionary holds what to say -> a function that makes this mistake; `compar
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ def head_map(weights: Tensor, head: int, query: Grid, grid: Grid, num_prefix: in
 def _row(weights: Tensor, head: int, token: int, start: int, grid: Grid) -> Tensor:
     keys = weights[:, head, token, start : start + grid[0] * grid[1]]
     return keys.reshape(-1, *grid) * weights.shape[-1]
+
+
+def _scaled_to_maximum(weights: Tensor, *where: Any) -> Tensor:
+    heat = head_map(weights, *where)
+    return heat / heat.amax((1, 2), keepdim=True)
+
+
+def _shared_among_patches(weights: Tensor, *where: Any) -> Tensor:
+    heat = head_map(weights, *where)
+    return heat / heat.sum((1, 2), keepdim=True) * weights.shape[-1]
 
 
 HEAD_MAPS: dict[str, Callable] = {
@@ -56,13 +67,9 @@ HEAD_MAPS: dict[str, Callable] = {
     "You take N, the number of patches, for the even share: CLS is one of the T tokens, too.": (
         lambda w, h, q, g, p: head_map(w, h, q, g, p) * (g[0] * g[1] / w.shape[-1])
     ),
-    "Each map is scaled to its own maximum: then nobody sees how much it is.": (
-        lambda w, h, q, g, p: (lambda m: m / m.amax((1, 2), keepdim=True))(head_map(w, h, q, g, p))
-    ),
+    "Each map is scaled to its own maximum: then nobody sees how much it is.": _scaled_to_maximum,
     "The patches of a map add up to the same whatever CLS takes: do not share out what is not "
-    "drawn.": lambda w, h, q, g, p: (lambda m: m / m.sum((1, 2), keepdim=True) * w.shape[-1])(
-        head_map(w, h, q, g, p)
-    ),
+    "drawn.": _shared_among_patches,
     "The map is on its side: (rows, columns), with the columns last.": (
         lambda w, h, q, g, p: head_map(w, h, q, g, p).mT
     ),
@@ -137,7 +144,7 @@ def _distance(
     between: Callable[[Grid, Tensor], Tensor] = _straight,
     cut: Callable[[Tensor, int, int], Tensor] = lambda w, p, n: w[:, :, p:, p:],
     scale: Callable[[Tensor], Tensor] = lambda w: w / w.sum(dim=-1, keepdim=True),
-    mean: Callable[[Tensor], Tensor] = lambda far: far.sum(dim=-1).mean(dim=(0, 2)),
+    mean: Callable[[Tensor], Tensor] = lambda distances: distances.sum(dim=-1).mean(dim=(0, 2)),
 ) -> Callable:
     """Build an attention distance of exchangeable parts, right by default."""
 
@@ -163,8 +170,8 @@ attention_distance = _distance()
 def _overall(weights: Tensor, grid: Grid, num_prefix: int) -> Tensor:
     """Divide once, by all attention to patches, so that some queries count for more."""
     patches = weights[:, :, num_prefix:, num_prefix:]
-    far = (patches * _straight(grid, weights)).sum(dim=(0, 2, 3))
-    return far / patches.sum(dim=(0, 2, 3))
+    distances = (patches * _straight(grid, weights)).sum(dim=(0, 2, 3))
+    return distances / patches.sum(dim=(0, 2, 3))
 
 
 DISTANCES: dict[str, Callable] = {
@@ -193,7 +200,7 @@ DISTANCES: dict[str, Callable] = {
         _distance(scale=lambda w: w / w.sum(dim=-2, keepdim=True))
     ),
     "The mean runs over keys as well: sum over the keys, and take the mean over images and "
-    "queries.": _distance(mean=lambda far: far.mean(dim=(0, 2, 3))),
+    "queries.": _distance(mean=lambda distances: distances.mean(dim=(0, 2, 3))),
     "You divide once, by all attention to patches together. Then queries that look at CLS count "
     "for less: each row is divided by its own sum.": _overall,
 }
@@ -201,21 +208,31 @@ DISTANCES: dict[str, Callable] = {
 # ---- 08.4 Rollout --------------------------------------------------------------------------------
 
 
-def _scaled(step: Tensor) -> Tensor:
-    return step / step.sum(dim=-1, keepdim=True)
+def _identity(table: Tensor) -> Tensor:
+    return torch.eye(table.shape[-1]).to(table)
+
+
+def _scaled(table: Tensor) -> Tensor:
+    """Divide each row by its sum."""
+    return table / table.sum(dim=-1, keepdim=True)
 
 
 def _mixed(table: Tensor, residual: float) -> Tensor:
-    return (1 - residual) * table + residual * torch.eye(len(table)).to(table)
+    """Mix a table with the identity, and do not scale."""
+    return (1 - residual) * table + residual * _identity(table)
+
+
+def _step(table: Tensor, residual: float) -> Tensor:
+    """The right step of one layer."""
+    return _scaled(_mixed(table, residual))
 
 
 def rollout(tables: Tensor, residual: float) -> Tensor:
     """The right product, row by row from the newest layer down."""
     rows = []
-    for query in range(len(tables[0])):
-        row = torch.eye(len(tables[0])).to(tables[0])[query]
+    for row in _identity(tables[0]):
         for table in reversed(tables):
-            row = row @ _scaled(_mixed(table, residual))
+            row = row @ _step(table, residual)
         rows.append(row)
     return torch.stack(rows)
 
@@ -228,93 +245,163 @@ def _product(steps: Sequence[Tensor]) -> Tensor:
     return product
 
 
-def _rolled(step: Callable[[Tensor, float], Tensor]) -> Callable:
-    return lambda tables, residual: _product([step(table, residual) for table in tables])
+def _rollout_of(step: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Build a rollout from what it does to each layer before the product."""
+
+    def rolled(tables: Tensor, residual: float) -> Tensor:
+        return _product([step(table, residual) for table in tables])
+
+    return rolled
 
 
-def _each(tables: Tensor, residual: float) -> list[Tensor]:
-    return [_scaled(_mixed(table, residual)) for table in tables]
+def _sums_along_columns(table: Tensor, residual: float) -> Tensor:
+    """Lose the axis of the sums, so that that of row j divides column j."""
+    mixed = _mixed(table, residual)
+    return mixed / mixed.sum(dim=-1)
+
+
+def _sums_of_columns(table: Tensor, residual: float) -> Tensor:
+    mixed = _mixed(table, residual)
+    return mixed / mixed.sum(dim=0)
+
+
+def _weights_exchanged(table: Tensor, residual: float) -> Tensor:
+    return _step(table, 1 - residual)
+
+
+def _half_and_half(table: Tensor, residual: float) -> Tensor:
+    return _step(table, 0.5)
+
+
+def _scaled_before_mixing(table: Tensor, residual: float) -> Tensor:
+    return _mixed(_scaled(table), residual)
+
+
+def _without_identity(table: Tensor, residual: float) -> Tensor:
+    return _scaled(table)
+
+
+def _identity_added(table: Tensor, residual: float) -> Tensor:
+    """Add the identity with its weight to all of the attention, not to the rest of it."""
+    return _scaled(table + residual * _identity(table))
+
+
+def _oldest_on_the_left(tables: Tensor, residual: float) -> Tensor:
+    return _product([_step(table, residual) for table in tables.flip(0)])
+
+
+def _on_its_side(tables: Tensor, residual: float) -> Tensor:
+    return rollout(tables, residual).T
+
+
+def _without_first_layer(tables: Tensor, residual: float) -> Tensor:
+    return rollout(tables[1:], residual) if len(tables) > 1 else _identity(tables[0])
+
+
+def _without_last_layer(tables: Tensor, residual: float) -> Tensor:
+    return rollout(tables[:-1], residual) if len(tables) > 1 else _identity(tables[0])
+
+
+def _entry_by_entry(tables: Tensor, residual: float) -> Tensor:
+    return torch.stack([_step(table, residual) for table in tables]).prod(dim=0)
+
+
+def _mean_of_layers(tables: Tensor, residual: float) -> Tensor:
+    return torch.stack([_step(table, residual) for table in tables]).mean(dim=0)
+
+
+def _scaled_at_the_end(tables: Tensor, residual: float) -> Tensor:
+    return _scaled(_product([_mixed(table, residual) for table in tables]))
 
 
 ROLLOUTS: dict[str, Callable] = {
     "The order is turned round: the newest layer, the last of the list, must stand on the left.": (
-        lambda tables, a: _product(_each(tables, a)[::-1])
+        _oldest_on_the_left
     ),
-    "The rows do not add up to 1: divide each by its sum once the identity is in.": _rolled(_mixed),
+    "The rows do not add up to 1: divide each by its sum once the identity is in.": (
+        _rollout_of(_mixed)
+    ),
     "Each *column* is divided, by the sum of a row: a sum without its axis lies down along the "
-    "columns. Rows that add up to 1 already would hide it.": _rolled(
-        lambda t, a: _mixed(t, a) / _mixed(t, a).sum(dim=-1)
+    "columns. Rows that add up to 1 already would hide it.": _rollout_of(_sums_along_columns),
+    "The columns add up to 1, not the rows: the sum runs along the last axis.": (
+        _rollout_of(_sums_of_columns)
     ),
-    "The columns add up to 1, not the rows: the sum runs along the last axis.": _rolled(
-        lambda t, a: _mixed(t, a) / _mixed(t, a).sum(dim=0)
+    "The two weights are exchanged: `residual` belongs to the identity.": (
+        _rollout_of(_weights_exchanged)
     ),
-    "The two weights are exchanged: `residual` belongs to the identity.": _rolled(
-        lambda t, a: _scaled(_mixed(t, 1 - a))
-    ),
-    "`residual` makes no difference: you mix half and half.": _rolled(
-        lambda t, a: _scaled(_mixed(t, 0.5))
-    ),
+    "`residual` makes no difference: you mix half and half.": _rollout_of(_half_and_half),
     "The rows are divided by their sums before the identity is added: then the skip connection "
-    "keeps another share. Mix first.": _rolled(lambda t, a: _mixed(_scaled(t), a)),
-    "The identity is missing: each token keeps a part of what it was.": _rolled(
-        lambda t, a: _scaled(t)
+    "keeps another share. Mix first.": _rollout_of(_scaled_before_mixing),
+    "The identity is missing: each token keeps a part of what it was.": (
+        _rollout_of(_without_identity)
     ),
     "The identity is added whole: its weight is `residual`, and that of the table the rest.": (
-        _rolled(lambda t, a: _scaled(t + a * torch.eye(len(t)).to(t)))
+        _rollout_of(_identity_added)
     ),
     "Rows are sums over where tokens go, not where they come from: the result is on its side.": (
-        lambda tables, a: rollout(tables, a).T
+        _on_its_side
     ),
-    "The first layer is left out.": lambda tables, a: (
-        _product(_each(tables[1:], a))
-        if len(tables) > 1
-        else torch.eye(len(tables[0])).to(tables[0])
-    ),
-    "The last layer is left out.": lambda tables, a: (
-        _product(_each(tables[:-1], a))
-        if len(tables) > 1
-        else torch.eye(len(tables[0])).to(tables[0])
-    ),
+    "The first layer is left out.": _without_first_layer,
+    "The last layer is left out.": _without_last_layer,
     "The layers are multiplied entry by entry, `*`: following a path needs the matrix product.": (
-        lambda tables, a: torch.stack(_each(tables, a)).prod(dim=0)
+        _entry_by_entry
     ),
     "This is the mean of the layers: a path goes through all of them, one after the other.": (
-        lambda tables, a: torch.stack(_each(tables, a)).mean(dim=0)
+        _mean_of_layers
     ),
     "The rows are scaled only once, at the end: every layer needs it, or layers with large rows "
-    "count for more.": lambda tables, a: _scaled(_product([_mixed(t, a) for t in tables])),
+    "count for more.": _scaled_at_the_end,
 }
 
 # ---- 08.5 One row of it --------------------------------------------------------------------------
 
 
+def _half(table: Tensor) -> Tensor:
+    return (table + _identity(table)) / 2
+
+
 def query_row(tables: Tensor, query: int) -> Tensor:
     """The right row, the expensive way."""
-    identity = torch.eye(tables[0].shape[-1]).to(tables[0])
-    return _product([(table + identity) / 2 for table in tables])[:, query]
+    return _product([_half(table) for table in tables])[:, query]
 
 
-def _half(table: Tensor) -> Tensor:
-    return (table + torch.eye(table.shape[-1]).to(table)) / 2
+def _column(tables: Tensor, query: int) -> Tensor:
+    return _product([_half(table) for table in tables])[..., query]
+
+
+def _column_upside_down(tables: Tensor, query: int) -> Tensor:
+    return _column(tables.flip(0), query)
+
+
+def _attention_alone(tables: Tensor, query: int) -> Tensor:
+    return _product(list(tables))[:, query]
+
+
+def _restarted(tables: Tensor, query: int) -> Tensor:
+    """Add the query's own token anew in each layer."""
+    start = torch.zeros_like(tables[0][:, 0])
+    start[:, query] = 1
+    row = start
+    for table in reversed(tables):
+        row = (torch.einsum("bi,bij->bj", row, table) + start) / 2
+    return row
 
 
 ROWS: dict[str, Callable] = {
     "The layers come in the wrong order: a row belongs to the newest layer and goes down from "
     "there. (Whole tables are another matter.)": lambda tables, q: query_row(tables.flip(0), q),
     "This is a column: where the query's token *goes*, not where it comes from. A row stands on "
-    "the left of a table.": lambda tables, q: _product([_half(t) for t in tables])[..., q],
+    "the left of a table.": _column,
     "A column of the layers in the wrong order: put the row on the left of the table, and begin "
-    "with the newest layer.": lambda tables, q: _product([_half(t) for t in tables.flip(0)])[
-        ..., q
-    ],
+    "with the newest layer.": _column_upside_down,
     "The skip connection is missing: in each layer half of what arrives has stayed.": (
-        lambda tables, q: _product(list(tables))[:, q]
+        _attention_alone
     ),
     "Both parts have weight 1, so the shares double with each layer: one half each.": (
         lambda tables, q: query_row(tables, q) * 2 ** len(tables)
     ),
-    "This is the row of token 0 (CLS), whatever `query` is.": lambda tables, q: query_row(
-        tables, 0
+    "This is the row of token 0 (CLS), whatever `query` is.": (
+        lambda tables, q: query_row(tables, 0)
     ),
     "Only the first image is followed: there is a row for each of the batch.": (
         lambda tables, q: query_row(tables, q)[:1].expand(len(tables[0]), -1)
@@ -324,18 +411,8 @@ ROWS: dict[str, Callable] = {
     ),
     "Only the first layer is counted.": lambda tables, q: query_row(tables[:1], q),
     "The skip connection adds the query's own token anew in each layer: what stays is half of "
-    "the *row*.": lambda tables, q: _restarted(tables, q),
+    "the *row*.": _restarted,
 }
-
-
-def _restarted(tables: Tensor, query: int) -> Tensor:
-    start = torch.zeros_like(tables[0][:, 0])
-    start[:, query] = 1
-    row = start
-    for table in reversed(tables):
-        row = (torch.einsum("bi,bij->bj", row, table) + start) / 2
-    return row
-
 
 # ---- 08.6 What the skip connection keeps ---------------------------------------------------------
 
@@ -348,9 +425,7 @@ def _joined(weights: Tensor, fusion: str) -> Tensor:
 
 
 def _scaled_diagonal(weights: Tensor, fusion: str, residual: float) -> Tensor:
-    table = _joined(weights, fusion)
-    step = (1 - residual) * table + residual * torch.eye(table.shape[-1]).to(table)
-    return _scaled(step).diagonal(dim1=-2, dim2=-1)
+    return _step(_joined(weights, fusion), residual).diagonal(dim1=-2, dim2=-1)
 
 
 def kept_share(weights: Tensor, fusion: str, residual: float) -> Tensor:
@@ -432,6 +507,11 @@ def _by_rows(table: Tensor, ratio: float) -> Tensor:
     return table.masked_fill(lost, 0)
 
 
+def _another_in_its_place(table: Tensor, ratio: float) -> Tensor:
+    """Take CLS to CLS out of the list before the smallest are counted."""
+    return discard(table, ratio, order=lambda pairs: sorted(pair for pair in pairs if pair[1]))
+
+
 def _ceil(number: float) -> int:
     return -int(-number // 1)
 
@@ -467,16 +547,7 @@ DISCARDS: dict[str, Callable] = {
         t, r, spared=lambda i, T: i % (T + 1) == 0
     ),
     "Where CLS to CLS is spared, another entry goes in its place: one less goes.": (
-        lambda t, r: (
-            discard(
-                t,
-                r,
-                order=lambda p: sorted(q for q in p if q[1]),
-                spared=lambda i, T: False,
-            )
-            if discard(t, r, spared=lambda i, T: False)[0, 0] == 0
-            else discard(t, r)
-        )
+        _another_in_its_place
     ),
     "The number of entries is rounded to the nearest: it must be rounded down.": lambda t, r: (
         discard(t, r, count=round)

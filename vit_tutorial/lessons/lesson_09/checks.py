@@ -12,7 +12,7 @@ from vit_tutorial.lessons.lesson_09 import mistakes
 from vit_tutorial.lessons.lesson_09.rollouts import (
     RIGHT_ROLLOUTS,
     WRONG_ROLLOUTS,
-    hear,
+    ask,
 )
 
 # ---- 09.1 ----------------------------------------------------------------------------------------
@@ -33,8 +33,8 @@ from vit_tutorial.lessons.lesson_09.rollouts import (
 def my_map_of_row(answer: Any) -> str:
     """Check `my_map_of_row(row (B, T), grid, num_prefix) -> (B, rows, columns)`."""
     tall = torch.rand(2, 1 + 64)
-    came = call(answer, tall, (16, 4), 1)  # here a square would fit, too
-    if isinstance(came, Tensor) and came.shape[-2:] == (8, 8):
+    output = call(answer, tall, (16, 4), 1)  # here a square would fit, too
+    if isinstance(output, Tensor) and output.shape[-2:] == (8, 8):
         raise Wrong(
             "A 16×4 grid has become 8×8: the side is guessed from the number of tokens. Take rows "
             "and columns from `grid`."
@@ -61,9 +61,9 @@ def _works_without_one_prefix(answer: Callable) -> None:
         try:
             call(answer, torch.rand(2, prefix + 6), (2, 3), prefix)
         except (RuntimeError, IndexError, ValueError) as error:
-            said = str(error).splitlines()[0][:120]
+            reason = str(error).splitlines()[0][:120]
             raise Wrong(
-                f"It works for one prefix token, and for {prefix} it stops ({said}): is "
+                f"It works for one prefix token, and for {prefix} it stops ({reason}): is "
                 f"`num_prefix` used?"
             ) from None
 
@@ -88,9 +88,8 @@ def _works_without_one_prefix(answer: Callable) -> None:
 def my_mixed(answer: Any) -> str:
     """Check `my_mixed(fused (B, T, T), residual) -> (B, T, T)`."""
     one = torch.rand(1, 4, 4) + 0.1
-    compare(
-        answer, mistakes.mixed, [(one, 0.5), (one, 0.2)], mistakes.MIXES
-    )  # a batch of one takes any shape
+    # a batch of one takes any shape
+    compare(answer, mistakes.mixed, [(one, 0.5), (one, 0.2)], mistakes.MIXES)
     empty = torch.rand(2, 5, 5)
     empty[0, 2], empty[1, 0], empty[1, 4] = 0, 0, 0
     inputs = [
@@ -129,9 +128,8 @@ def my_mixed(answer: Any) -> str:
 )
 def my_law(answer: Any) -> str:
     """Check `my_law(roll) -> bool`, against right rollouts and wrong ones."""
-    verdicts = [hear(answer, roll) for roll in RIGHT_ROLLOUTS]
-    caught = {fault: not hear(answer, roll) for fault, roll in WRONG_ROLLOUTS.items()}
-    free = [fault for fault, found in caught.items() if not found]
+    verdicts = [ask(answer, roll) for roll in RIGHT_ROLLOUTS]
+    missed = [fault for fault, roll in WRONG_ROLLOUTS.items() if ask(answer, roll)]
     if not any(verdicts):
         raise Wrong(
             "Your law says False of right rollouts, too. What does it ask for that need not hold? "
@@ -142,13 +140,13 @@ def my_law(answer: Any) -> str:
             f"Your law says False of {verdicts.count(False)} of {len(verdicts)} right rollouts. "
             f"Those differ by rounding alone: compare with a tolerance."
         )
-    if free:
-        found = len(caught) - len(free)
+    count = len(WRONG_ROLLOUTS)
+    if missed:
         raise Wrong(
-            f"{found} of {len(caught)} are found. Your law lets one through that {free[0]}. What "
-            f"weights would show it?"
+            f"{count - len(missed)} of {count} are found. Your law lets one through that "
+            f"{missed[0]}. What weights would show it?"
         )
-    return f"All {len(caught)} found, and {len(verdicts)} right ones, written differently, let go."
+    return f"All {count} found, and {len(verdicts)} right ones, written differently, let go."
 
 
 # ---- 09.4 ----------------------------------------------------------------------------------------
@@ -238,22 +236,22 @@ def my_best_pixels(answer: Any) -> str:
 def _patches_of(answer: Callable, maps: Tensor, count: int, side: int, seed: int) -> Tensor:
     """Return the patches (B, rows, columns) that an answer marks, once its pixels make patches."""
     size = (len(maps), maps.shape[1] * side, maps.shape[2] * side)
-    came = expect_tensor(call(answer, maps, count, side, seed), torch.zeros(size).bool())
-    blocks = came.reshape(len(maps), maps.shape[1], side, maps.shape[2], side)
-    whole = blocks.permute(0, 1, 3, 2, 4).flatten(3)
-    if not (whole.all(-1) == whole.any(-1)).all():
+    pixels = expect_tensor(call(answer, maps, count, side, seed), torch.zeros(size).bool())
+    blocks = pixels.reshape(len(maps), maps.shape[1], side, maps.shape[2], side)
+    patches = blocks.permute(0, 1, 3, 2, 4).flatten(3)  # (B, rows, columns, side * side)
+    if not (patches.all(-1) == patches.any(-1)).all():
         raise Wrong(
             "The pixels that are marked do not make whole patches: each element must be repeated "
             "several times in a row. (The whole mask, laid down several times, is another thing.)"
         )
-    return whole.all(-1)
+    return patches.all(-1)
 
 
 def _judge_patches(marked: Tensor, maps: Tensor, count: int) -> None:
     """See that the marked patches are `count`, and none of them below one that is not marked."""
-    found = marked.flatten(1).sum(1)
-    if (found != count).any():
-        wrong = int(found[(found != count).nonzero()[0, 0]])
+    counts = marked.flatten(1).sum(1)
+    if (counts != count).any():
+        wrong = int(counts[counts != count][0])
         tied = len(maps.flatten().unique()) < maps.numel()
         raise Wrong(
             f"{count} patches should be marked, {wrong} are"
@@ -380,44 +378,44 @@ def my_paired_interval(answer: Any) -> str:
         images = rng.normal(0.4, spread, n)  # what both methods have in common
         theirs = images + rng.normal(0, spread / 5, n)
         ours = images + gap + rng.normal(0, spread / 5, n)
-        came = _interval_of(call(answer, ours, theirs, 3))
-        _judge_interval(came, ours, theirs)
-    if _interval_of(call(answer, ours, theirs, 3)) != came:
+        interval = _interval_of(call(answer, ours, theirs, 3))
+        _judge_interval(interval, ours, theirs)
+    if _interval_of(call(answer, ours, theirs, 3)) != interval:
         raise Wrong("The same seed gives another interval when called again: is `seed` used?")
-    if _interval_of(call(answer, ours, theirs, 4)) == came:
+    if _interval_of(call(answer, ours, theirs, 4)) == interval:
         raise Wrong("Another seed gives the same interval to the last digit: is `seed` used?")
     return "As wide as theory says, for three pairs of methods, and five times narrower than apart."
 
 
-def _interval_of(came: Any) -> tuple[float, float]:
+def _interval_of(output: Any) -> tuple[float, float]:
     """Return the two ends as numbers.
 
     Raises:
         Wrong: they are something else.
     """
     try:
-        low, high = (float(end) for end in came)
+        low, high = (float(end) for end in output)
     except (TypeError, ValueError):
-        raise Wrong(f"Expected two numbers, low and high, got {describe(came)}.") from None
+        raise Wrong(f"Expected two numbers, low and high, got {describe(output)}.") from None
     if not np.isfinite([low, high]).all():
         raise Wrong(f"Expected two finite numbers, got {low:g} and {high:g}.")
     return low, high
 
 
-def _judge_interval(came: tuple[float, float], ours: np.ndarray, theirs: np.ndarray) -> None:
+def _judge_interval(interval: tuple[float, float], ours: np.ndarray, theirs: np.ndarray) -> None:
     """Compare with what theory says of the mean of so many values: 1.96 standard errors."""
     gaps, root = ours - theirs, len(ours) ** 0.5
     half = 1.96 * gaps.std() / root
 
-    def off(middle: float, width: float) -> float:
+    def error(middle: float, width: float) -> float:
         """Tell how far the ends are away, in half widths."""
-        return float(np.abs(np.array(came) - [middle - width, middle + width]).max() / width)
+        return float(np.abs(np.array(interval) - [middle - width, middle + width]).max() / width)
 
-    if off(gaps.mean(), half) < CLOSE:
+    if error(gaps.mean(), half) < CLOSE:
         return
-    if came[0] > came[1]:
+    if interval[0] > interval[1]:
         raise Wrong("The first number is above the second: low comes first.")
-    if came[0] == came[1]:
+    if interval[0] == interval[1]:
         raise Wrong(
             "Both ends are equal. If all images are drawn once, their mean is always the same: "
             "draw with replacement."
@@ -451,11 +449,11 @@ def _judge_interval(came: tuple[float, float], ours: np.ndarray, theirs: np.ndar
         ),
         ("The sign is turned round: ours less theirs.", -gaps.mean(), half),
     )
-    nearest = min(causes, key=lambda cause: off(*cause[1:]))
-    if off(*nearest[1:]) < CLOSE:
+    nearest = min(causes, key=lambda cause: error(*cause[1:]))
+    if error(*nearest[1:]) < CLOSE:
         raise Wrong(nearest[0])
     raise Wrong(
         f"For {len(gaps)} differences with the mean {gaps.mean():.3f} and the deviation "
         f"{gaps.std():.3f}, about {gaps.mean() - half:.4f} to {gaps.mean() + half:.4f} was "
-        f"expected, got {came[0]:.4f} to {came[1]:.4f}."
+        f"expected, got {interval[0]:.4f} to {interval[1]:.4f}."
     )

@@ -84,10 +84,6 @@ def _scaled(sums: Callable[[Tensor], Tensor], empty_is_identity: bool = True) ->
     return mix
 
 
-def _each(sums: Callable[[Tensor], Tensor]) -> tuple[Callable, Callable]:
-    return _scaled(sums), _scaled(sums, empty_is_identity=False)
-
-
 def _scaled_first(fused: Tensor, residual: float) -> Tensor:
     return _before(mixed(fused, 0.0), residual)
 
@@ -118,8 +114,11 @@ _PAIRS = [
         lambda a: a.amax(-1, keepdim=True),
     ),
 ]
-MIXES: dict[str, Callable] = {cause: _each(sums)[0] for cause, sums in _PAIRS}
-MIXES |= {f"{cause} (And a row of zeros is 0/0.)": _each(sums)[1] for cause, sums in _PAIRS}
+MIXES: dict[str, Callable] = {cause: _scaled(sums) for cause, sums in _PAIRS}
+MIXES |= {
+    f"{cause} (And a row of zeros is 0/0.)": _scaled(sums, empty_is_identity=False)
+    for cause, sums in _PAIRS
+}
 MIXES |= {
     "A row of zeros becomes NaN, 0/0: it should keep its own token.": (
         _scaled(lambda a: a.sum(-1, keepdim=True), empty_is_identity=False)
@@ -160,7 +159,7 @@ def chefer(weights: Layers, gradients: Layers, query: int) -> Tensor:
 
 
 def _rule(
-    speaks: Callable[[Tensor, Tensor], Tensor] = lambda w, g: (w * g).clamp_min(0).mean(1),
+    evidence: Callable[[Tensor, Tensor], Tensor] = lambda w, g: (w * g).clamp_min(0).mean(1),
     step: Callable[[Tensor, Tensor], Tensor] = lambda r, a: r + a @ r,
     pick: Callable[[Tensor, int], Tensor] = lambda r, query: r[:, query],
     turn: tuple[int, int] = (1, 1),
@@ -168,7 +167,7 @@ def _rule(
     def relevance(weights: Layers, gradients: Layers, query: int) -> Tensor:
         r = torch.eye(weights[0].shape[-1]).to(weights[0]).expand(len(weights[0]), -1, -1)
         for w, g in zip(weights[:: turn[0]], gradients[:: turn[1]], strict=True):
-            r = step(r, speaks(w, g))
+            r = step(r, evidence(w, g))
         return pick(r, query)
 
     return relevance
@@ -231,9 +230,9 @@ def deletion(
     side: int,
     area: Callable = lambda curve: float(((curve[:-1] + curve[1:]) / 2).mean()),
     shown: Callable = lambda image, mask: image * ~mask,
-    said: Callable = lambda logits, target: logits.softmax(0)[target],
+    score: Callable = lambda logits, target: logits.softmax(0)[target],
     pick: Callable = lambda order, i: order[i],
-    gone: Callable = lambda order, step: order[:step],
+    removed: Callable = lambda order, step: order[:step],
     per_row: Callable = lambda image, side: image.shape[2] // side,
 ) -> Tensor:
     """Show each image with its first 0, 1, ..., N patches under a mask; parts may be wrong."""
@@ -242,18 +241,18 @@ def deletion(
         patches, curve = pick(order, i).tolist(), []
         for step in range(len(patches) + 1):
             mask = torch.zeros(image.shape[1:], dtype=torch.bool)
-            for patch in gone(patches, step):
+            for patch in removed(patches, step):
                 row, column = divmod(patch, per_row(image, side))
                 mask[row * side : (row + 1) * side, column * side : (column + 1) * side] = True
             with torch.no_grad():
                 logits = model(shown(image, mask)[None])[0]
-            curve.append(float(said(logits, targets[i])))
+            curve.append(float(score(logits, targets[i])))
         areas.append(area(np.array(curve)))
     return torch.tensor(areas, dtype=images.dtype)
 
 
 def _deletes(**wrong: Callable) -> Callable:
-    return lambda *given: deletion(*given, **wrong)
+    return lambda *arguments: deletion(*arguments, **wrong)
 
 
 DELETIONS: dict[str, Callable] = {
@@ -280,20 +279,20 @@ DELETIONS: dict[str, Callable] = {
         _deletes(area=lambda curve: ((curve[:-1] + curve[1:]) / 2).sum() / len(curve))
     ),
     "These are logits: the probability comes from a softmax over the classes.": (
-        _deletes(said=lambda logits, target: logits[target])
+        _deletes(score=lambda logits, target: logits[target])
     ),
     "These are logarithms of the probability.": (
-        _deletes(said=lambda logits, target: logits.log_softmax(0)[target])
+        _deletes(score=lambda logits, target: logits.log_softmax(0)[target])
     ),
     "The highest probability is watched, whatever class has it: watch that of the target.": (
-        _deletes(said=lambda logits, target: logits.softmax(0).max())
+        _deletes(score=lambda logits, target: logits.softmax(0).max())
     ),
     "Patches are put back on an empty image, or they go in the reverse order: both have the same "
     "area, and both are the other end of the map.": (
         _deletes(pick=lambda order, i: order[i].flip(0))
     ),
     "Only one patch is gone at a time, and comes back before the next one goes.": (
-        _deletes(gone=lambda patches, step: patches[max(step - 1, 0) : step])
+        _deletes(removed=lambda patches, step: patches[max(step - 1, 0) : step])
     ),
     "All images lose the patches of the first one: each has an order of its own.": (
         _deletes(pick=lambda order, i: order[0])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, describe
+from vit_tutorial.lessons.exercises import Wrong, describe, require_output
 
 Layers = list[Tensor]
 
@@ -58,7 +58,7 @@ WRONG_ROLLOUTS: dict[str, Callable] = {
 }
 
 
-def hear(law: Callable, roll: Callable) -> bool:
+def ask(law: Callable, roll: Callable) -> bool:
     """Ask a law about one rollout; see that the weights it makes are some that attention can have.
 
     Raises:
@@ -71,17 +71,15 @@ def hear(law: Callable, roll: Callable) -> bool:
         for layer in weights:
             if not isinstance(layer, Tensor) or layer.ndim != 4 or layer.shape[2] != layer.shape[3]:
                 raise Wrong(f"`roll` takes a list of (B, h, T, T), got {describe(layer)} in it.")
-            off = (layer.sum(-1) - 1).abs().max().item()
-            if not off < 1e-5 or layer.min() < 0:
+            error = (layer.sum(-1) - 1).abs().max().item()
+            if not error < 1e-5 or layer.min() < 0:
                 raise Wrong(
                     "Your law tries weights that no softmax makes: each row of (B, h, T, T) must "
                     "be 0 or more and sum to 1. What a function does with others proves nothing."
                 )
         return roll(list(weights))
 
-    verdict = law(guarded)
-    if verdict is None:
-        raise Wrong("Your function returned None: is its `return` missing?")
+    verdict = require_output(law(guarded))
     if isinstance(verdict, Tensor) and verdict.dtype == torch.bool and verdict.numel() == 1:
         verdict = verdict.item()
     if not isinstance(verdict, bool | np.bool_):

@@ -5,7 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    as_integer,
+    call,
+    compare,
+    compare_numbers,
+    describe,
+    exercise,
+    expect_tensor,
+)
 from vit_tutorial.lessons.lesson_10 import mistakes
 
 # ---- 10.1 A part of each class -------------------------------------------------------------------
@@ -52,21 +61,22 @@ def my_subset(answer: Any) -> str:
     return f"Right for {len(cases)} sets of labels, small classes and large; 60 seeds are fair."
 
 
-def _places(came: Any, labels: Tensor) -> Tensor:
+def _places(output: Any, labels: Tensor) -> Tensor:
     """Return sorted places, if that is what they are."""
-    if isinstance(came, Tensor) and came.dtype == torch.bool:
-        raise Wrong(f"This is a mask of shape {tuple(came.shape)}; places, numbers, are wanted.")
-    if not isinstance(came, Tensor) or came.ndim != 1 or came.is_floating_point():
-        kind = f" of type {came.dtype}" if isinstance(came, Tensor) else ""
-        raise Wrong(f"Expected places (m,), whole numbers in a tensor; got {describe(came)}{kind}.")
-    if not len(came) or came.min() < 0 or came.max() >= len(labels):
-        raise Wrong(f"Places of {len(labels)} labels go from 0 to {len(labels) - 1}; got {came}.")
-    if len(came.unique()) < len(came):
+    if isinstance(output, Tensor) and output.dtype == torch.bool:
+        raise Wrong(f"This is a mask of shape {tuple(output.shape)}; places, numbers, are wanted.")
+    if not isinstance(output, Tensor) or output.ndim != 1 or output.is_floating_point():
+        got = describe(output)
+        got += f" of type {output.dtype}" if isinstance(output, Tensor) else ""
+        raise Wrong(f"Expected places (m,), whole numbers in a tensor; got {got}.")
+    if not len(output) or output.min() < 0 or output.max() >= len(labels):
+        raise Wrong(f"Places of {len(labels)} labels go from 0 to {len(labels) - 1}; got {output}.")
+    if len(output.unique()) < len(output):
         raise Wrong(
-            f"{len(came)} places, but only {len(came.unique())} different ones: an image was drawn "
-            f"twice. Draw without putting back (and return places, not labels)."
+            f"{len(output)} places, but only {len(output.unique())} different ones: an image was "
+            f"drawn twice. Draw without putting back (and return places, not labels)."
         )
-    return came.long().sort().values
+    return output.long().sort().values
 
 
 def _right_counts(labels: Tensor, places: Tensor, share: float) -> None:
@@ -83,9 +93,9 @@ def _right_counts(labels: Tensor, places: Tensor, share: float) -> None:
             "drawn from all classes together."
         )
     label = next(label for label in wanted if got.get(label) != wanted[label])
-    of = int((labels == label).sum())
+    size = int((labels == label).sum())
     raise Wrong(
-        f"Class {label} has {of} images, and a share of {share:g} of them is wanted: "
+        f"Class {label} has {size} images, and a share of {share:g} of them is wanted: "
         f"{wanted[label]}. You chose {got.get(label, 0)}."
     )
 
@@ -228,40 +238,28 @@ def my_occlusion_table(answer: Any) -> str:
 )
 def my_receptive_field(answer: Any) -> str:
     """Check `my_receptive_field(layers) -> int`."""
-    plans: list[list[tuple[int, int]]] = [
+    resnet = [(3, 1)] * 7 + [(3, 2)] + [(3, 1)] * 5 + [(3, 2)] + [(3, 1)] * 5
+    plans: list[mistakes.Layers] = [
         [(3, 1)],
         [(3, 1), (3, 1)],
         [(4, 4)],
         [(3, 2), (3, 1)],
         [(5, 1), (3, 2), (3, 2), (1, 1)],
         [(7, 2), (3, 2), (3, 1), (3, 2), (3, 1)],
-        [(3, 1)] * 7 + [(3, 2)] + [(3, 1)] * 5 + [(3, 2)] + [(3, 1)] * 5,
+        resnet,
         [(1, 1)],
         [(2, 3), (4, 1), (3, 2)],
     ]
-    came = [_whole(call(answer, plan), plan) for plan in plans]
-    right = [mistakes.field(plan) for plan in plans]
-    if came == right:
-        return (
-            f"Right for {len(plans)} networks. The seventh is our ResNet, without its head: "
-            f"{right[6]} pixels, more than the image has."
-        )
-    for cause, wrong in mistakes.FIELDS.items():
-        if came == [wrong(plan) for plan in plans]:
-            raise Wrong(cause)
-    first = next(i for i, (a, b) in enumerate(zip(came, right, strict=True)) if a != b)
-    raise Wrong(
-        f"For the layers {plans[first]}, (kernel, stride), a feature sees {right[first]} pixels; "
-        f"you say {came[first]}."
+
+    def case(layers: mistakes.Layers) -> str:
+        return f"For the layers {layers}, (kernel, stride),"
+
+    inputs = [(plan,) for plan in plans]
+    compare_numbers(answer, mistakes.field, inputs, mistakes.FIELDS, case, as_integer)
+    return (
+        f"Right for {len(plans)} networks. The seventh is our ResNet, without its head: "
+        f"{mistakes.field(resnet)} pixels, more than the image has."
     )
-
-
-def _whole(came: Any, plan: list) -> int:
-    if isinstance(came, Tensor) and came.numel() == 1:
-        came = came.item()
-    if isinstance(came, bool) or not isinstance(came, int | float) or came != int(came):
-        raise Wrong(f"Expected a whole number of pixels for {plan}, got {describe(came)}.")
-    return int(came)
 
 
 # ---- 10.6 What a feature does see ----------------------------------------------------------------
@@ -307,14 +305,12 @@ def my_effective_field(answer: Any) -> str:
             (_Features(channels, stride), torch.randn(batch, channels, height, width), place)
         )
     inputs.append((_Features(2, 1).double(), torch.randn(2, 2, 7, 8).double(), (6, 2)))
-    came = call(answer, *inputs[0])
     right = mistakes.effective(*inputs[0])
-    if abs(float(expect_tensor(came, right).sum()) - 1) > 1e-3 and (came >= 0).all():
-        scaled = came / came.sum()
-        if torch.allclose(scaled, right, atol=1e-5):
-            raise Wrong(
-                f"The map is right, but it adds up to {float(came.sum()):.3g}: shares add up to 1."
-            )
+    output = expect_tensor(call(answer, *inputs[0]), right)
+    total = float(output.sum())
+    if abs(total - 1) > 1e-3 and (output >= 0).all():
+        if torch.allclose(output / total, right, atol=1e-5):
+            raise Wrong(f"The map is right, but it adds up to {total:.3g}: shares add up to 1.")
     compare(answer, mistakes.effective, inputs, mistakes.EFFECTIVES)
     network, images, place = inputs[0]
     answer(network, images.clone(), place)

@@ -14,20 +14,20 @@ from torch import Tensor
 
 def counts(labels: Tensor, share: float, rule: Callable[[float], int] = round) -> dict[int, int]:
     """Tell how many of each class are wanted: at least one."""
-    found = {int(label): int((labels == label).sum()) for label in labels.unique()}
-    return {label: max(rule(share * count), 1) for label, count in found.items()}
+    sizes = {int(label): int((labels == label).sum()) for label in labels.unique()}
+    return {label: max(rule(share * count), 1) for label, count in sizes.items()}
 
 
 def _all_alike(labels: Tensor, share: float) -> dict[int, int]:
     sizes = counts(labels, 1.0)
-    each = max(round(share * len(labels) / len(sizes)), 1)
-    return {label: min(each, size) for label, size in sizes.items()}
+    equal_size = max(round(share * len(labels) / len(sizes)), 1)
+    return {label: min(equal_size, size) for label, size in sizes.items()}
 
 
 def _some_none(labels: Tensor, share: float) -> dict[int, int]:
     sizes = counts(labels, 1.0)
-    found = {label: round(share * size) for label, size in sizes.items()}
-    return {label: count for label, count in found.items() if count}
+    wanted = {label: round(share * size) for label, size in sizes.items()}
+    return {label: count for label, count in wanted.items() if count}
 
 
 COUNTS: dict[str, Callable[[Tensor, float], dict[int, int]]] = {
@@ -56,9 +56,9 @@ def paired(right_a: Tensor, right_b: Tensor) -> Tensor:
     return _interval(mean, error)
 
 
-def reach(found: Tensor) -> float:
+def reach(interval: Tensor) -> float:
     """Half of an interval's width, in points."""
-    return float(found[2] - found[1]) / 2
+    return float(interval[2] - interval[1]) / 2
 
 
 def _moments(right_a: Tensor, right_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,11 +78,11 @@ def _gaps(right_a: Tensor, right_b: Tensor) -> Tensor:
 
 
 def _by(error: Callable[[Tensor], Tensor], z: float = 1.96) -> Callable[[Tensor, Tensor], Tensor]:
-    def made(right_a: Tensor, right_b: Tensor) -> Tensor:
+    def interval(right_a: Tensor, right_b: Tensor) -> Tensor:
         gaps = _gaps(right_a, right_b)
         return _interval(gaps.mean(), error(gaps), z)
 
-    return made
+    return interval
 
 
 def _standard(gaps: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ DIFFERENCES: dict[str, Callable] = {
         )
     ),
     "Only the images on which the networks differ are counted. Those on which they agree say "
-    "something, too: that there is no difference.": (lambda a, b: _where_they_differ(a, b)),
+    "something, too: that there is no difference.": _where_they_differ,
 }
 
 # ---- 10.3 Shuffled pieces ------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def shuffled(images: Tensor, piece: int, order: Tensor) -> Tensor:
     """The right picture, piece by piece."""
     result, columns = torch.empty_like(images), images.shape[3] // piece
     for image, places in enumerate(order.tolist()):
-        for to, come in enumerate(places):
-            (r, c), (s, d) = (divmod(at, columns) for at in (to, come))
+        for target, source in enumerate(places):
+            (r, c), (s, d) = (divmod(index, columns) for index in (target, source))
             result[image, :, r * piece : (r + 1) * piece, c * piece : (c + 1) * piece] = images[
                 image, :, s * piece : (s + 1) * piece, d * piece : (d + 1) * piece
             ]
@@ -152,6 +152,12 @@ def _rows_too_long(images: Tensor, piece: int, order: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     flat = images.reshape(batch, channels, width, height)
     return shuffled(flat, piece, order).reshape(images.shape)
+
+
+def _turned_pieces(images: Tensor, piece: int) -> Tensor:
+    rows, columns = images.shape[2] // piece, images.shape[3] // piece
+    cut = images.unflatten(3, (columns, piece)).unflatten(2, (rows, piece))  # n C r p s q
+    return cut.transpose(3, 5).flatten(4, 5).flatten(2, 3)
 
 
 SHUFFLES: dict[str, Callable] = {
@@ -171,12 +177,6 @@ SHUFFLES: dict[str, Callable] = {
 }
 
 
-def _turned_pieces(images: Tensor, piece: int) -> Tensor:
-    rows, columns = images.shape[2] // piece, images.shape[3] // piece
-    cut = images.unflatten(3, (columns, piece)).unflatten(2, (rows, piece))  # n C r p s q
-    return cut.transpose(3, 5).flatten(4, 5).flatten(2, 3)
-
-
 # ---- 10.4 Where a square hurts -------------------------------------------------------------------
 
 
@@ -194,23 +194,23 @@ def _pictures(image: Tensor, patch_size: int, size: int, step: int = 1) -> tuple
     return image * ~hidden[:, None], rows, columns
 
 
-def _chances(model: Callable, images: Tensor) -> Tensor:
+def _probabilities(model: Callable, images: Tensor) -> Tensor:
     return model(images).exp() / model(images).exp().sum(dim=1, keepdim=True)
 
 
 def occlusion_table(
-    model: Callable, image: Tensor, label: int, patch_size: int, size: int
+    model: Callable, image: Tensor, label: int, patch_size: int, size: int, step: int = 1
 ) -> Tensor:
-    """The right table: how far the probability falls."""
-    pictures, rows, columns = _pictures(image, patch_size, size)
-    before = _chances(model, image[None])[0, label]
-    return (before - _chances(model, pictures)[:, label]).reshape(rows, columns)
+    """The right table: how far the probability falls, for a square that moves by one patch."""
+    pictures, rows, columns = _pictures(image, patch_size, size, step)
+    before = _probabilities(model, image[None])[0, label]
+    return (before - _probabilities(model, pictures)[:, label]).reshape(rows, columns)
 
 
 def _cumulative(m: Callable, image: Tensor, label: int, p: int, k: int) -> Tensor:
     pictures, rows, columns = _pictures(image, p, k)
     covered = ((pictures != image).any(dim=1).cumsum(dim=0) > 0)[:, None]
-    fall = _chances(m, image[None])[0, label] - _chances(m, image * ~covered)[:, label]
+    fall = _probabilities(m, image[None])[0, label] - _probabilities(m, image * ~covered)[:, label]
     return fall.reshape(rows, columns)
 
 
@@ -219,9 +219,20 @@ def _of(image: Tensor, p: int, k: int, value: Callable[[Tensor], Tensor]) -> Ten
     return value(pictures).reshape(rows, columns)
 
 
+def _in_pixels(m: Callable, image: Tensor, label: int, p: int, k: int) -> Tensor:
+    """Hide `size` pixels from the first of each place."""
+    _, rows, columns = _pictures(image, p, k)
+    pictures = image.repeat(rows * columns, 1, 1, 1)
+    for index in range(rows * columns):
+        r, c = divmod(index, columns)
+        pictures[index, :, r * p : r * p + k, c * p : c * p + k] = 0
+    before = _probabilities(m, image[None])[0, label]
+    return (before - _probabilities(m, pictures)[:, label]).reshape(rows, columns)
+
+
 OCCLUSIONS: dict[str, Callable] = {
     "This is the probability that is left; asked for is how far it falls.": (
-        lambda m, x, y, p, k: _of(x, p, k, lambda shown: _chances(m, shown)[:, y])
+        lambda m, x, y, p, k: _of(x, p, k, lambda shown: _probabilities(m, shown)[:, y])
     ),
     "The sign is turned round: a fall is what there was before minus what is left.": (
         lambda m, x, y, p, k: -occlusion_table(m, x, y, p, k)
@@ -232,15 +243,9 @@ OCCLUSIONS: dict[str, Callable] = {
     "Squares stay where they were: each picture must start from the untouched image. Something "
     "paints on the same tensor again and again.": _cumulative,
     "The square moves by its own size; it must move by one patch.": (
-        lambda m, x, y, p, k: (
-            lambda shown, rows, columns: (
-                _chances(m, x[None])[0, y] - _chances(m, shown)[:, y]
-            ).reshape(rows, columns)
-        )(*_pictures(x, p, k, step=k))
+        lambda m, x, y, p, k: occlusion_table(m, x, y, p, k, step=k)
     ),
-    "The square has `size` pixels: it has `size` patches, of `patch_size` pixels each.": (
-        lambda m, x, y, p, k: _in_pixels(m, x, y, p, k)
-    ),
+    "The square has `size` pixels: it has `size` patches, of `patch_size` pixels each.": _in_pixels,
     "The table is on its side: rows of the table are rows of the image.": (
         lambda m, x, y, p, k: occlusion_table(m, x, y, p, k).mT
     ),
@@ -252,28 +257,19 @@ OCCLUSIONS: dict[str, Callable] = {
             x,
             p,
             k,
-            lambda shown: _chances(m, x[None])[0, y] - _chances(m, shown).max(dim=1).values,
+            lambda shown: (
+                _probabilities(m, x[None])[0, y] - _probabilities(m, shown).max(dim=1).values
+            ),
         )
     ),
     "The fall is divided by what there was before; it is asked for in probability.": (
-        lambda m, x, y, p, k: occlusion_table(m, x, y, p, k) / _chances(m, x[None])[0, y]
+        lambda m, x, y, p, k: occlusion_table(m, x, y, p, k) / _probabilities(m, x[None])[0, y]
     ),
     "The last row and the last column of places are missing: with R rows of patches a square of "
     "`size` has R - size + 1 places.": lambda m, x, y, p, k: occlusion_table(m, x, y, p, k)[
         :-1, :-1
     ],
 }
-
-
-def _in_pixels(m: Callable, image: Tensor, label: int, p: int, k: int) -> Tensor:
-    """Hide `size` pixels from the first of each place."""
-    _, rows, columns = _pictures(image, p, k)
-    pictures = image.repeat(rows * columns, 1, 1, 1)
-    for at in range(rows * columns):
-        r, c = divmod(at, columns)
-        pictures[at, :, r * p : r * p + k, c * p : c * p + k] = 0
-    before = _chances(m, image[None])[0, label]
-    return (before - _chances(m, pictures)[:, label]).reshape(rows, columns)
 
 
 # ---- 10.5 Receptive field ------------------------------------------------------------------------
@@ -300,6 +296,14 @@ def _upwards(
     return seen
 
 
+def _last_stride(layers: Layers) -> int:
+    seen, step = 1, 1
+    for kernel, stride in layers:
+        seen += (kernel - 1) * step
+        step = stride
+    return seen
+
+
 FIELDS: dict[str, Callable[[Layers], int]] = {
     "Strides are forgotten: after a layer with stride 2, neighbours are twice as many pixels "
     "apart.": lambda layers: _upwards(layers, strides=False),
@@ -315,9 +319,7 @@ FIELDS: dict[str, Callable[[Layers], int]] = {
     "You start from 0: before any layer, a pixel sees itself.": (
         lambda layers: _upwards(layers, start=0)
     ),
-    "Only the last stride counts in yours; the steps of all layers before multiply.": (
-        lambda layers: _last_stride(layers)
-    ),
+    "Only the last stride counts in yours; the steps of all layers before multiply.": _last_stride,
     "You multiply the kernels: two kernels of 3 see 5 pixels, not 9.": (
         lambda layers: math.prod(kernel for kernel, _ in layers)
     ),
@@ -329,25 +331,17 @@ FIELDS: dict[str, Callable[[Layers], int]] = {
 }
 
 
-def _last_stride(layers: Layers) -> int:
-    seen, step = 1, 1
-    for kernel, stride in layers:
-        seen += (kernel - 1) * step
-        step = stride
-    return seen
-
-
 # ---- 10.6 What a feature does see ----------------------------------------------------------------
 
 
 def _gradients(features: Callable, images: Tensor, place: tuple[int, int]) -> Tensor:
     """Return each image's gradient of the sum over channels at a place: (B, C, H, W)."""
-    found = []
+    gradients = []
     for image in images:
         pixels = image.detach().clone().requires_grad_()
         value = features(pixels[None])[0, :, place[0], place[1]].sum()
-        found.append(torch.autograd.grad(value, pixels)[0])
-    return torch.stack(found)
+        gradients.append(torch.autograd.grad(value, pixels)[0])
+    return torch.stack(gradients)
 
 
 def _shares(table: Tensor) -> Tensor:
@@ -374,39 +368,42 @@ def _each_channel(features: Callable, images: Tensor, place: tuple[int, int]) ->
     return _shares(total.sum(dim=1).mean(dim=0))
 
 
+def _scaled_to_maximum(features: Callable, images: Tensor, place: tuple[int, int]) -> Tensor:
+    shares = effective(features, images, place)
+    return shares / shares.max()
+
+
 EFFECTIVES: dict[str, Callable] = {
     "The sum runs over all places: only the features at `place` count.": _everywhere,
     "Images cancel each other: you average gradients with their signs. Take absolute values "
-    "first.": lambda f, x, at: _shares(_gradients(f, x, at).mean(dim=0).abs().sum(dim=0)),
+    "first.": lambda f, x, place: _shares(_gradients(f, x, place).mean(dim=0).abs().sum(dim=0)),
     "Colours cancel each other: you sum gradients over the channels of the image before you take "
     "the absolute value.": (
-        lambda f, x, at: _shares(_gradients(f, x, at).sum(dim=1).abs().mean(dim=0))
+        lambda f, x, place: _shares(_gradients(f, x, place).sum(dim=1).abs().mean(dim=0))
     ),
     "There is no absolute value at all: shares cannot be below 0.": (
-        lambda f, x, at: _shares(_gradients(f, x, at).sum(dim=1).mean(dim=0))
+        lambda f, x, place: _shares(_gradients(f, x, place).sum(dim=1).mean(dim=0))
     ),
     "The gradients are squared: absolute values were asked for.": (
-        lambda f, x, at: _shares(_gradients(f, x, at).square().sum(dim=1).mean(dim=0))
+        lambda f, x, place: _shares(_gradients(f, x, place).square().sum(dim=1).mean(dim=0))
     ),
     "The place is (row, column); yours is read as (column, row).": (
-        lambda f, x, at: effective(f, x, at[::-1])
+        lambda f, x, place: effective(f, x, place[::-1])
     ),
-    "Only the first image counts.": lambda f, x, at: effective(f, x[:1], at),
+    "Only the first image counts.": lambda f, x, place: effective(f, x[:1], place),
     "Each image was turned into shares, and then you took the mean: take the mean first, so that "
     "an image with small gradients counts little.": (
-        lambda f, x, at: _shares(
-            torch.stack([_shares(g.abs().sum(dim=0)) for g in _gradients(f, x, at)]).mean(dim=0)
+        lambda f, x, place: _shares(
+            torch.stack([_shares(g.abs().sum(dim=0)) for g in _gradients(f, x, place)]).mean(dim=0)
         )
     ),
     "Only the first channel of the features is asked.": (
-        lambda f, x, at: effective(lambda pixels: f(pixels)[:, :1], x, at)
+        lambda f, x, place: effective(lambda pixels: f(pixels)[:, :1], x, place)
     ),
     "You take the absolute values for each channel of the features and add them up. Asked for is "
     "the gradient of their sum.": _each_channel,
-    "The map is scaled to its maximum: shares add up to 1.": (
-        lambda f, x, at: (lambda found: found / found.max())(effective(f, x, at))
-    ),
+    "The map is scaled to its maximum: shares add up to 1.": _scaled_to_maximum,
     "You multiply gradients by the pixels; the gradient alone was asked for.": (
-        lambda f, x, at: _shares((_gradients(f, x, at) * x).abs().sum(dim=1).mean(dim=0))
+        lambda f, x, place: _shares((_gradients(f, x, place) * x).abs().sum(dim=1).mean(dim=0))
     ),
 }

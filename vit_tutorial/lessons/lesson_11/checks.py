@@ -69,20 +69,12 @@ def _layer_of(answer: Callable) -> Callable[..., Tensor]:
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise Wrong(f"Return two tensors, the weight and the bias; got {describe(result)}.")
         parts = []
-        for name, came, like in zip(("weight", "bias"), result, (weight, bias), strict=True):
+        for name, part, like in zip(("weight", "bias"), result, (weight, bias), strict=True):
             try:
-                parts.append(expect_tensor(came, like))
+                parts.append(expect_tensor(part, like))
             except Wrong as wrong:
                 raise Wrong(f"Your new {name}: {wrong}") from None
         return torch.cat([parts[0].flatten(1), parts[1][:, None]], dim=1)
-
-    return joined
-
-
-def _right_layer(function: Callable) -> Callable[..., Tensor]:
-    def joined(*arguments: Tensor) -> Tensor:
-        weight, bias = function(*arguments)
-        return torch.cat([weight.flatten(1), bias[:, None]], dim=1)
 
     return joined
 
@@ -118,7 +110,7 @@ def my_folded(answer: Any) -> str:
         )
     ]
     inputs += [(torch.ones(1, 1) * 3, torch.ones(1), torch.tensor([100.0]), torch.tensor([20.0]))]
-    compare(_layer_of(answer), _right_layer(mistakes.folded), inputs, mistakes.FOLDED)
+    compare(_layer_of(answer), mistakes.joined(mistakes.folded), inputs, mistakes.FOLDED)
     return f"Right for {len(inputs)} layers: what was in front of them is now in them."
 
 
@@ -168,7 +160,7 @@ def my_renormalised(answer: Any) -> str:
             ((7, 3, 4, 4), (7,), (3,), (3,), (3,), (3,)),
         )
     ]
-    right = _right_layer(mistakes.renormalised)
+    right = mistakes.joined(mistakes.renormalised)
     compare(_layer_of(answer), right, inputs, mistakes.RENORMALISED)
     compare(_layer_of(answer), right, others, mistakes.RENORMALISED)
     return (
@@ -213,8 +205,8 @@ def my_layer_rates(answer: Any) -> str:
         missing = [name for name in names if name not in rates]
         extra = [name for name in rates if name not in names]
         if missing or extra:
-            said = f"{missing[0]} has no rate" if missing else f"{extra[0]} is no parameter"
-            raise Wrong(f"Every name needs a rate, and nothing else: {said}.")
+            fault = f"{missing[0]} has no rate" if missing else f"{extra[0]} is no parameter"
+            raise Wrong(f"Every name needs a rate, and nothing else: {fault}.")
         return mistakes.as_tensor(rates, names)
 
     def right(names: list[str], depth: int, rate: float, decay: float) -> Tensor:
@@ -301,9 +293,9 @@ def my_test_loop(answer: Any) -> str:
         if not isinstance(loss, int | float) and not (isinstance(loss, Tensor) and loss.ndim == 0):
             raise Wrong(f"The mean loss is a plain number; got {describe(loss)}.")
         true = torch.cat([batch["labels"] for batch in batches])
-        for name, came in (("predicted", predictions), ("true", labels)):
+        for name, classes in (("predicted", predictions), ("true", labels)):
             try:
-                expect_tensor(came, true)
+                expect_tensor(classes, true)
             except Wrong as wrong:
                 raise Wrong(f"The {name} classes of {len(true)} images: {wrong}") from None
         return mistakes.measured(float(loss), predictions, labels)

@@ -94,19 +94,19 @@ def folded(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> tuple[Ten
     return new.to(weight), (b - (new * mean.double()).sum(dim=1)).to(bias)
 
 
-def _joined(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+def joined(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
     """Make one tensor of a weight and a bias: (rows, columns + 1)."""
 
-    def joined(*arguments: Tensor) -> Tensor:
+    def layer(*arguments: Tensor) -> Tensor:
         weight, bias = function(*arguments)
         return torch.cat([weight.flatten(1), bias[:, None]], dim=1)
 
-    return joined
+    return layer
 
 
 FOLDED: dict[str, Callable] = {
-    what: _joined(function)
-    for what, function in {
+    cause: joined(function)
+    for cause, function in {
         "The bias has not changed: where a feature is 0, the old layer saw −μ / σ.": (
             lambda w, b, m, s: (w / s, b)
         ),
@@ -177,8 +177,8 @@ def _total(weight: Tensor, shift: Tensor) -> Tensor:
 
 
 RENORMALISED: dict[str, Callable] = {
-    what: _joined(function)
-    for what, function in {
+    cause: joined(function)
+    for cause, function in {
         "The ratio of the deviations is upside down: z is multiplied by the *new* one, to get the "
         "pixel back.": lambda w, b, om, os, nm, ns: (
             w * _axis(os / ns),
@@ -343,7 +343,7 @@ def measured(loss: float, predictions: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([torch.tensor([loss]), predictions.float(), labels.float()])
 
 
-def _asked(model: Callable, batches: list[dict[str, Tensor]]) -> list[tuple[Tensor, ...]]:
+def _outputs(model: Callable, batches: list[dict[str, Tensor]]) -> list[tuple[Tensor, ...]]:
     """For each batch its loss (1,), its logits and its labels."""
     with torch.no_grad():
         outputs = [model(**batch) for batch in batches]
@@ -355,20 +355,20 @@ def _asked(model: Callable, batches: list[dict[str, Tensor]]) -> list[tuple[Tens
 
 def test_loop(model: Callable, batches: list[dict[str, Tensor]]) -> Tensor:
     """The right result."""
-    losses, logits, labels = map(torch.cat, zip(*_asked(model, batches), strict=True))
+    losses, logits, labels = map(torch.cat, zip(*_outputs(model, batches), strict=True))
     sizes = torch.tensor([len(batch["labels"]) for batch in batches])
     return measured(float((losses * sizes).sum() / sizes.sum()), logits.argmax(1), labels)
 
 
 def _changed(change: Callable[[list], tuple[float, Tensor, Tensor]]) -> Callable:
-    return lambda model, batches: measured(*change(_asked(model, batches)))
+    return lambda model, batches: measured(*change(_outputs(model, batches)))
 
 
 def _weighted(parts: list) -> float:
     return sum(float(loss) * len(y) for loss, _, y in parts) / sum(len(y) for *_, y in parts)
 
 
-def _named(parts: list) -> Tensor:
+def _predicted(parts: list) -> Tensor:
     return torch.cat([logits.argmax(1) for _, logits, _ in parts])
 
 
@@ -378,25 +378,25 @@ def _true(parts: list) -> Tensor:
 
 LOOPS: dict[str, Callable] = {
     "The loss is the mean of the batches' means. A batch counts as often as it has images.": (
-        _changed(lambda p: (sum(float(loss) for loss, *_ in p) / len(p), _named(p), _true(p)))
+        _changed(lambda p: (sum(float(loss) for loss, *_ in p) / len(p), _predicted(p), _true(p)))
     ),
     "The predictions stand where the true classes belong as well: nothing would be measured.": (
-        _changed(lambda p: (_weighted(p), _named(p), _named(p)))
+        _changed(lambda p: (_weighted(p), _predicted(p), _predicted(p)))
     ),
     "The true classes stand where the predictions belong as well: everything would be right.": (
         _changed(lambda p: (_weighted(p), _true(p), _true(p)))
     ),
     "Predictions and true classes are exchanged: predictions come first.": _changed(
-        lambda p: (_weighted(p), _true(p), _named(p))
+        lambda p: (_weighted(p), _true(p), _predicted(p))
     ),
     "The loss is a sum over the batches: divide by the number of images.": _changed(
-        lambda p: (sum(float(loss) for loss, *_ in p), _named(p), _true(p))
+        lambda p: (sum(float(loss) for loss, *_ in p), _predicted(p), _true(p))
     ),
     "The loss is the sum over all images: divide by their number.": _changed(
-        lambda p: (_weighted(p) * len(_true(p)), _named(p), _true(p))
+        lambda p: (_weighted(p) * len(_true(p)), _predicted(p), _true(p))
     ),
     "This is the loss of the last batch alone.": _changed(
-        lambda p: (float(p[-1][0]), _named(p), _true(p))
+        lambda p: (float(p[-1][0]), _predicted(p), _true(p))
     ),
     "These are the classes with the *lowest* logits.": _changed(
         lambda p: (_weighted(p), torch.cat([z.argmin(1) for _, z, _ in p]), _true(p))
@@ -405,7 +405,7 @@ LOOPS: dict[str, Callable] = {
         _changed(
             lambda p: (
                 sum(float(loss) * len(p[0][2]) for loss, *_ in p) / len(_true(p)),
-                _named(p),
+                _predicted(p),
                 _true(p),
             )
         )

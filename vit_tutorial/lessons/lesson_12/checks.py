@@ -8,22 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    describe,
+    exercise,
+    expect_tensor,
+    require_output,
+)
 from vit_tutorial.lessons.lesson_12 import mistakes
 
 
-def _tensors(came: Any, count: int, what: str) -> tuple[Tensor, ...]:
-    """Return what came if it is so many tensors.
+def _tensors(output: Any, count: int, what: str) -> tuple[Tensor, ...]:
+    """Return an output if it is so many tensors.
 
     Raises:
         Wrong: it is something else.
     """
-    if not isinstance(came, tuple | list) or len(came) != count:
-        raise Wrong(f"Expected {what}; got {describe(came)}.")
-    for part in came:
+    if not isinstance(output, tuple | list) or len(output) != count:
+        raise Wrong(f"Expected {what}; got {describe(output)}.")
+    for part in output:
         if not isinstance(part, Tensor):
             raise Wrong(f"Expected {what}; one of them is {describe(part)}.")
-    return tuple(came)
+    return tuple(output)
 
 
 def _joined(answer: Callable, join: Callable[..., Tensor], count: int, what: str) -> Callable:
@@ -31,10 +39,8 @@ def _joined(answer: Callable, join: Callable[..., Tensor], count: int, what: str
 
     @wraps(answer)
     def joined(*arguments: Any) -> Tensor:
-        came = answer(*arguments)
-        if came is None:
-            raise Wrong("Your function returned None: is its `return` missing?")
-        return join(arguments, *_tensors(came, count, what))
+        output = require_output(answer(*arguments))
+        return join(arguments, *_tensors(output, count, what))
 
     return joined
 
@@ -118,11 +124,11 @@ def my_quantized(answer: Any) -> str:
     """Check `my_quantized(values (rows, n)) -> whole (rows, n) int8, scale (rows, 1)`."""
     what = "two tensors, the whole numbers and the scales"
 
-    def scales(arguments: tuple, whole: Tensor, scale: Tensor) -> Tensor:
+    def scales(arguments: tuple, integers: Tensor, scale: Tensor) -> Tensor:
         values = arguments[0]
-        if whole.dtype != torch.int8:
-            raise Wrong(f"The whole numbers must be of type torch.int8, got {whole.dtype}.")
-        expect_tensor(whole, values.to(torch.int8))
+        if integers.dtype != torch.int8:
+            raise Wrong(f"The whole numbers must be of type torch.int8, got {integers.dtype}.")
+        expect_tensor(integers, values.to(torch.int8))
         if scale.shape == (len(values),):
             raise Wrong(
                 f"The scales have the shape {tuple(scale.shape)}, and must be a column "
@@ -137,8 +143,8 @@ def my_quantized(answer: Any) -> str:
             )
         return torch.where(zero, 0.0, scale)
 
-    def whole_numbers(arguments: tuple, whole: Tensor, scale: Tensor) -> Tensor:
-        return whole.to(arguments[0])
+    def as_floats(arguments: tuple, integers: Tensor, scale: Tensor) -> Tensor:
+        return integers.to(arguments[0])
 
     rows = torch.randn(6, 9) * torch.logspace(-3, 3, 6)[:, None]
     lonely = torch.randn(3, 8)
@@ -152,9 +158,7 @@ def my_quantized(answer: Any) -> str:
     for (table,) in inputs:
         table[:, 0] = table[:, 0].abs()  # every row has a number above 0, but for that of zeros
     compare(_joined(answer, scales, 2, what), mistakes.scales, inputs, mistakes.SCALES)
-    compare(
-        _joined(answer, whole_numbers, 2, what), mistakes.whole_numbers, inputs, mistakes.ROUNDINGS
-    )
+    compare(_joined(answer, as_floats, 2, what), mistakes.integers, inputs, mistakes.ROUNDINGS)
     return (
         f"Right for {len(inputs)} tables: rows large and small, a single large number, a row of "
         f"zeros, rows that lie almost wholly below 0."
@@ -195,10 +199,10 @@ def my_rounding_error(answer: Any) -> str:
     inputs += [(lonely, 8, 16), (lonely, 8, 4), (lonely.double(), 4, 4)]
     inputs += [(torch.randn(12, 4).T, 4, 6)]
     compare(answer, mistakes.rounding_error, inputs, mistakes.ERRORS)
-    came = [call(answer, lonely, 8, group)[2].item() for group in (16, 4)]
+    errors = [call(answer, lonely, 8, group)[2].item() for group in (16, 4)]
     return (
         f"Right for {len(inputs)} tables. For the row with one large number, groups of 4 make the "
-        f"error {came[0] / came[1]:.1f} times as small."
+        f"error {errors[0] / errors[1]:.1f} times as small."
     )
 
 
@@ -258,12 +262,12 @@ def my_pruned(answer: Any) -> str:
     def join(arguments: tuple, qkv: Tensor, bias: Tensor, proj: Tensor) -> Tensor:
         dim, width = len(arguments[2]), len(arguments[4]) * (len(arguments[2]) // arguments[3])
         shapes = {"qkv": (3 * width, dim), "bias": (3 * width,), "proj": (dim, width)}
-        for (name, shape), came in zip(shapes.items(), (qkv, bias, proj), strict=True):
-            turned = name == "proj" and tuple(came.shape) == (width, dim)
-            if tuple(came.shape) != shape and not (turned or came.numel() == 3 * width**2):
+        for (name, shape), part in zip(shapes.items(), (qkv, bias, proj), strict=True):
+            turned = name == "proj" and tuple(part.shape) == (width, dim)
+            if tuple(part.shape) != shape and not (turned or part.numel() == 3 * width**2):
                 raise Wrong(
                     f"With {len(arguments[4])} of {arguments[3]} heads and a width of {dim}, "
-                    f"`{name}` must have the shape {shape}; got {tuple(came.shape)}."
+                    f"`{name}` must have the shape {shape}; got {tuple(part.shape)}."
                 )
         return torch.cat([qkv.flatten(), bias.flatten(), proj.flatten()])
 
@@ -363,8 +367,8 @@ def my_distillation(answer: Any) -> str:
         inputs += [(logits, taught, torch.randint(classes, (batch,)), temperature, share)]
     sure = 40 * F.one_hot(torch.tensor([1, 0, 2]), 3).double()
     inputs += [(torch.randn(3, 3, dtype=torch.float64), sure, torch.tensor([1, 0, 2]), 2.0, 0.6)]
-    came = call(answer, *inputs[0])
-    if isinstance(came, Tensor) and came.shape == (4,):
+    loss = call(answer, *inputs[0])
+    if isinstance(loss, Tensor) and loss.shape == (4,):
         raise Wrong("This is a loss for each image; asked for was their mean, one number.")
     compare(answer, mistakes.distilled, inputs, mistakes.DISTILLED)
     return (

@@ -77,45 +77,45 @@ def _paired(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Build an interval around the mean of the differences, with its own reach."""
 
-    def made(before: Tensor, after: Tensor) -> Tensor:
-        each = sign * (after.double() - before.double())
-        middle, far = each.mean(), reach(each)
-        return (scale * torch.stack([middle, middle - far, middle + far])).float()
+    def interval(before: Tensor, after: Tensor) -> Tensor:
+        gaps = sign * (after.double() - before.double())
+        middle, width = gaps.mean(), reach(gaps)
+        return (scale * torch.stack([middle, middle - width, middle + width])).float()
 
-    return made
+    return interval
 
 
 CHANGES: dict[str, Callable] = {
     "The sign is turned round: what is lost must be below 0.": _paired(
-        lambda each: 1.96 * each.std() / len(each) ** 0.5, sign=-1
+        lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5, sign=-1
     ),
     "You treat the two as if they had seen different images. Both have named the same ones: take "
     "the difference for each image, then the interval of its mean.": _apart,
     "This is how far single images lie from the mean. A mean of n is √n times as sure.": _paired(
-        lambda each: 1.96 * each.std()
+        lambda gaps: 1.96 * gaps.std()
     ),
     "The deviation of the mean is the deviation of the differences / √n; you divide by n.": _paired(
-        lambda each: 1.96 * each.std() / len(each)
+        lambda gaps: 1.96 * gaps.std() / len(gaps)
     ),
     "This is one standard error to each side, which holds the truth in two cases of three. For "
-    "95% it takes 1.96 of them.": _paired(lambda each: each.std() / len(each) ** 0.5),
+    "95% it takes 1.96 of them.": _paired(lambda gaps: gaps.std() / len(gaps) ** 0.5),
     "You give shares; percent were asked for.": _paired(
-        lambda each: 1.96 * each.std() / len(each) ** 0.5, scale=1
+        lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5, scale=1
     ),
     "Images whose answer did not change have a difference of 0, and they count: you leave them "
-    "out.": lambda b, a: _paired(lambda each: 1.96 * each.std() / len(each) ** 0.5)(
+    "out.": lambda b, a: _paired(lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5)(
         b[b != a], a[b != a]
     ),
     "The deviation is taken of the answers after the change, not of the differences.": (
-        lambda b, a: _paired(lambda each: 1.96 * a.double().std() / len(each) ** 0.5)(b, a)
+        lambda b, a: _paired(lambda gaps: 1.96 * a.double().std() / len(gaps) ** 0.5)(b, a)
     ),
     "The differences are taken without their sign: lost and won answers must cancel.": (
-        lambda b, a: _paired(lambda each: 1.96 * each.std() / len(each) ** 0.5)(
+        lambda b, a: _paired(lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5)(
             torch.zeros_like(b), a != b
         )
     ),
     "`std` was divided by n instead of n - 1: for a sample it is n - 1.": _paired(
-        lambda each: 1.96 * each.std(correction=0) / len(each) ** 0.5
+        lambda gaps: 1.96 * gaps.std(correction=0) / len(gaps) ** 0.5
     ),
 }
 
@@ -131,7 +131,7 @@ def scales(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, math.inf, dim=1, keepdim=True) / 127
 
 
-def whole_numbers(values: Tensor) -> Tensor:
+def integers(values: Tensor) -> Tensor:
     """The right whole numbers."""
     return _rounded(values, torch.round)
 
@@ -143,11 +143,11 @@ def _rounded(values: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
 def _zero(rule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Give rows of zeros the 0 that stands for any scale."""
 
-    def made(values: Tensor) -> Tensor:
-        found = rule(values).expand(len(values), 1)
-        return torch.where(_largest(values) > 0, found, 0.0)
+    def scale(values: Tensor) -> Tensor:
+        scales = rule(values).expand(len(values), 1)
+        return torch.where(_largest(values) > 0, scales, 0.0)
 
-    return made
+    return scale
 
 
 SCALES: dict[str, Callable] = {
@@ -189,26 +189,26 @@ def rounding_error(weight: Tensor, bits: int, group: int) -> Tensor:
     for row in weight:
         parts = [part * 1.0 for part in row.split(group)]
         scales = [max(part.abs().max().item(), 1e-30) / largest for part in parts]
-        off = [p - (p / s).round() * s for p, s in zip(parts, scales, strict=True)]
-        errors.append(torch.cat(off).square().sum().sqrt() / row.square().sum().sqrt())
+        lost = [p - (p / s).round() * s for p, s in zip(parts, scales, strict=True)]
+        errors.append(torch.cat(lost).square().sum().sqrt() / row.square().sum().sqrt())
     return torch.stack(errors)
 
 
 def _error(
     largest: Callable[[int], float] = lambda bits: 2 ** (bits - 1) - 1,
     size: Callable[[Tensor, int], int] = lambda weight, group: group,
-    measure: Callable[[Tensor, Tensor], Tensor] = lambda off, w: off.norm(dim=1) / w.norm(dim=1),
+    measure: Callable[[Tensor, Tensor], Tensor] = lambda lost, w: lost.norm(dim=1) / w.norm(dim=1),
 ) -> Callable[[Tensor, int, int], Tensor]:
     """Build an error of exchangeable parts, right by default."""
 
-    def made(weight: Tensor, bits: int, group: int) -> Tensor:
+    def error(weight: Tensor, bits: int, group: int) -> Tensor:
         wide = size(weight, group)
         parts = weight.reshape(len(weight), -1, wide)
         scale = parts.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / largest(bits)
         near = ((parts / scale).round() * scale).reshape(weight.shape)
         return measure(weight - near, weight)
 
-    return made
+    return error
 
 
 def _across_rows(weight: Tensor, bits: int, group: int) -> Tensor:
@@ -234,20 +234,22 @@ ERRORS: dict[str, Callable] = {
         lambda bits: 2 ** (bits - 1)
     ),
     "This is the error itself. Relative to the row means divided by the row's own length.": _error(
-        measure=lambda off, w: off.norm(dim=1)
+        measure=lambda lost, w: lost.norm(dim=1)
     ),
     "You divide number by number. Divide the length of the error by the length of the row.": (
-        _error(measure=lambda off, w: (off / w.where(w != 0, torch.ones_like(w))).abs().mean(dim=1))
+        _error(
+            measure=lambda lost, w: (lost / w.where(w != 0, torch.ones_like(w))).abs().mean(dim=1)
+        )
     ),
     "These are squares: the roots are missing.": _error(
-        measure=lambda off, w: off.square().sum(1) / w.square().sum(1)
+        measure=lambda lost, w: lost.square().sum(1) / w.square().sum(1)
     ),
     "One number for the whole table: one for each row was asked for.": _error(
-        measure=lambda off, w: (off.norm() / w.norm()).expand(len(w))
+        measure=lambda lost, w: (lost.norm() / w.norm()).expand(len(w))
     ),
     "This is the largest error of a row, relative to its largest number; asked for were lengths, "
     "the roots of sums of squares.": _error(
-        measure=lambda off, w: off.abs().amax(dim=1) / w.abs().amax(dim=1)
+        measure=lambda lost, w: lost.abs().amax(dim=1) / w.abs().amax(dim=1)
     ),
     "The groups run across rows: a group is made of neighbours in one row.": _across_rows,
 }
@@ -258,12 +260,12 @@ ERRORS: dict[str, Callable] = {
 def importance(handed_on: Tensor, gradient: Tensor, num_heads: int) -> Tensor:
     """The right importance: one gate after the other."""
     wide = handed_on.shape[-1] // num_heads
-    found = []
+    gates = []
     for head in range(num_heads):
         own = slice(head * wide, (head + 1) * wide)
         slopes = torch.einsum("btd,btd->b", handed_on[..., own], gradient[..., own])
-        found.append(slopes.abs().mean())
-    return torch.stack(found)
+        gates.append(slopes.abs().mean())
+    return torch.stack(gates)
 
 
 def _by_head(values: Tensor, heads: int) -> Tensor:
@@ -319,11 +321,11 @@ def _cut(
 ) -> Callable[..., Tensor]:
     """Build a pruning from the rows and columns that it keeps, of (D, heads, keep)."""
 
-    def made(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
+    def cut(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
         r, c = rows(proj.shape[0], num_heads, keep), columns(proj.shape[0], num_heads, keep)
         return torch.cat([qkv[r].flatten(), bias[r], proj[:, c].flatten()])
 
-    return made
+    return cut
 
 
 def _columns(dim: int, heads: int, keep: Kept) -> list[int]:
@@ -337,6 +339,20 @@ def _rows(dim: int, heads: int, keep: Kept) -> list[int]:
 
 def _gone(heads: int, keep: Kept) -> list[int]:
     return [head for head in range(heads) if head not in keep]
+
+
+def _rows_of_proj(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
+    """Cut the rows of `proj`: the mistake of those who take it for a layer like the others."""
+    columns = _columns(proj.shape[0], num_heads, keep)
+    rows = _rows(proj.shape[0], num_heads, keep)
+    return torch.cat([qkv[rows].flatten(), bias[rows], proj[columns].flatten()])
+
+
+def _columns_of_qkv(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
+    """Cut the width that `qkv` reads, which all heads share."""
+    columns = _columns(proj.shape[0], num_heads, keep)
+    rows = _rows(proj.shape[0], num_heads, keep)
+    return torch.cat([qkv[rows][:, columns].flatten(), bias[rows], proj[:, columns].flatten()])
 
 
 PRUNED: dict[str, Callable] = {
@@ -359,35 +375,18 @@ PRUNED: dict[str, Callable] = {
         _columns,
     ),
     "The d numbers of a head stand next to each other in the width; you take every h-th.": _cut(
-        lambda d, h, k: [part * d + i * h + head for part in range(3) for head in k
-                         for i in range(d // h)],
+        lambda d, h, k: [
+            part * d + i * h + head for part in range(3) for head in k for i in range(d // h)
+        ],
         lambda d, h, k: [i * h + head for head in k for i in range(d // h)],
     ),
     "The columns of `proj` do not follow: it must read the heads that are left, in their order.": (
         _cut(_rows, lambda d, h, k: list(range(len(k) * (d // h))))
     ),
-}  # fmt: skip
-
-
-def rows_of_proj(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
-    """Cut the rows of `proj`: the mistake of those who take it for a layer like the others."""
-    columns = _columns(proj.shape[0], num_heads, keep)
-    rows = _rows(proj.shape[0], num_heads, keep)
-    return torch.cat([qkv[rows].flatten(), bias[rows], proj[columns].flatten()])
-
-
-def columns_of_qkv(qkv: Tensor, bias: Tensor, proj: Tensor, num_heads: int, keep: Kept) -> Tensor:
-    """Cut the width that `qkv` reads, which all heads share."""
-    columns = _columns(proj.shape[0], num_heads, keep)
-    rows = _rows(proj.shape[0], num_heads, keep)
-    return torch.cat([qkv[rows][:, columns].flatten(), bias[rows], proj[:, columns].flatten()])
-
-
-PRUNED |= {
     "You cut the rows of `proj`. Its columns read the heads; its rows are the width that goes back "
-    "to the stream, and stay.": rows_of_proj,
+    "to the stream, and stay.": _rows_of_proj,
     "You cut the columns of `qkv`. All heads read the whole width; what a head makes are rows.": (
-        columns_of_qkv
+        _columns_of_qkv
     ),
 }
 
@@ -411,17 +410,28 @@ def _merged(
 ) -> Callable[[Tensor, Tensor, int, int], Tensor]:
     """Build a merge of exchangeable parts."""
 
-    def made(tokens: Tensor, sizes: Tensor, a: int, b: int) -> Tensor:
+    def merged(tokens: Tensor, sizes: Tensor, a: int, b: int) -> Tensor:
         tokens, counts = tokens.clone(), sizes.clone()
         tokens[into(a, b)], counts[into(a, b)] = mean(tokens, sizes, a, b), size(sizes, a, b)
         stay = [i for i in range(len(tokens)) if i != leave(a, b)]
         return torch.cat([tokens[stay], counts[stay, None]], dim=1)
 
-    return made
+    return merged
 
 
 def _weighted(x: Tensor, s: Tensor, a: int, b: int) -> Tensor:
     return (x[a] * s[a] + x[b] * s[b]) / (s[a] + s[b])
+
+
+def _removed_first(tokens: Tensor, sizes: Tensor, a: int, b: int) -> Tensor:
+    """Put the merged token where `b` was, in a table that is already one shorter."""
+    stay = [i for i in range(len(tokens)) if i != a]
+    tokens, counts = tokens.clone(), sizes.clone()
+    new, both = _weighted(tokens, sizes, a, b), sizes[a] + sizes[b]
+    tokens, counts = tokens[stay], counts[stay]
+    index = min(b, len(stay) - 1)
+    tokens[index], counts[index] = new, both
+    return torch.cat([tokens, counts[:, None]], dim=1)
 
 
 MERGED: dict[str, Callable] = {
@@ -448,20 +458,9 @@ MERGED: dict[str, Callable] = {
         [x.index_put((torch.tensor(b),), _weighted(x, s, a, b)), s[:, None]], dim=1
     ),
     "`a` is removed first, and then `b` is another token where it stood behind `a`.": (
-        lambda x, s, a, b: _removed_first(x, s, a, b)
+        _removed_first
     ),
 }
-
-
-def _removed_first(tokens: Tensor, sizes: Tensor, a: int, b: int) -> Tensor:
-    """Put the merged token where `b` was, in a table that is already one shorter."""
-    stay = [i for i in range(len(tokens)) if i != a]
-    tokens, counts = tokens.clone(), sizes.clone()
-    new, both = _weighted(tokens, sizes, a, b), sizes[a] + sizes[b]
-    tokens, counts = tokens[stay], counts[stay]
-    at = min(b, len(stay) - 1)
-    tokens[at], counts[at] = new, both
-    return torch.cat([tokens, counts[:, None]], dim=1)
 
 
 # ---- 12.8 Learning from a teacher ----------------------------------------------------------------
@@ -490,11 +489,11 @@ def _distilled(
 ) -> Callable[..., Tensor]:
     """Build a loss of exchangeable parts, right by default."""
 
-    def made(z: Tensor, y: Tensor, labels: Tensor, t: float, share: float) -> Tensor:
-        ours, theirs = shares(share)
-        return ours * factor(t) * soft(z, y, t) + theirs * hard(z, labels, t)
+    def loss(z: Tensor, y: Tensor, labels: Tensor, t: float, share: float) -> Tensor:
+        soft_share, hard_share = shares(share)
+        return soft_share * factor(t) * soft(z, y, t) + hard_share * hard(z, labels, t)
 
-    return made
+    return loss
 
 
 def _divergence(z: Tensor, y: Tensor) -> Tensor:
@@ -509,9 +508,8 @@ DISTILLED: dict[str, Callable] = {
     "The share is exchanged: it belongs to what the teacher says.": _distilled(
         shares=lambda share: (1 - share, share)
     ),
-    "Teacher and student are exchanged: the divergence is weighted with the shares of the teacher.": (  # noqa: E501
-        _distilled(soft=lambda z, y, t: _divergence(y / t, z / t))
-    ),
+    "Teacher and student are exchanged: the divergence is weighted with the shares of the "
+    "teacher.": _distilled(soft=lambda z, y, t: _divergence(y / t, z / t)),
     "The temperature multiplies. It divides the logits: a higher one makes softer targets.": (
         _distilled(soft=lambda z, y, t: _divergence(z * t, y * t))
     ),

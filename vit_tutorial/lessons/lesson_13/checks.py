@@ -49,18 +49,14 @@ def my_masks(answer: Any) -> str:
         (torch.rand(3, 8, dtype=torch.float64), 2),
         (torch.rand(9, 4).T, 3),
     ]
-    came = [call(answer, *arguments) for arguments in inputs]
-    for found, arguments in zip(came, inputs, strict=True):
-        expect_tensor(found, mistakes.masks(*arguments))
+    for arguments in inputs:
+        expect_tensor(call(answer, *arguments), mistakes.masks(*arguments))
 
-    def as_numbers(of: Callable) -> Callable:
-        return lambda *arguments: of(*arguments).long()
+    def as_integers(function: Callable) -> Callable:
+        return lambda noise, num_visible: function(noise, num_visible).long()
 
-    causes = {cause: as_numbers(wrong) for cause, wrong in mistakes.MASKS.items()}
-    answers = iter(came)
-    compare(
-        lambda noise, num_visible: next(answers).long(), as_numbers(mistakes.masks), inputs, causes
-    )
+    causes = {cause: as_integers(wrong) for cause, wrong in mistakes.MASKS.items()}
+    compare(as_integers(answer), as_integers(mistakes.masks), inputs, causes)
     return f"Right for {len(inputs)} batches: exactly so many patches in each image, its own ones."
 
 
@@ -104,7 +100,7 @@ def my_unshuffle(answer: Any) -> str:
 
 def _networks() -> list[VisionTransformer]:
     """Small networks with random parameters everywhere, in float64."""
-    found = []
+    networks = []
     for pool, positions, size in (
         ("cls", "learned", (8, 12)),
         ("mean", "sincos", (12, 8)),
@@ -119,8 +115,8 @@ def _networks() -> list[VisionTransformer]:
         for parameter in vit.parameters():
             parameter.data = torch.randn_like(parameter) * 0.5
             parameter.requires_grad_(False)
-        found.append(vit)
-    return found
+        networks.append(vit)
+    return networks
 
 
 @exercise(
@@ -150,7 +146,7 @@ def my_encode_visible(answer: Any) -> str:
     vit, images, visible = inputs[-1]
     lengths: list[int] = []
     hook = vit.blocks[0].register_forward_pre_hook(
-        lambda block, given: lengths.append(given[0].shape[1])
+        lambda block, inputs: lengths.append(inputs[0].shape[1])
     )
     try:
         answer(vit, images, visible)
@@ -235,28 +231,26 @@ def my_teacher_step(answer: Any) -> str:
         teacher = [torch.randn(shape) for shape in shapes]
         student = [torch.randn(shape, requires_grad=True) for shape in shapes]
         inputs += [(teacher, student, momentum)]
-    came = []
+    outputs = []
     for arguments in inputs:
-        found = call(answer, *arguments)
-        if not isinstance(found, list | tuple) or len(found) != len(arguments[0]):
+        output = call(answer, *arguments)
+        if not isinstance(output, list | tuple) or len(output) != len(arguments[0]):
             raise Wrong(
-                f"Expected a list of {len(arguments[0])} tensors, got {describe(found)}; the "
+                f"Expected a list of {len(arguments[0])} tensors, got {describe(output)}; the "
                 f"teacher has {len(arguments[0])}."
             )
-        for tensor, old in zip(found, arguments[0], strict=True):
+        for tensor, old in zip(output, arguments[0], strict=True):
             expect_tensor(tensor, old)
-        came.append(found)
+        outputs.append(output)
 
-    def flat(of: Callable) -> Callable:
-        return lambda *arguments: torch.cat([t.detach().flatten() for t in of(*arguments)])
+    def flat(function: Callable) -> Callable:
+        return lambda teacher, student, momentum: torch.cat(
+            [tensor.detach().flatten() for tensor in function(teacher, student, momentum)]
+        )
 
-    found_before = iter(came)
     causes = {cause: flat(wrong) for cause, wrong in mistakes.TEACHERS.items()}
-    compare(
-        flat(lambda teacher, student, momentum: next(found_before)),
-        flat(mistakes.teacher_step), inputs, causes,
-    )  # fmt: skip
-    if any(tensor.requires_grad for found in came for tensor in found):
+    compare(flat(answer), flat(mistakes.teacher_step), inputs, causes)
+    if any(tensor.requires_grad for output in outputs for tensor in output):
         raise Wrong(
             "The numbers are right, but the teacher carries the student's gradients: it would keep "
             "the whole history of the training, and learn by it. It is an average, no more."

@@ -74,7 +74,7 @@ def _joined(encoded: Tensor, mask_token: Tensor, order: Tensor, first: bool = Fa
 
 
 def _moved(tokens: Tensor, places: Tensor) -> Tensor:
-    return torch.stack([row[at] for row, at in zip(tokens, places, strict=True)])
+    return torch.stack([image[indices] for image, indices in zip(tokens, places, strict=True)])
 
 
 def _in_reading_order(encoded: Tensor, mask_token: Tensor, order: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ UNSHUFFLED: dict[str, Callable] = {
     "The mean of the visible tokens stands where the mask token belongs: it must be learned, "
     "and the same for all.": lambda e, m, order: torch.stack(
         [
-            unshuffle(one[None], one.mean(dim=0), row[None])[0]
-            for one, row in zip(e, order, strict=True)
+            unshuffle(image[None], image.mean(dim=0), row[None])[0]
+            for image, row in zip(e, order, strict=True)
         ]
     ),
 }
@@ -235,7 +235,7 @@ def _loss(
     pattern: str = "b c (r p) (s q) -> b (r s) (c p q)",
     norm: Callable[[Tensor], Tensor] = _normalised,
     when: Callable[[bool], bool] = bool,
-    error: Callable[[Tensor], Tensor] = lambda off: off.square().mean(dim=-1),
+    measure: Callable[[Tensor], Tensor] = lambda error: error.square().mean(dim=-1),
     mean: Callable[[Tensor, Tensor], Tensor] = lambda errors, hidden: (
         (errors * hidden).sum() / hidden.sum()
     ),
@@ -244,10 +244,10 @@ def _loss(
     """Build a loss of exchangeable parts, right by default."""
 
     def loss(p: Tensor, images: Tensor, size: int, hidden: Tensor, norm_pixels: bool) -> Tensor:
-        wanted = _cut(images, size, pattern)
+        targets = _cut(images, size, pattern)
         if when(norm_pixels):
-            wanted, p = norm(wanted), guess(p)
-        return mean(error(p - wanted), hidden)
+            targets, p = norm(targets), guess(p)
+        return mean(measure(p - targets), hidden)
 
     return loss
 
@@ -277,13 +277,13 @@ LOSSES: dict[str, Callable] = {
         mean=lambda errors, hidden: errors[hidden].sum()
     ),
     "The squared errors of a patch's pixels are added up; take their mean.": _loss(
-        error=lambda off: off.square().sum(dim=-1)
+        measure=lambda error: error.square().sum(dim=-1)
     ),
     "These are absolute errors; asked for are squared ones.": _loss(
-        error=lambda off: off.abs().mean(dim=-1)
+        measure=lambda error: error.abs().mean(dim=-1)
     ),
     "A root too many: the loss is the mean of the squares.": _loss(
-        error=lambda off: off.square().mean(dim=-1).sqrt()
+        measure=lambda error: error.square().mean(dim=-1).sqrt()
     ),
     "The targets are never normalised: look at `norm_pixels`.": _loss(when=lambda norm: False),
     "The targets are always normalised: look at `norm_pixels`.": _loss(when=lambda norm: True),

@@ -1,38 +1,26 @@
 """The exercises of lesson 14."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_tutorial.lessons.exercises import Wrong, call, compare, describe, exercise, expect_tensor
-from vit_tutorial.lessons.lesson_07.training_checks import number
+from vit_tutorial.lessons.exercises import (
+    Wrong,
+    call,
+    compare,
+    compare_numbers,
+    describe,
+    exercise,
+    expect_tensor,
+    name_cause,
+    require_output,
+)
 from vit_tutorial.lessons.lesson_14 import mistakes
 from vit_tutorial.model import VisionTransformer, ViTConfig
-
-
-def _compare_numbers(
-    answer: Callable, right: Callable, inputs: list[tuple], causes: dict[str, Callable]
-) -> None:
-    """Compare answers that are plain numbers, input by input, as `compare` does with tensors."""
-    came = torch.tensor([number(call(answer, *given)) for given in inputs]).double()
-    expected = torch.tensor([float(right(*given)) for given in inputs]).double()
-    if torch.allclose(came, expected, rtol=1e-4, atol=0):
-        return
-    for cause, wrong in causes.items():
-        theirs = torch.tensor([float(wrong(*given)) for given in inputs]).double()
-        if torch.allclose(came, theirs, rtol=1e-4, atol=0, equal_nan=True):
-            raise Wrong(cause)
-    off = ~torch.isclose(came, expected, rtol=1e-4, atol=0)
-    first = int(off.nonzero()[0])
-    said = ", ".join(str(value) for value in inputs[first])
-    raise Wrong(
-        f"Right for {int((~off).sum())} of {len(inputs)} inputs. For ({said}) it should be "
-        f"{expected[first]:.5g}; got {came[first]:.5g}."
-    )
-
 
 # ---- 14.1 ----------------------------------------------------------------------------------------
 
@@ -102,57 +90,52 @@ def my_accumulated_gradients(answer: Any) -> str:
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
 
-    def asked(solve: Callable, count: int, most: int) -> Tensor:
+    def gradients(solve: Callable, count: int, most: int) -> Tensor:
         generator = torch.Generator().manual_seed(count)
         images = torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
         labels = torch.randint(10, (count,), generator=generator)
         for p in model.parameters():
             p.grad = torch.ones_like(p)  # left from something else
         model.sizes.clear()
-        came = solve(model, images, labels, most)
-        if came is None:
-            raise Wrong("Your function returned None: is its `return` missing?")
-        return _in_a_row(came, model)
+        return _in_a_row(require_output(solve(model, images, labels, most)), model)
 
-    def whole(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> list[Tensor]:
+    def in_one_pass(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> list[Tensor]:
         loss = F.cross_entropy(model(images), labels)
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
-    came, expected = [], []
+    outputs, expected = [], []
     for case in cases:
-        expected.append(asked(whole, *case))
-        came.append(asked(answer, *case))
+        expected.append(gradients(in_one_pass, *case))
+        outputs.append(gradients(answer, *case))
         if max(model.sizes, default=0) > case[1]:
             raise Wrong(
                 f"A pass of {max(model.sizes)} images, where at most {case[1]} fit into memory."
             )
-    same = [torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(came, expected, strict=True)]
+    agree = partial(torch.allclose, rtol=1e-6, atol=1e-9)
+    same = [agree(a, b) for a, b in zip(outputs, expected, strict=True)]
     if all(same):
         return f"Right for {len(cases)} batches, cut into parts of equal and of unequal size."
-    for cause, wrong in mistakes.ACCUMULATIONS.items():
-        if all(
-            torch.allclose(a, asked(wrong, *case), rtol=1e-6, atol=1e-9)
-            for a, case in zip(came, cases, strict=True)
-        ):
-            raise Wrong(cause)
-    count, most = cases[same.index(False)]
-    ratio = (came[same.index(False)].norm() / expected[same.index(False)].norm()).item()
+    causes = {cause: partial(gradients, f) for cause, f in mistakes.ACCUMULATIONS.items()}
+    name_cause(outputs, cases, causes, agree)
+    first = same.index(False)
+    count, most = cases[first]
+    ratio = (outputs[first].norm() / expected[first].norm()).item()
     raise Wrong(
         f"Right for {sum(same)} of {len(cases)} batches. For {count} images, at most {most} in a "
         f"pass, the gradient is another one ({ratio:.3g} times as long)."
     )
 
 
-def _in_a_row(came: Any, model: nn.Module) -> Tensor:
+def _in_a_row(output: Any, model: nn.Module) -> Tensor:
     """Check a list of gradients, and lay them in a row."""
     wanted = list(model.parameters())
-    if isinstance(came, Tensor) or not hasattr(came, "__len__") or len(came) != len(wanted):
-        raise Wrong(f"Return a list of {len(wanted)} gradients, got {describe(came)}.")
-    for found, p in zip(came, wanted, strict=True):
-        if found is None:
+    if isinstance(output, Tensor) or not hasattr(output, "__len__") or len(output) != len(wanted):
+        raise Wrong(f"Return a list of {len(wanted)} gradients, got {describe(output)}.")
+    for gradient, p in zip(output, wanted, strict=True):
+        if gradient is None:
             raise Wrong("A gradient is None: was it cleared after it was computed?")
-        expect_tensor(found, p)
-    return torch.cat([found.detach().flatten() for found in came])
+        expect_tensor(gradient, p)
+    return torch.cat([gradient.detach().flatten() for gradient in output])
 
 
 # ---- 14.3 ----------------------------------------------------------------------------------------
@@ -275,7 +258,7 @@ def my_sending_seconds(answer: Any) -> str:
         (632_000_000, 64, 3600.0, 4),
         (136_138, 3, 0.1, 8),
     ]
-    _compare_numbers(answer, mistakes.sending, inputs, mistakes.SENDINGS)
+    compare_numbers(answer, mistakes.sending, inputs, mistakes.SENDINGS)
     return f"Right for {len(inputs)} clusters, from 2 processes to 64."
 
 
@@ -305,7 +288,7 @@ def my_step_seconds(answer: Any) -> str:
         (4.0, [1.0, 1.5], [0.5, 0.5]),
         (0.5, [0.2, 0.5], [0.05, 0.7]),
     ]
-    _compare_numbers(answer, mistakes.step_end, inputs, mistakes.STEP_ENDS)
+    compare_numbers(answer, mistakes.step_end, inputs, mistakes.STEP_ENDS)
     return f"Right for {len(inputs)} steps: slow lines, fast lines, gaps, and nothing to send."
 
 
@@ -335,5 +318,5 @@ def my_rate(answer: Any) -> str:
         (0.05, 256, 64, 2, 0.5),
     ]
     inputs = [(step, *plan) for plan in plans for step in range(plan[3] + 3)]
-    _compare_numbers(answer, mistakes.rate, inputs, mistakes.RATES)
+    compare_numbers(answer, mistakes.rate, inputs, mistakes.RATES)
     return f"Right in every step of {len(plans)} plans; one of them makes the batch smaller."

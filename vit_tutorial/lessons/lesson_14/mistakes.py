@@ -68,7 +68,7 @@ def accumulated(
 
 
 def _accumulate(**changes) -> Callable:
-    return lambda *given: accumulated(*given, **changes)
+    return lambda *arguments: accumulated(*arguments, **changes)
 
 
 ACCUMULATIONS: dict[str, Callable] = {
@@ -170,7 +170,7 @@ def sending(
 
 
 def _sending(**changes) -> Callable:
-    return lambda *given: sending(*given, **changes)
+    return lambda *arguments: sending(*arguments, **changes)
 
 
 SENDINGS: dict[str, Callable] = {
@@ -192,11 +192,11 @@ SENDINGS: dict[str, Callable] = {
     "You count what all processes send together. Their lines are different ones, and work at the "
     "same time.": _sending(share=lambda n: 2.0 * (n - 1) / n * n),
     "Giga is a thousand million in networks, not 2 to the power of 30.": _sending(giga=2.0**30),
-    "A number has `bytes_each` bytes.": lambda numbers, n, speed, each: sending(
+    "A number has `bytes_each` bytes.": lambda numbers, n, speed, size: sending(
         numbers, n, speed, 1
     ),
     "Four bytes a number are right for float32 only: use `bytes_each`.": (
-        lambda numbers, n, speed, each: sending(numbers, n, speed, 4)
+        lambda numbers, n, speed, size: sending(numbers, n, speed, 4)
     ),
 }
 
@@ -206,7 +206,7 @@ SENDINGS: dict[str, Callable] = {
 def step_end(computed: float, ready: list[float], seconds: list[float]) -> float:
     """When all is computed and all has arrived, from the last bucket backwards."""
     starts = [
-        max(at + sum(seconds[first:last]) for first, at in enumerate(ready[: last + 1]))
+        max(start + sum(seconds[first:last]) for first, start in enumerate(ready[: last + 1]))
         for last in range(len(ready))
     ]
     return max([computed, *(a + b for a, b in zip(starts, seconds, strict=True))])
@@ -256,18 +256,18 @@ def rate(
     power: float,
     start: Callable[[float, float], float] = lambda base, high: base,
     scale: Callable[[float, float], float] = lambda times, power: times**power,
-    at: Callable[[int, int], float] = lambda step, warmup: (step + 1) / warmup,
+    progress: Callable[[int, int], float] = lambda step, warmup: (step + 1) / warmup,
 ) -> float:
     """The rate of a step; right by default."""
     high = base_rate * scale(batch / base_batch, power)
     if step >= warmup_steps:
         return high
     low = start(base_rate, high)
-    return low + (high - low) * at(step, warmup_steps)
+    return low + (high - low) * progress(step, warmup_steps)
 
 
 def _rate(**changes) -> Callable:
-    return lambda *given: rate(*given, **changes)
+    return lambda *arguments: rate(*arguments, **changes)
 
 
 RATES: dict[str, Callable] = {
@@ -275,12 +275,12 @@ RATES: dict[str, Callable] = {
         _rate(start=lambda base, high: 0.0)
     ),
     "The first step of the warm-up must be above the base rate already, and its last one has the "
-    "full rate: count steps from 1.": _rate(at=lambda step, warmup: step / warmup),
+    "full rate: count steps from 1.": _rate(progress=lambda step, warmup: step / warmup),
     "The last step of the warm-up is not at the full rate: it has `warmup_steps` steps.": (
-        _rate(at=lambda step, warmup: (step + 1) / (warmup + 1))
+        _rate(progress=lambda step, warmup: (step + 1) / (warmup + 1))
     ),
     "The warm-up is missing: the full rate comes at once.": _rate(
-        start=lambda base, high: high, at=lambda step, warmup: 1.0
+        start=lambda base, high: high, progress=lambda step, warmup: 1.0
     ),
     "The rate is multiplied by the ratio of the batches whatever `power` is: 1 is the linear rule, "
     "1/2 that of the root, 0 leaves it alone.": _rate(scale=lambda times, power: times),

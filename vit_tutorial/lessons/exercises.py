@@ -249,7 +249,7 @@ def expect_tensor(output: Any, like: Tensor) -> Tensor:
     """Return `output` if it is a finite tensor of the shape and type of `like`.
 
     Raises:
-        Wrong: it is something else; the message says what was expected and what came.
+        Wrong: it is something else; the message says what was expected and what is there.
     """
     shape = tuple(like.shape)
     if not isinstance(output, Tensor):

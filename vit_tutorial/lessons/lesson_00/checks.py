@@ -1,4 +1,4 @@
-"""The exercise of lesson 00."""
+"""The exercise of lesson 00: the strongest patch."""
 
 from collections.abc import Iterator
 from itertools import product

@@ -1,4 +1,4 @@
-"""The exercises of lesson 04."""
+"""The exercises of lesson 04: attention."""
 
 from functools import partial
 from typing import Any

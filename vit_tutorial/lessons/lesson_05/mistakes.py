@@ -1,6 +1,6 @@
 """Lesson 05: the right functions, from the library, and the mistakes that its checks know by name.
 
-Each catalogue maps what is said to a function that makes the mistake.
+Each dictionary holds what to say -> a function that makes this mistake; `compare` tries them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The exercises of lesson 06."""
+"""The exercises of lesson 06: the whole network."""
 
 from collections.abc import Callable, Iterator
 from itertools import combinations, product

@@ -1,4 +1,4 @@
-"""The exercises of lesson 07."""
+"""The exercises of lesson 07: training."""
 
 import math
 from collections.abc import Callable, Iterator

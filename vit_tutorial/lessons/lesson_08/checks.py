@@ -1,4 +1,4 @@
-"""The exercises of lesson 08."""
+"""The exercises of lesson 08: looking inside."""
 
 import math
 from typing import Any

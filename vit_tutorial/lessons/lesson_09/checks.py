@@ -1,4 +1,4 @@
-"""The exercises of lesson 09."""
+"""The exercises of lesson 09: is the map right?"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The exercises of lesson 10."""
+"""The exercises of lesson 10: ViT and CNN."""
 
 from typing import Any
 

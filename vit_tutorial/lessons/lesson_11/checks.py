@@ -1,4 +1,4 @@
-"""The exercises of lesson 11."""
+"""The exercises of lesson 11: transfer learning."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The exercises of lesson 12."""
+"""The exercises of lesson 12: smaller and faster."""
 
 from collections.abc import Callable
 from functools import wraps

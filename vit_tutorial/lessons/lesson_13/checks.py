@@ -1,4 +1,4 @@
-"""The exercises of lesson 13."""
+"""The exercises of lesson 13: learning without labels."""
 
 from collections.abc import Callable
 from typing import Any

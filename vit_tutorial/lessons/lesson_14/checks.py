@@ -1,4 +1,4 @@
-"""The exercises of lesson 14."""
+"""The exercises of lesson 14: scaling out."""
 
 from collections.abc import Callable
 from functools import partial

@@ -87,8 +87,10 @@ SOFTMAX: dict[str, Callable] = {
 # ---- 04.2 Attention ------------------------------------------------------------------------------
 
 
-def _weights(q: Tensor, k: Tensor, scale: Callable[[int], float] = lambda d: d**-0.5) -> Tensor:
-    return (q @ k.transpose(-2, -1) * scale(q.shape[-1])).softmax(dim=-1)
+def _weights(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
+    """Return the weights; the right scale is one over the square root of d."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)
 
 
 def _softmax_overflows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -97,18 +99,18 @@ def _softmax_overflows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 ATTENTION: dict[str, Callable] = {
     "Nothing scales the scores: divide them by the square root of d.": (
-        lambda q, k, v: _weights(q, k, lambda d: 1.0) @ v
+        lambda q, k, v: _weights(q, k, 1.0) @ v
     ),
     "You divide the scores by d: it is the square root of d.": (
-        lambda q, k, v: _weights(q, k, lambda d: 1 / d) @ v
+        lambda q, k, v: _weights(q, k, 1 / q.shape[-1]) @ v
     ),
     "You multiply the scores by the square root of d: divide.": (
-        lambda q, k, v: _weights(q, k, lambda d: d**0.5) @ v
+        lambda q, k, v: _weights(q, k, q.shape[-1] ** 0.5) @ v
     ),
     "You divide by the square root of the number of tokens T: d is the width of a query, the "
-    "last axis.": lambda q, k, v: _weights(q, k, lambda d: q.shape[-2] ** -0.5) @ v,
+    "last axis.": lambda q, k, v: _weights(q, k, q.shape[-2] ** -0.5) @ v,
     "The weights of a row do not add up to 1: you scale after the softmax, not before.": (
-        lambda q, k, v: _weights(q, k, lambda d: 1.0) / q.shape[-1] ** 0.5 @ v
+        lambda q, k, v: _weights(q, k, 1.0) / q.shape[-1] ** 0.5 @ v
     ),
     "q and k are swapped: a row of the scores must belong to a query, a column to a key.": (
         lambda q, k, v: _weights(k, q) @ v
@@ -282,16 +284,16 @@ MULTI_HEAD: dict[str, Callable] = {
         parts=lambda qkv, h: [_view_split(p, h) for p in qkv.chunk(3, dim=-1)], join=_view_join
     ),
     "You divide by the square root of D, the width of a token: d is the width of one head.": (
-        _heads(attend=lambda q, k, v, width: _weights(q, k, lambda d: width**-0.5) @ v)
+        _heads(attend=lambda q, k, v, width: _weights(q, k, width**-0.5) @ v)
     ),
     "Nothing scales the scores: divide them by the square root of the width of a head.": _heads(
-        attend=lambda q, k, v, width: _weights(q, k, lambda d: 1.0) @ v
+        attend=lambda q, k, v, width: _weights(q, k, 1.0) @ v
     ),
     "You divide by d: it is the square root of d.": _heads(
-        attend=lambda q, k, v, width: _weights(q, k, lambda d: 1 / d) @ v
+        attend=lambda q, k, v, width: _weights(q, k, 1 / q.shape[-1]) @ v
     ),
     "The weights of a row do not add up to 1: you scale after the softmax, not before.": _heads(
-        attend=lambda q, k, v, width: _weights(q, k, lambda d: 1.0) * q.shape[-1] ** -0.5 @ v
+        attend=lambda q, k, v, width: _weights(q, k, 1.0) * q.shape[-1] ** -0.5 @ v
     ),
     "Columns add up to 1, rows do not: softmax over the wrong axis?": _heads(
         attend=lambda q, k, v, width: _weights(k, q).transpose(-2, -1) @ v

@@ -469,12 +469,14 @@ KEPT: dict[str, Callable] = {
 
 # ---- 08.7 Discarding -----------------------------------------------------------------------------
 
+Pairs = list[tuple[float, int]]  # an entry, and its place in reading order
+
 
 def discard(
     table: Tensor,
     ratio: float,
     *,
-    order: Callable[[list[tuple[float, int]]], list[tuple[float, int]]] = sorted,
+    order: Callable[[Pairs], Pairs] = sorted,
     count: Callable[[float], int] = int,
     spared: Callable[[int, int], bool] = lambda i, T: i == 0,
 ) -> Tensor:
@@ -512,6 +514,14 @@ def _another_in_its_place(table: Tensor, ratio: float) -> Tensor:
     return discard(table, ratio, order=lambda pairs: sorted(pair for pair in pairs if pair[1]))
 
 
+def _last_of_equal_ones_first(pairs: Pairs) -> Pairs:
+    return sorted(pairs, key=lambda pair: (pair[0], -pair[1]))
+
+
+def _largest_first(pairs: Pairs) -> Pairs:
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
+
+
 def _ceil(number: float) -> int:
     return -int(-number // 1)
 
@@ -522,11 +532,11 @@ DISCARDS: dict[str, Callable] = {
     "Only entries below the limit go: some that equal it must go, too, until the number is "
     "right.": lambda t, r: _below(t, r, equal_too=False),
     "Of equal entries yours takes the last ones first: reading order begins at the upper left.": (
-        lambda t, r: discard(t, r, order=lambda p: sorted(p, key=lambda q: (q[0], -q[1])))
+        lambda t, r: discard(t, r, order=_last_of_equal_ones_first)
     ),
     "Each row loses its share: the smallest entries are meant, in the whole table.": _by_rows,
-    "The largest entries go: it should be the smallest.": lambda t, r: discard(
-        t, r, order=lambda p: sorted(p, key=lambda q: (-q[0], q[1]))
+    "The largest entries go: it should be the smallest.": (
+        lambda t, r: discard(t, r, order=_largest_first)
     ),
     "This share is kept and the rest thrown away: it is the other way round.": lambda t, r: discard(
         t, 1 - r

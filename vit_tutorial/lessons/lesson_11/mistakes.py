@@ -47,6 +47,17 @@ def _standardised(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     return nearest_mean((features - mean) / std, labels, (queries - mean) / std)
 
 
+def _mean_of_distances(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    distances = _to_each(queries, features).sqrt()  # (m, n)
+    return class_means(distances.T, labels).argmin(dim=0)
+
+
+def _nearest_median(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    classes = range(int(labels.max()) + 1)
+    medians = torch.stack([features[labels == c].median(dim=0).values for c in classes])
+    return _to_each(queries, medians).argmin(dim=1)
+
+
 NEAREST: dict[str, Callable] = {
     "The largest product favours a class whose mean is long, even where another mean is nearer; "
     "what is asked for is the smallest distance.": _by(lambda q, means: q @ means.T),
@@ -68,16 +79,10 @@ NEAREST: dict[str, Callable] = {
     "You take the largest difference of all axes. The straight-line distance adds up their "
     "squares.": _by(lambda q, means: -(q[:, None] - means).abs().amax(dim=-1)),
     "This is the mean of the distances to the examples of a class, and not the distance to their "
-    "mean.": lambda f, y, q: (lambda sums, counts: (sums / counts).T)(
-        *_sums_and_counts(_to_each(q, f).sqrt().T.contiguous(), y)
-    ).argmin(dim=1),
+    "mean.": _mean_of_distances,
     "The signs get lost: differences that point in opposite ways cancel. Square them before they "
     "are added up.": _by(lambda q, means: -(q[:, None] - means).sum(dim=-1).abs()),
-    "You take the median of each class, and not the mean.": (
-        lambda f, y, q: _to_each(
-            q, torch.stack([f[y == c].median(dim=0).values for c in range(int(y.max()) + 1)])
-        ).argmin(dim=1)
-    ),
+    "You take the median of each class, and not the mean.": _nearest_median,
     "Features are standardised before they are compared: that is another distance.": _standardised,
     "The classes are counted from 1; labels begin at 0.": (
         lambda f, y, q: nearest_mean(f, y, q) + 1
@@ -245,8 +250,8 @@ RENORMALISED: dict[str, Callable] = {
 
 
 def layer_rates(names: list[str], depth: int, rate: float, decay: float) -> dict[str, float]:
-    """The right rates, from the bottom up: each layer's number times the decay on top of it."""
-    return _rates(lambda level: depth + 1 - level, depth)(names, depth, rate, decay)
+    """The right rates: a power of the decay for the layers above."""
+    return {name: rate * decay ** (depth + 1 - level_of(name, depth)) for name in names}
 
 
 def level_of(name: str, depth: int) -> int:
@@ -255,13 +260,6 @@ def level_of(name: str, depth: int) -> int:
     if parts[0] == "blocks":
         return int(parts[1]) + 1
     return depth + 1 if parts[0] in ("norm", "head") else 0
-
-
-def _rates(power: Callable[[int], int], depth: int, level: Callable = level_of) -> Callable:
-    def rates(names: list[str], depth: int, rate: float, decay: float) -> dict[str, float]:
-        return {name: rate * decay ** power(level(name, depth)) for name in names}
-
-    return rates
 
 
 def as_tensor(rates: dict[str, float], names: list[str]) -> Tensor:
@@ -316,7 +314,7 @@ RATES: dict[str, Callable] = {
         _tables_on_top, _usual
     ),
     "The head decays, too: it learns at η.": _from(
-        lambda name, depth: level_of(name, depth), lambda level, depth: depth + 2 - level
+        level_of, lambda level, depth: depth + 2 - level
     ),
     "Rates fall in equal steps. With a decay, each is a *share* of the one above: a power.": (
         lambda names, depth, rate, decay: as_tensor(

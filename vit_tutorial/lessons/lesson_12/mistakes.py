@@ -72,6 +72,11 @@ def _apart(before: Tensor, after: Tensor) -> Tensor:
     return (100 * torch.stack([q - p, q - p - reach, q - p + reach])).float()
 
 
+def _reach(gaps: Tensor) -> Tensor:
+    """The right reach of the interval of a mean of differences."""
+    return 1.96 * gaps.std() / len(gaps) ** 0.5
+
+
 def _paired(
     reach: Callable[[Tensor], Tensor], sign: int = 1, scale: float = 100
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -86,9 +91,7 @@ def _paired(
 
 
 CHANGES: dict[str, Callable] = {
-    "The sign is turned round: what is lost must be below 0.": _paired(
-        lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5, sign=-1
-    ),
+    "The sign is turned round: what is lost must be below 0.": _paired(_reach, sign=-1),
     "You treat the two as if they had seen different images. Both have named the same ones: take "
     "the difference for each image, then the interval of its mean.": _apart,
     "This is how far single images lie from the mean. A mean of n is √n times as sure.": _paired(
@@ -99,20 +102,14 @@ CHANGES: dict[str, Callable] = {
     ),
     "This is one standard error to each side, which holds the truth in two cases of three. For "
     "95% it takes 1.96 of them.": _paired(lambda gaps: gaps.std() / len(gaps) ** 0.5),
-    "You give shares; percent were asked for.": _paired(
-        lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5, scale=1
-    ),
+    "You give shares; percent were asked for.": _paired(_reach, scale=1),
     "Images whose answer did not change have a difference of 0, and they count: you leave them "
-    "out.": lambda b, a: _paired(lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5)(
-        b[b != a], a[b != a]
-    ),
+    "out.": lambda b, a: _paired(_reach)(b[b != a], a[b != a]),
     "The deviation is taken of the answers after the change, not of the differences.": (
         lambda b, a: _paired(lambda gaps: 1.96 * a.double().std() / len(gaps) ** 0.5)(b, a)
     ),
     "The differences are taken without their sign: lost and won answers must cancel.": (
-        lambda b, a: _paired(lambda gaps: 1.96 * gaps.std() / len(gaps) ** 0.5)(
-            torch.zeros_like(b), a != b
-        )
+        lambda b, a: _paired(_reach)(torch.zeros_like(b), a != b)
     ),
     "`std` was divided by n instead of n - 1: for a sample it is n - 1.": _paired(
         lambda gaps: 1.96 * gaps.std(correction=0) / len(gaps) ** 0.5

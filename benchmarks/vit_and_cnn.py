@@ -34,7 +34,7 @@ from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.files import whole_file
-from vit_tutorial.lessons.changes import hybrids, occluded, shifted, shuffled
+from vit_tutorial.lessons.lesson_10.changes import hybrids, occluded, shifted, shuffled
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.provenance import provenance
 from vit_tutorial.recipes import RECIPES, TrainConfig

@@ -231,9 +231,57 @@ def test_what_raises_says_so(path):
 # ---- size and README ----
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_outgrows_a_newcomer(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+LONGEST_FUNCTION = 60  # lines of a body, its docstring not counted
+TOO_LONG = {"cli.py::_train_on": 85}  # may shrink, and get no company
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def body_of(node: ast.FunctionDef) -> list[ast.stmt]:
+    """The statements of a function, without its docstring where there is more."""
+    return node.body[1:] or node.body if ast.get_docstring(node) is not None else node.body
+
+
+def test_no_function_outgrows_a_newcomer():
+    too_long = {}
+    for path in MODULES:
+        for node in functions(parsed(path)):
+            lines = body_of(node)[-1].end_lineno - body_of(node)[0].lineno + 1
+            if lines > LONGEST_FUNCTION:
+                too_long[f"{path.relative_to(PACKAGE).as_posix()}::{node.name}"] = lines
+    grown = [name for name, lines in too_long.items() if lines > TOO_LONG.get(name, 0)]
+    assert not grown, f"a part of it deserves a name of its own: {', '.join(grown)}"
+    assert too_long.keys() == TOO_LONG.keys(), "short by now: take it out of TOO_LONG"
+
+
+def test_no_function_is_written_twice():
+    """Of two lines or more, whatever they are called and where."""
+    places = {}
+    for path in MODULES:
+        for node in functions(parsed(path)):
+            body = body_of(node)
+            if body[-1].end_lineno > body[0].lineno:
+                written = ast.dump(ast.Module(body, []))
+                place = f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}"
+                places.setdefault(written, []).append(place)
+    twice = [group for group in places.values() if len(group) > 1]
+    assert not twice, f"write these once: {twice}"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((PACKAGE / "lessons").glob("lesson_*")), ids=lambda folder: folder.name
+)
+def test_a_lessons_folder_holds_its_checks_and_imports_no_other_lessons(folder):
+    assert re.fullmatch(r"lesson_\d\d", folder.name)
+    assert {"__init__.py", "checks.py", "mistakes.py"} <= {
+        path.name for path in folder.glob("*.py")
+    }
+    for path in folder.glob("*.py"):
+        for name in imported_names(parsed(path)):
+            part = re.match(r"vit_tutorial\.lessons\.(lesson_\d\d)", name)
+            assert part is None or part[1] == folder.name, f"{path.name} imports {name}"
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="there is no README here")

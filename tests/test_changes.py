@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vit_tutorial.lessons.changes import blurred, hybrids, occluded, shifted, shuffled
+from vit_tutorial.lessons.lesson_10.changes import blurred, hybrids, occluded, shifted, shuffled
 
 
 def noise(count: int = 6, channels: int = 3, size: tuple[int, int] = (8, 12)) -> torch.Tensor:

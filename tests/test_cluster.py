@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vit_tutorial.lessons.cluster import ring_all_reduce, step_timeline
-from vit_tutorial.lessons.mistakes_14 import step_end
+from vit_tutorial.lessons.lesson_14.cluster import ring_all_reduce, step_timeline
+from vit_tutorial.lessons.lesson_14.mistakes import step_end
 
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 7])

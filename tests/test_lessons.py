@@ -14,12 +14,16 @@ from vit_tutorial.lessons import check, hint
 from vit_tutorial.lessons import exercises as engine
 from vit_tutorial.lessons.exercises import (
     Wrong,
+    as_integer,
+    as_number,
     call,
     compare,
+    compare_numbers,
     exercise,
     exercises_of,
     expect_tensor,
     judge,
+    require_gradients,
 )
 
 # as in a notebook, where k.T of more than two axes only warns
@@ -266,3 +270,52 @@ def test_an_answer_is_compared_with_the_right_one_and_with_known_mistakes():
         compare(lambda x: (x * x).reshape(-1, 2), torch.square, inputs, causes)
     with pytest.raises(Wrong, match=r"numbers of type torch.float64, got torch.float32"):
         compare(lambda x: (x * x).float(), torch.square, inputs, causes)
+
+
+def test_numbers_come_plain_or_in_tensors_and_whole_ones_have_no_fraction():
+    for output in (3, 3.0, torch.tensor(3), torch.tensor([3.0])):
+        assert as_number(output) == 3
+        number = as_integer(output)
+        assert (number, type(number)) == (3, int)
+    for output in ("three", (1, 2), torch.zeros(2), None):
+        for read in (as_number, as_integer):
+            with pytest.raises(Wrong, match=r"^Expected one number, got "):
+                read(output)
+    for output in (2.5, float("nan"), float("inf"), True):
+        with pytest.raises(Wrong, match=r"^Expected one whole number, got the (float|bool)"):
+            as_integer(output)
+
+
+def test_answers_that_are_numbers_are_compared_too():
+    inputs = [(1, 4), (2, 5), (3, 3)]
+    causes = {"added": lambda a, b: a + b, "never reached": lambda a, b: a / 0}
+
+    def check(answer, **options):
+        compare_numbers(answer, lambda a, b: a * b, inputs, causes, **options)
+
+    check(lambda a, b: torch.tensor(a * b * 1.000001))
+    with pytest.raises(Wrong, match=r"^added$"):
+        check(lambda a, b: b + a)
+    with pytest.raises(
+        Wrong, match=r"^Right for 1 of 3 inputs. For \(2, 5\) it should be 10; got 10.002.$"
+    ):
+        check(lambda a, b: a * b * 1.0002 if a > 1 else a * b)
+    check(lambda a, b: float(a * b), read=as_integer)
+    words = r"^Right for 0 of 3 inputs. Of 1 and 4 it should be 4; got 5, 1 too many.$"
+    with pytest.raises(Wrong, match=words):
+        check(lambda a, b: a * b + 1, read=as_integer, case=lambda a, b: f"Of {a} and {b}")
+
+
+def test_gradients_must_come_through_and_be_the_right_ones():
+    x, y = torch.rand(2, 3, requires_grad=True), torch.rand(3, requires_grad=True)
+    require_gradients(lambda x, y: x * y, (x, y), torch.mul)
+    require_gradients(lambda x, y: x * 2 * y, (x, y))
+    require_gradients(lambda x, y: x * y.detach(), (x, y.detach()), torch.mul)
+    for answer, cause in (
+        (lambda x, y: x * y.detach(), "no gradient reaches `y`:"),
+        (lambda x, y: torch.tensor((x * y).tolist()), "no gradient reaches `x`, `y`:"),
+        (lambda x, y: x * y + (x - x.detach()), "the gradient of `x` is not"),
+    ):
+        with pytest.raises(Wrong, match=cause):
+            require_gradients(answer, (x, y), torch.mul)
+    assert x.grad is None

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vit_tutorial import plots
-from vit_tutorial.lessons.cluster import ring_all_reduce
+from vit_tutorial.lessons.lesson_14.cluster import ring_all_reduce
 
 
 def ring(workers=3):

@@ -882,7 +882,7 @@ plots.training_curve(slow, chance=math.log(10), bands=bands)
 # is a healthy one, which had the same seed.
 
 # %%
-from vit_tutorial.lessons.patients import CAUSES, patient, train_patient
+from vit_tutorial.lessons.lesson_07.patients import CAUSES, patient, train_patient
 
 healthy = train_patient()
 patients = {letter: patient(letter) for letter in "ABCDE"}
@@ -950,9 +950,9 @@ check("07.9", my_diagnosis)
 # `train_patient("not cleared")`.
 
 # %%
-from vit_tutorial.lessons.patients import BATCH, LOOK_EVERY, SMALL, STEPS, Curves
+from vit_tutorial.lessons.lesson_07.patients import BATCH, LOOK_EVERY, SMALL, STEPS, Curves
 
-# %% definition="vit_tutorial.lessons.patients.train_patient"
+# %% definition="vit_tutorial.lessons.lesson_07.patients.train_patient"
 
 # %% [markdown]
 # ## What we now have

@@ -351,7 +351,7 @@ for fusion in ("mean", "max", "min"):
 # Four more functions claim to be rollout with the *mean* of the heads. They are wrong.
 
 # %%
-from vit_tutorial.lessons.module_09 import WRONG_ROLLOUTS
+from vit_tutorial.lessons.lesson_09.rollouts import WRONG_ROLLOUTS
 
 for number, roll in enumerate(WRONG_ROLLOUTS.values()):
     print(f"function {number} breaks: {', '.join(broken_laws(roll)) or 'nothing'}")

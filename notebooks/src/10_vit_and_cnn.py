@@ -493,7 +493,7 @@ check("10.3", my_shuffled)
 # %% [markdown]
 # The package's version draws the orders itself:
 
-# %% definition="vit_tutorial.lessons.changes.shuffled"
+# %% definition="vit_tutorial.lessons.lesson_10.changes.shuffled"
 
 # %% [markdown]
 # Three more questions of this kind: the image is **shifted** by some pixels (what enters is a mirror image), some of
@@ -504,7 +504,7 @@ check("10.3", my_shuffled)
 from skimage import data as photographs
 
 from vit_tutorial import fit_image
-from vit_tutorial.lessons.changes import hybrids, occluded, shifted
+from vit_tutorial.lessons.lesson_10.changes import hybrids, occluded, shifted
 
 cat = fit_image(photographs.chelsea(), 32).pixels[None]  # (1, 3, 32, 32), uint8
 grey = torch.tensor([125.0, 123.0, 114.0])  # CIFAR-10's mean colour

@@ -299,7 +299,7 @@ print(all_to_one([[1, 2, 3], [10, 20, 30], [100, 200, 300]]))
 # that leaves on the right comes in again on the left.
 
 # %%
-from vit_tutorial.lessons.cluster import ring_all_reduce
+from vit_tutorial.lessons.lesson_14.cluster import ring_all_reduce
 
 parts = torch.tensor([[1.0, 2, 3], [10, 20, 30], [100, 200, 300]])  # (workers, chunks)
 rounds = ring_all_reduce(parts)
@@ -354,7 +354,7 @@ check("14.4", my_ring_round)
 # %%
 from torch import Tensor
 
-# %% definition="vit_tutorial.lessons.cluster.ring_all_reduce"
+# %% definition="vit_tutorial.lessons.lesson_14.cluster.ring_all_reduce"
 
 # %% [markdown]
 # **Proof**: for any number of workers, all have the sum, and each has sent 2·(N − 1)/N of a gradient.
@@ -645,9 +645,9 @@ check("14.6", my_step_seconds)
 # %%
 import math
 
-from vit_tutorial.lessons.cluster import LATENCY, Timeline
+from vit_tutorial.lessons.lesson_14.cluster import LATENCY, Timeline
 
-# %% definition="vit_tutorial.lessons.cluster.step_timeline"
+# %% definition="vit_tutorial.lessons.lesson_14.cluster.step_timeline"
 
 # %% [markdown]
 # **Proof** by the four buckets from above, of 25 bytes each: first at 100 bytes per second, then at 25. (Two processes

@@ -346,7 +346,7 @@ WRONG = {
         "on a grid": (pattern("b c (r p) (s q) -> b r s (c p q)"), "stand on a grid"),
         "square only": (patchify_square_only, "side, p, side, p.*stopped with RuntimeError"),
         "view": (patchify_viewed, r"split.view\(b, -1, c \* p \* p\).*stopped with RuntimeError"),
-        "detached": (patchify_detached, "gradient is cut off"),
+        "detached": (patchify_detached, "no gradient reaches `images`"),
         "in place": (patchify_in_place, "changes `images`"),
         "half precision": (patchify_rounded, r"Right for \d of 7 inputs"),
     },
@@ -361,7 +361,10 @@ WRONG = {
         "torn apart": (back("b (r s) (c p q) -> b c (p r) (q s)"), "torn apart"),
         "channels at the end": (back("b (r s) (c p q) -> b (r p) (s q) c"), "are the last axis"),
         "three channels": (unpatchify_three_channels, "stopped with RuntimeError"),
-        "detached": (lambda x, p, g: unpatchify_by_fold(x.detach(), p, g), "gradient is cut off"),
+        "detached": (
+            lambda x, p, g: unpatchify_by_fold(x.detach(), p, g),
+            "no gradient reaches `x`",
+        ),
         "nothing": (lambda x, p, g: None, "returned None"),
     },
     "01.5": {

@@ -35,6 +35,11 @@ def cuts_the_graph(scores):
     return scores.detach().softmax(dim=-1)
 
 
+def detaches_its_sum(scores):
+    exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(dim=-1, keepdim=True).detach()
+
+
 # ---- 04.2 and 04.3 ----
 
 
@@ -256,7 +261,8 @@ WRONG = {
         "no exponential": (lambda s: s / s.sum(-1, keepdim=True), "where is the exponential"),
         "logarithms": (lambda s: s.log_softmax(-1), "logarithms"),
         "in place": (changes_its_scores, "changes `scores`"),
-        "detached": (cuts_the_graph, "no gradient can flow"),
+        "detached": (cuts_the_graph, "no gradient reaches `scores`"),
+        "half detached": (detaches_its_sum, "the gradient of `scores` is not: on one of its ways"),
     },
     "04.2": {
         "no scale": (lambda q, k, v: w(q, k, 1) @ v, "Nothing scales"),
@@ -282,7 +288,11 @@ WRONG = {
             "NaN for large",
         ),
         "a table only": (turns_all_axes_round, "stopped"),
-        "detached": (lambda q, k, v: w(q, k).detach() @ v.detach(), "no gradient can flow"),
+        "detached": (
+            lambda q, k, v: w(q, k).detach() @ v.detach(),
+            "no gradient reaches `q`, `k`, `v`",
+        ),
+        "one detached": (lambda q, k, v: w(q, k.detach()) @ v, "no gradient reaches `k`:"),
     },
     "04.3": {
         "0 after": (lambda q, k, v, a: w(q, k).masked_fill(~a, 0) @ v, "0 after the softmax"),
@@ -366,7 +376,7 @@ WRONG = {
         "no proj bias": (lambda x, a, b, c, d, h: three_layers(x, a, b, c, 0 * d, h), "proj_bias"),
         "no qkv bias": (lambda x, a, b, c, d, h: three_layers(x, a, 0 * b, c, d, h), "qkv_bias"),
         "one head": (lambda x, a, b, c, d, h: three_layers(x, a, b, c, d, 1), "only one head"),
-        "detached": (lambda *given: three_layers(*given).detach(), "no gradient can flow"),
+        "detached": (lambda *given: three_layers(*given).detach(), "no gradient reaches"),
     },
     "04.6": {
         "in the sequence": (along_the_sequence, "step in the sequence"),

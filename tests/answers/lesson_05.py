@@ -475,7 +475,7 @@ WRONG = {
         "in place": (drops_in_place, "changes `x`"),
         "cut off": (
             lambda x, p, t: drop_path_by_rand(x, p, t).detach(),
-            "No gradient gets through",
+            "no gradient reaches `x`",
         ),
         "a function": (lambda x, p, t: nn.Identity(), "Expected a tensor"),
     },

@@ -380,7 +380,7 @@ WRONG = {
         "base 10": (lambda c: math.log10((math.e + c - 1) / math.e), "base 10"),
         "base 2": (lambda c: math.log2((math.e + c - 1) / math.e), "base 2"),
         "sum alone": (lambda c: math.log(math.e + c - 1), "its own logit"),
-        "guess": (lambda c: 1.5, "For 10 classes expected 1.4612, got 1.5"),
+        "guess": (lambda c: 1.5, "For 10 classes it should be 1.4612; got 1.5"),
         "a word": (lambda c: "low", "Expected one number"),
     },
     "06.6": {
@@ -443,7 +443,7 @@ WRONG = {
             r"2 \* L \+ 1 norms.* Only one block",
         ),
         "a float": (lambda c: float(parameters_by_terms(c)), "Expected a whole number"),
-        "ViT-B": (lambda c: 86_567_656, "Right for 0 of 8 networks.* too many"),
+        "ViT-B": (lambda c: 86_567_656, "Right for 0 of 8 inputs.* too many"),
     },
     "06.7": {
         "multiply-adds": (flops(factor=lambda c: 1), "multiply-adds"),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_tutorial import augment
-from vit_tutorial.lessons.patients import PATIENTS
+from vit_tutorial.lessons.lesson_07.patients import PATIENTS
 from vit_tutorial.optimizers import parameter_groups
 
 # ---- 07.1 ----

@@ -424,9 +424,9 @@ WRONG = {
         "wrong order": (lambda ls: field_by_a_sum(list(reversed(ls))), "wrong order"),
         "squared": (lambda ls: field_by_a_sum(ls) ** 2, "pixels squared"),
         "one side": (lambda ls: field_by_a_sum(ls) // 2, "to one side"),
-        "a pair": (lambda ls: (1, 1), "Expected a whole number"),
-        "half": (lambda ls: field_by_a_sum(ls) / 2, "Expected a whole number|you say"),
-        "one more": (lambda ls: field_by_a_sum(ls) + 1, "you say"),
+        "a pair": (lambda ls: (1, 1), "Expected one number"),
+        "half": (lambda ls: field_by_a_sum(ls) / 2, "Expected one whole number"),
+        "one more": (lambda ls: field_by_a_sum(ls) + 1, "it should be 3; got 4, 1 too many"),
     },
     "10.6": {
         "everywhere": (

@@ -5,7 +5,7 @@ wrong, so that a wrong answer can be told its cause.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vit_tutorial.lessons.exercises import Wrong, call, describe
+from vit_tutorial.lessons.exercises import Wrong, as_integer, compare_numbers, describe
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 CONFIGS = [
@@ -214,37 +214,32 @@ def judge_count(answer: Any, right: Callable, formula: Callable, faults: dict[st
     Raises:
         Wrong: one differs; the message names the cause where one or two faults explain all.
     """
-    came = [call(answer, config) for config in CONFIGS]
-    for value in came:
-        if isinstance(value, bool) or not (isinstance(value, int) or _is_whole_tensor(value)):
-            raise Wrong(
-                f"Expected a whole number, an int, got {describe(value)}. Every length in the "
-                f"config is whole: `hidden_dim`, `num_tokens` and the others."
-            )
-    counts, expected = [int(value) for value in came], [right(config) for config in CONFIGS]
-    if counts == expected:
-        return f"Right for {len(CONFIGS)} networks, counted by PyTorch itself."
-    for names in [*((name,) for name in faults), *combinations(faults, 2)]:
-        if counts == [formula(config, *names) for config in CONFIGS]:
-            raise Wrong(" ".join(faults[name] for name in names))
-    first = next(i for i in range(len(CONFIGS)) if counts[i] != expected[i])
-    same = sum(a == b for a, b in zip(counts, expected, strict=True))
-    more = counts[first] - expected[first]
-    raise Wrong(
-        f"Right for {same} of {len(CONFIGS)} networks. For {_said(CONFIGS[first])} it is "
-        f"{expected[first]:,}; got {counts[first]:,}, {abs(more):,} too "
-        f"{'many' if more > 0 else 'few'}."
-    )
+    causes = {
+        " ".join(faults[name] for name in names): partial(_with_faults, formula, names)
+        for names in [*((name,) for name in faults), *combinations(faults, 2)]
+    }
+    compare_numbers(answer, right, [(c,) for c in CONFIGS], causes, _case, _as_count)
+    return f"Right for {len(CONFIGS)} networks, counted by PyTorch itself."
 
 
-def _is_whole_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point()
+def _with_faults(formula: Callable, names: tuple[str, ...], config: ViTConfig) -> int:
+    return formula(config, *names)
 
 
-def _said(c: ViTConfig) -> str:
+def _as_count(output: Any) -> int:
+    """Return an int, plain or in a tensor; a float comes of a division, and is no count."""
+    if isinstance(output, float) or (isinstance(output, Tensor) and output.is_floating_point()):
+        raise Wrong(
+            f"Expected a whole number, an int, got {describe(output)}. Every length in the "
+            f"config is whole: `hidden_dim`, `num_tokens` and the others."
+        )
+    return as_integer(output)
+
+
+def _case(c: ViTConfig) -> str:
     height, width = c.image_hw
     return (
-        f"images {height}x{width}x{c.in_chans}, P={c.patch_size}, D={c.embed_dim}, depth "
+        f"For images {height}x{width}x{c.in_chans}, P={c.patch_size}, D={c.embed_dim}, depth "
         f'{c.depth}, {c.num_heads} heads, hidden {c.hidden_dim}, pos_embed="{c.pos_embed}", '
         f'pool="{c.pool}", {c.num_classes} classes'
     )

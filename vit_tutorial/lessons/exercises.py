@@ -1,7 +1,8 @@
 """Exercises: how one is declared, how an answer is checked, and what the learner is told.
 
-A lesson's exercises stand in `lesson_NN.py`. Each is one function that takes the learner's answer,
-raises `Wrong` with the likely cause, or returns a line of praise that says what was right:
+A lesson's exercises stand in `lesson_NN/checks.py`: 04.3 in `lesson_04/checks.py`. Each is one
+function that takes the learner's answer, raises `Wrong` with the likely cause, or returns a line of
+praise that says what was right:
 
     @exercise("00.1", title="The strongest patch", difficulty=1, minutes=5, hints=("...", "..."))
     def strongest_patch(answer):
@@ -17,6 +18,7 @@ import html
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import signal
 import sys
@@ -102,7 +104,7 @@ def exercises_of(lesson: str) -> list[Exercise]:
     """Return the exercises of a lesson, "00" for example; none where it declares none."""
     name = f"{__package__}.lesson_{lesson}"
     if re.fullmatch(r"\d\d", lesson) and importlib.util.find_spec(name):
-        importlib.import_module(name)
+        importlib.import_module(f"{name}.checks")
     return [_EXERCISES[id] for id in _EXERCISES if id.startswith(f"{lesson}.")]
 
 
@@ -220,47 +222,73 @@ def call(answer: Callable, *arguments: Any) -> Any:
     Raises:
         Wrong: it takes other arguments, changed them, or returned None.
     """
-    try:
-        names = list(inspect.signature(answer).bind(*arguments).arguments)
-    except TypeError as error:
-        name = getattr(answer, "__name__", "it")
-        raise Wrong(f"`{name}` must take {len(arguments)} arguments; here: {error}.") from None
-    except ValueError:  # built in, without a signature
-        names = []
-    given = [_copy(argument) for argument in arguments]
-    result = answer(*given)
-    for position, (before, after) in enumerate(zip(arguments, given, strict=True)):
+    names = _names(answer, arguments)
+    copies = [_copy(argument) for argument in arguments]
+    output = answer(*copies)
+    for name, before, after in zip(names, arguments, copies, strict=True):
         if not _same(before, after):
-            name = names[position] if position < len(names) else f"argument {position}"
             raise Wrong(
                 f"Your function changes `{name}`, which belongs to its caller: something works in "
                 f"place (an assignment to a part of it, `+=`, or a method that ends in `_`)."
             )
-    if result is None:
-        raise Wrong("Your function returned None: is its `return` missing?")
-    return result
+    return require_output(output)
 
 
-def expect_tensor(came: Any, like: Tensor) -> Tensor:
-    """Return `came` if it is a finite tensor of the shape and type of `like`.
+def require_output(output: Any) -> Any:
+    """Return what an answer returned.
 
     Raises:
-        Wrong: it is something else; the message says what was expected and what came.
+        Wrong: it is None.
+    """
+    if output is None:
+        raise Wrong("Your function returned None: is its `return` missing?")
+    return output
+
+
+def expect_tensor(output: Any, like: Tensor) -> Tensor:
+    """Return `output` if it is a finite tensor of the shape and type of `like`.
+
+    Raises:
+        Wrong: it is something else; the message says what was expected and what is there.
     """
     shape = tuple(like.shape)
-    if not isinstance(came, Tensor):
-        raise Wrong(f"Expected a tensor of shape {shape}, got {describe(came)}.")
-    if came.shape != like.shape:
-        raise Wrong(f"Expected the shape {shape}, got {tuple(came.shape)}.")
-    if came.dtype != like.dtype:
-        raise Wrong(f"Expected numbers of type {like.dtype}, got {came.dtype}.")
-    bad = int((~came.isfinite()).sum())
+    if not isinstance(output, Tensor):
+        raise Wrong(f"Expected a tensor of shape {shape}, got {describe(output)}.")
+    if output.shape != like.shape:
+        raise Wrong(f"Expected the shape {shape}, got {tuple(output.shape)}.")
+    if output.dtype != like.dtype:
+        raise Wrong(f"Expected numbers of type {like.dtype}, got {output.dtype}.")
+    bad = int((~output.isfinite()).sum())
     if bad and like.isfinite().all():
         raise Wrong(
-            f"{bad} of {came.numel()} numbers are NaN or infinite: a division by zero, or the "
+            f"{bad} of {output.numel()} numbers are NaN or infinite: a division by zero, or the "
             f"exponential of something large?"
         )
-    return came
+    return output
+
+
+def as_number(output: Any) -> float:
+    """Return one number, plain or in a tensor, as a float.
+
+    Raises:
+        Wrong: it is something else.
+    """
+    try:
+        return float(output)
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"Expected one number, got {describe(output)}.") from None
+
+
+def as_integer(output: Any) -> int:
+    """Return one whole number, plain or in a tensor, as an int.
+
+    Raises:
+        Wrong: it is something else, or has a fraction.
+    """
+    number = as_number(output)
+    if isinstance(output, bool) or number % 1 != 0:
+        raise Wrong(f"Expected one whole number, got {describe(output)}.")
+    return int(number)
 
 
 def compare(
@@ -281,50 +309,167 @@ def compare(
     Raises:
         Wrong: it differs for an input; the message names the cause, or else where it differs.
     """
-    came = [call(answer, *arguments) for arguments in inputs]
+    outputs = [call(answer, *arguments) for arguments in inputs]
     expected = [right(*arguments) for arguments in inputs]
-    same = [_close(a, b) for a, b in zip(came, expected, strict=True)]
+    same = [_close(a, b) for a, b in zip(outputs, expected, strict=True)]
     if all(same):
         return
+    name_cause(outputs, inputs, causes, _close)
+    first = same.index(False)
+    output = expect_tensor(outputs[first], expected[first])
+    error = (output - expected[first]).abs()
+    index = tuple(map(int, np.unravel_index(int(error.argmax()), error.shape)))  # torch's takes 2 s
+    raise Wrong(
+        f"Right for {sum(same)} of {len(inputs)} inputs. For {_shapes(inputs[first])}, the number "
+        f"at {list(index)} should be {expected[first][index].item():.4g}; "
+        f"got {output[index].item():.4g}."
+    )
+
+
+def compare_numbers(
+    answer: Callable,
+    right: Callable[..., float],
+    inputs: Sequence[tuple],
+    causes: Mapping[str, Callable],
+    case: Callable[..., str] = lambda *arguments: f"For ({', '.join(map(str, arguments))})",
+    read: Callable[[Any], float] = as_number,
+) -> None:
+    """Compare an answer that returns one number, as `compare` does one that returns a tensor.
+
+    Args:
+        answer: the learner's function.
+        right: returns the right number for the same arguments.
+        inputs: tuples of arguments, chosen so that no two functions of `causes` always agree.
+        causes: what to say -> a wrong function.
+        case: says what an input is, to begin a sentence with.
+        read: makes a number of what the answer returned; ints must be equal, floats nearly so.
+
+    Raises:
+        Wrong: it differs for an input; the message names the cause, or else where it differs.
+    """
+    outputs = [read(call(answer, *arguments)) for arguments in inputs]
+    expected = [right(*arguments) for arguments in inputs]
+    tiny = 1e-6 * max(map(abs, expected))
+
+    def agree(a: float, b: float) -> bool:
+        return a == b if isinstance(a, int) else math.isclose(a, b, rel_tol=1e-4, abs_tol=tiny)
+
+    same = [agree(a, b) for a, b in zip(outputs, expected, strict=True)]
+    if all(same):
+        return
+    name_cause(outputs, inputs, causes, agree)
+    first = same.index(False)
+    got, wanted = outputs[first], expected[first]
+    if isinstance(got, int):
+        comparison = f"{wanted:,}; got {got:,}, {abs(got - wanted):,} too "
+        comparison += "many" if got > wanted else "few"
+    else:
+        comparison = f"{wanted:.5g}; got {got:.5g}"
+    raise Wrong(
+        f"Right for {sum(same)} of {len(inputs)} inputs. {case(*inputs[first])} it should be "
+        f"{comparison}."
+    )
+
+
+def name_cause(
+    outputs: Sequence, inputs: Sequence[tuple], causes: Mapping[str, Callable], agree: Callable
+) -> None:
+    """Find the wrong function that returns, for every input, what an answer returned.
+
+    Raises:
+        Wrong: there is one; the message is its cause.
+    """
     for cause, wrong in causes.items():
         try:
-            matches = all(_close(a, wrong(*b)) for a, b in zip(came, inputs, strict=True))
+            matches = all(agree(a, wrong(*b)) for a, b in zip(outputs, inputs, strict=True))
         except Exception:  # it does not take all of the inputs
             continue
         if matches:
             raise Wrong(cause)
-    first = same.index(False)
-    got = expect_tensor(came[first], expected[first])
-    off = (got - expected[first]).abs()
-    place = tuple(map(int, np.unravel_index(int(off.argmax()), off.shape)))  # torch's takes 2 s
-    raise Wrong(
-        f"Right for {sum(same)} of {len(inputs)} inputs. For {_shapes(inputs[first])}, the number "
-        f"at {list(place)} should be {expected[first][place].item():.4g}; "
-        f"got {got[place].item():.4g}."
-    )
 
 
-def _close(came: Any, expected: Tensor) -> bool:
+def require_gradients(
+    answer: Callable, arguments: tuple, right: Callable[..., Tensor] | None = None
+) -> None:
+    """See that gradients flow back to all arguments that ask for them.
+
+    Args:
+        answer: the learner's function.
+        arguments: what it is called with; those that require a gradient should get one.
+        right: the right function, whose gradients are compared; without it, any will do.
+
+    Raises:
+        Wrong: an argument gets no gradient, or another one; the message says which.
+    """
+    named = zip(_names(answer, arguments), arguments, strict=True)
+    names = [name for name, value in named if isinstance(value, Tensor) and value.requires_grad]
+    gradients = _gradients(answer, arguments)
+    if cut := [f"`{name}`" for name, got in zip(names, gradients, strict=True) if got is None]:
+        raise Wrong(
+            f"The numbers are right, but no gradient reaches {', '.join(cut)}: a network could not "
+            f"learn through your function. Stay within tensor operations: no numpy, no "
+            f"`.detach()`, no `.data`, no new `torch.tensor`."
+        )
+    if right is None:
+        return
+    for name, got, wanted in zip(names, gradients, _gradients(right, arguments), strict=True):
+        if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-6):
+            raise Wrong(
+                f"The numbers are right, but the gradient of `{name}` is not: on one of its ways "
+                f"through your function it is cut off, by `.detach()`, `.data` or `torch.tensor`."
+            )
+
+
+def _gradients(function: Callable, arguments: tuple) -> Sequence[Any]:
+    """Return the gradient, or None, of each argument that asks for one.
+
+    It is that of a sum in which every number of the output has another weight.
+    """
+    copies = [_copy(argument) for argument in arguments]
+    leaves = [copy for copy in copies if isinstance(copy, Tensor) and copy.requires_grad]
+    output = function(*copies)
+    if not output.requires_grad:
+        return [None] * len(leaves)
+    weights = torch.linspace(-1, 2, output.numel()).view(output.shape)
+    return torch.autograd.grad((output * weights).sum(), leaves, allow_unused=True)
+
+
+def _names(answer: Callable, arguments: tuple) -> list[str]:
+    """Return what an answer calls its arguments.
+
+    Raises:
+        Wrong: it takes others.
+    """
+    try:
+        names = list(inspect.signature(answer).bind(*arguments).arguments)
+    except TypeError as error:
+        name = getattr(answer, "__name__", "it")
+        raise Wrong(f"`{name}` must take {len(arguments)} arguments; here: {error}.") from None
+    except ValueError:  # built in, without a signature
+        names = []
+    return names + [f"argument {position}" for position in range(len(names), len(arguments))]
+
+
+def _close(output: Any, expected: Tensor) -> bool:
     """Tell whether two tensors agree up to rounding, in shape and type too."""
-    if not isinstance(came, Tensor) or came.shape != expected.shape:
+    if not isinstance(output, Tensor) or output.shape != expected.shape:
         return False
-    if came.dtype != expected.dtype:
+    if output.dtype != expected.dtype:
         return False
     if not expected.is_floating_point():
-        return torch.equal(came, expected)
+        return torch.equal(output, expected)
     tolerance = torch.finfo(expected.dtype).eps ** 0.6  # 7e-5 of the largest, in float32
     scale = expected.nan_to_num(0, 0, 0).abs().max().item() if expected.numel() else 0.0
-    return torch.allclose(came, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    return torch.allclose(output, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 def _shapes(arguments: tuple) -> str:
     """Say in a few words what a function was given."""
-    said = [
+    return ", ".join(
         f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)[:40]
         for value in arguments
         if not callable(value)
-    ]
-    return ", ".join(said)
+    )
 
 
 def describe(value: Any) -> str:

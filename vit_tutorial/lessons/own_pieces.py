@@ -120,8 +120,8 @@ def vit(
 ) -> Tensor:
     """Put the pieces together: (B, C, H, W) -> (B, classes)."""
     x = add_positions(add_cls(patch_embed(images)))
-    for one in blocks:
-        x = one(x)
+    for block in blocks:
+        x = block(x)
     return head(norm(x))
 
 
@@ -184,24 +184,26 @@ class Pieces:
         return "\n".join([*lines, f"{len(self.yours)} of {len(self.all)} pieces are yours."])
 
 
-def own_pieces(*here: Callable, folder: str | Path = ".") -> Pieces:
+def own_pieces(*functions: Callable, folder: str | Path = ".") -> Pieces:
     """Collect the learner's pieces that pass their checks, and the package's for the others.
 
     Args:
-        here: functions of this notebook, which need not be saved, known by their names.
+        functions: those of this notebook, which need not be saved, known by their names.
         folder: where the notebooks lie; by default the one this notebook runs in.
 
     Raises:
-        ValueError: a function in `here` that is no piece.
+        ValueError: one of `functions` is no piece.
     """
-    given = {getattr(function, "__name__", "a thing without a name"): function for function in here}
-    if unknown := given.keys() - PACKAGE.keys():
+    own = {
+        getattr(function, "__name__", "a thing without a name"): function for function in functions
+    }
+    if unknown := own.keys() - PACKAGE.keys():
         raise ValueError(f"not a piece: {', '.join(unknown)}; pieces are {', '.join(PACKAGE)}")
-    found = {name: (_THIS_LESSON[name], function) for name, function in given.items()}
+    candidates = {name: (_THIS_LESSON[name], function) for name, function in own.items()}
     for path in sorted(Path(folder).glob("*.ipynb")):
         if NOTEBOOK.fullmatch(path.name):
-            found = {**_read(path, PACKAGE.keys() - given.keys()), **found}
-    pieces = {name: _choose(name, found.get(name)) for name in PACKAGE}
+            candidates = {**_read(path, PACKAGE.keys() - own.keys()), **candidates}
+    pieces = {name: _choose(name, candidates.get(name)) for name in PACKAGE}
     for large, (small, argument) in STEPS.items():
         if not pieces[small].is_yours:
             continue
@@ -218,11 +220,11 @@ def own_pieces(*here: Callable, folder: str | Path = ".") -> Pieces:
 _THIS_LESSON = {"my_head": "06.1", "my_vit": "06.2"}
 
 
-def _choose(name: str, found: tuple[str, Any] | None) -> Piece:
-    """Judge what was found, and fall back on the package's where it does not pass."""
-    if found is None:
+def _choose(name: str, candidate: tuple[str, Any] | None) -> Piece:
+    """Judge the learner's function, and fall back on the package's where it does not pass."""
+    if candidate is None:
         return Piece(name, PACKAGE[name], False, "no notebook beside this one holds it")
-    id, function = found
+    id, function = candidate
     if isinstance(function, SyntaxError):
         why = f"{id} is no Python: {function.msg}, line {function.lineno} of its cell"
         return Piece(name, PACKAGE[name], False, why)
@@ -256,11 +258,11 @@ def _read(path: Path, wanted: Iterable[str]) -> dict[str, tuple[str, Any]]:
         ]
     except (OSError, ValueError, KeyError, TypeError):  # not a notebook
         return {}
-    whole = "\n".join(code for code, _ in cells)
-    wanted = {name for name in wanted if re.search(rf"^def {name}\(", whole, re.MULTILINE)}
+    text = "\n".join(code for code, _ in cells)
+    wanted = {name for name in wanted if re.search(rf"^def {name}\(", text, re.MULTILINE)}
     if not wanted:
         return {}
-    ids = {name: id for id, name in CHECK.findall(whole)}
+    ids = {name: id for id, name in CHECK.findall(text)}
     space: dict[str, Any] = {"__name__": path.stem}
     functions: dict[str, Any] = {}
     for number, (code, exercise) in enumerate(cells, 1):

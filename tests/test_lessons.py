@@ -308,6 +308,11 @@ def test_answers_that_are_numbers_are_compared_too():
 
 def test_gradients_must_come_through_and_be_the_right_ones():
     x, y = torch.rand(2, 3, requires_grad=True), torch.rand(3, requires_grad=True)
+
+    def moved(x, y):  # only where each gradient belongs is wrong, not their sum
+        difference = x - x.flip(1)
+        return x * y + difference - difference.detach()
+
     require_gradients(lambda x, y: x * y, (x, y), torch.mul)
     require_gradients(lambda x, y: x * 2 * y, (x, y))
     require_gradients(lambda x, y: x * y.detach(), (x, y.detach()), torch.mul)
@@ -315,6 +320,7 @@ def test_gradients_must_come_through_and_be_the_right_ones():
         (lambda x, y: x * y.detach(), "no gradient reaches `y`:"),
         (lambda x, y: torch.tensor((x * y).tolist()), "no gradient reaches `x`, `y`:"),
         (lambda x, y: x * y + (x - x.detach()), "the gradient of `x` is not"),
+        (moved, "the gradient of `x` is not"),
     ):
         with pytest.raises(Wrong, match=cause):
             require_gradients(answer, (x, y), torch.mul)

@@ -227,8 +227,8 @@ def test_only_what_cls_attends_to_in_itself_is_never_discarded(pool, ask):
     left = np.where(fused > limit, fused, 0)[0]
     left[0] = 0 if pool == "mean" else fused[0, 0]
     row = 0.5 * left + 0.5 * np.eye(tokens)[0]
-    (came,) = ask(made, [{"show": "rollout", "layer": 0, "query": 0, "discard_ratio": 0.9}])
-    np.testing.assert_allclose(came["values"], row / row.sum(), atol=1e-5)
+    (answer,) = ask(made, [{"show": "rollout", "layer": 0, "query": 0, "discard_ratio": 0.9}])
+    np.testing.assert_allclose(answer["values"], row / row.sum(), atol=1e-5)
 
 
 def in_percent(value: float) -> str:

@@ -150,10 +150,10 @@ URL.createObjectURL = (file) => {
   return url;
 };
 URL.revokeObjectURL = (url) => { left.urls.delete(url); revokeObjectURL(url); };
-const listens = (holder, add, remove) => {
+const listens = (holder, add, remove, counted) => {
   const [on, off] = [holder[add], holder[remove]];
   holder[add] = (event, listener) => {
-    left.listeners.push([event, listener]);
+    if (counted(event)) left.listeners.push([event, listener]);
     on.call(holder, event, listener);
   };
   holder[remove] = (event, listener) => {
@@ -161,8 +161,11 @@ const listens = (holder, add, remove) => {
     off.call(holder, event, listener);
   };
 };
-listens(window, "addEventListener", "removeEventListener");
-window.watched = (model) => { listens(model, "on", "off"); return window.model = model; };
+listens(window, "addEventListener", "removeEventListener", (event) => event === "resize");
+window.watched = (model) => {
+  listens(model, "on", "off", () => true);
+  return window.model = model;
+};
 window.ResizeObserver = class extends ResizeObserver {
   observe(node) { left.observed.add(this); super.observe(node); }
   disconnect() { left.observed.delete(this); super.disconnect(); }
@@ -205,12 +208,12 @@ def watch(browser, tmp_path):
     view.on("pageerror", lambda error: problems.append(str(error)))
 
     def go(document: str):
-        call = "render({ model,"
+        call = "\nrender({ model,"
         assert document.count(call) == 1
-        watched = document.replace(call, "window.end = render({ model: watched(model),")
+        watched = document.replace(call, "\nwindow.end = render({ model: watched(model),")
         (tmp_path / "page.html").write_text(watched, encoding="utf-8")
         view.goto((tmp_path / "page.html").as_uri())
-        view.wait_for_function("window.end")
+        view.wait_for_function("() => Boolean(window.end)")
         return view
 
     yield go
@@ -241,7 +244,7 @@ def test_nothing_is_saved_after_an_explorer_was_closed(watch):
     view.evaluate("() => { window.saves = 0; model.save_changes = () => { saves += 1; }; }")
     press = "[...document.querySelectorAll('button')].find((b) => b.textContent === '{}').click()"
     view.evaluate(press.format("1×1"))
-    view.wait_for_function("saves === 1")
+    view.wait_for_function("() => saves === 1")
     view.evaluate(f"{press.format('2×2')}; end()")
     view.wait_for_timeout(400)
     assert view.evaluate("saves") == 1

@@ -24,14 +24,13 @@ class AttentionView {
     this.scale = Math.max(1, window.devicePixelRatio || 1);
     this.bar = new Bar(this.root, state);
     const main = element("div", "ae-main", this.root);
-    this.panes = [0, 1].map((n) => new Pane(main, n, id));
+    this.panes = [0, 1].map((n) => new Pane(main, n, id, (token) => this.look(n, token)));
     this.atlas = new Atlas(main, state);
     this.options = new Options(this.root, state);
     this.foot = new Foot(this.root, () => this.togglePin(), HELP);
     for (const pane of this.panes) {
-      const look = (token) => this.look(pane.n, token);
-      followPointer(pane, this, look);
-      followKeys(pane, this, look);
+      followPointer(pane, state);
+      followKeys(pane, this);
     }
     const save = () => state.save();
     this.root.addEventListener("pointerleave", save);
@@ -97,7 +96,7 @@ class AttentionView {
     for (const pane of this.shownPanes()) {
       const beside = state.pinned ? Math.max(240, (root.clientWidth - 42) / 2) : Infinity; // both fit
       const width = Math.min(beside, this.size * wideness(state.sceneOf(pane.n)));
-      pane.layout(state.sceneOf(pane.n), width, this.scale, (token) => this.look(pane.n, token));
+      pane.layout(state.sceneOf(pane.n), width, this.scale);
     }
     const across = Math.max(SIZE, root.clientWidth - this.size * wideness(scene) - 60);
     const down = 1.08 * this.size; // the words below the picture leave some more

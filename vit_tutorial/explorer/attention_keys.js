@@ -22,30 +22,28 @@ function neighbour(scene, query, [down, right]) {
   return tokenAt(scene, [clamp(row + down, scene.rows), clamp(column + right, scene.columns)]);
 }
 
-// `view` has what the keys of all pictures do; `look` looks from another token of this one.
-export function followPointer(pane, view, look) {
-  const { state } = view;
+export function followPointer(pane, state) {
   const under = (event) => {
     const scene = state.sceneOf(pane.n);
     return tokenAt(scene, cellUnder(event, [scene.rows, scene.columns]));
   };
   pane.stage.addEventListener("pointermove", (event) => {
-    if (pane.n === 0 && !state.held) look(under(event));
+    if (pane.n === 0 && !state.held) pane.look(under(event));
   });
   pane.stage.addEventListener("pointerdown", (event) => {
     event.preventDefault();
     pane.stage.focus({ preventScroll: true });
     if (pane.n === 0) state.held = !state.held || state.get("query") !== under(event);
-    look(under(event));
+    pane.look(under(event));
   });
 }
 
-export function followKeys(pane, view, look) {
+export function followKeys(pane, view) {
   const { state } = view;
   const turn = (name, by, length) => state.change({ [name]: clamp(state.get(name) + by, length) });
   onKeys(pane.stage, ({ key }) => {
     const scene = state.sceneOf(pane.n);
-    const step = (by) => look(neighbour(scene, state.queryOf(pane.n), by));
+    const step = (by) => pane.look(neighbour(scene, state.queryOf(pane.n), by));
     const actions = {
       Home: () => step([0, -scene.columns]),
       End: () => step([0, scene.columns]),
@@ -53,7 +51,7 @@ export function followKeys(pane, view, look) {
       "]": () => turn("layer", 1, scene.layers),
       ",": () => turn("head", -1, scene.heads),
       ".": () => turn("head", 1, scene.heads),
-      c: () => look(scene.num_prefix ? 0 : -1),
+      c: () => pane.look(scene.num_prefix ? 0 : -1),
       h: () => state.change({ show: "head" }),
       m: () => state.change({ show: "mean" }),
       r: () => state.change({ show: "rollout" }),

@@ -5,8 +5,9 @@ import { largestPatch, valuesOf } from "./attention_values.js";
 import { nameOfToken, sentence } from "./attention_words.js";
 
 export class Pane {
-  constructor(parent, n, id) { // 0 is what one explores, 1 what is pinned beside it
-    this.n = n;
+  // 0 is what one explores, 1 what is pinned beside it; `look` shows another token's attention.
+  constructor(parent, n, id, look) {
+    Object.assign(this, { n, look });
     this.box = element("div", "ae-pane", parent);
     this.title = element("div", "ex-title ae-title", this.box);
     this.answer = element("div", "ex-note ae-answer", this.box);
@@ -31,8 +32,8 @@ export class Pane {
     keepKeys(this.stage);
   }
 
-  // Makes room for a picture `width` CSS pixels wide; `look` gets the token of a pressed chip.
-  layout(scene, width, scale, look) {
+  // Makes room for a picture `width` CSS pixels wide.
+  layout(scene, width, scale) {
     const height = (width * scene.height) / scene.width;
     this.stage.style.width = `${width}px`;
     this.stage.style.aspectRatio = `${scene.width} / ${scene.height}`;
@@ -45,7 +46,7 @@ export class Pane {
     element("span", "ex-note", this.prefix, "from:");
     const chips = scene.num_prefix ? [...scene.prefix_names.entries()] : [[-1, "mean of all"]];
     for (const [token, name] of chips) {
-      addButton(this.prefix, name, () => look(token), "ex-button ae-chip").value = token;
+      addButton(this.prefix, name, () => this.look(token), "ex-button ae-chip").value = token;
     }
     this.paintPhoto(scene);
   }

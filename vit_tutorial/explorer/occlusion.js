@@ -95,10 +95,10 @@ class OcclusionView {
     const smalls = element("div", "ex-row oe-smalls", maps);
     this.smalls = this.names.map((_, n) => {
       const box = element("div", "oe-map", smalls);
-      const said = addSwatch(element("div", "oe-name", box), n);
+      const title = addSwatch(element("div", "oe-name", box), n);
       const canvas = element("canvas", "", box);
       canvas.setAttribute("role", "img");
-      return { said, canvas };
+      return { title, canvas };
     });
     const ramp = element("div", "ex-row ex-note", maps);
     element("span", "", ramp, "0");
@@ -138,14 +138,14 @@ class OcclusionView {
 
   say(at) {
     const size = this.model.get("size");
-    const said = this.names.map((name, n) => {
-      const [now, whole] = [this.answer(n, this.index(at)), this.answer(n, 0)];
+    const answers = this.names.map((name, n) => {
+      const [now, before] = [this.answer(n, this.index(at)), this.answer(n, 0)];
       const c = argmax(now);
-      const was = at ? ` (${percent(whole[c])} without the square)` : "";
+      const was = at ? ` (${percent(before[c])} without the square)` : "";
       return `${name}: ${this.classes[c]} ${percent(now[c])}${was}`;
     });
     const where = at ? `${size}×${size} patches grey from row ${at[0]}, column ${at[1]}` : "No square";
-    return `${where}. ${said.join("; ")}.`;
+    return `${where}. ${answers.join("; ")}.`;
   }
 
   showAnswers() {
@@ -155,12 +155,12 @@ class OcclusionView {
     if (at) placeOver(this.square, at, [size, size], this.grid);
     this.square.classList.toggle("ex-held", this.held);
     this.names.forEach((_, n) => {
-      const [now, whole] = [this.answer(n, this.index(at)), this.answer(n, 0)];
+      const [now, before] = [this.answer(n, this.index(at)), this.answer(n, 0)];
       const winner = argmax(now);
       this.classes.forEach((_, c) => {
         const { fill, mark, number } = this.rowsOf[c][n];
         fill.style.width = `${100 * now[c]}%`;
-        mark.style.left = `${100 * whole[c]}%`;
+        mark.style.left = `${100 * before[c]}%`;
         number.textContent = percent(now[c]);
         number.classList.toggle("oe-best", c === winner);
       });
@@ -177,10 +177,10 @@ class OcclusionView {
     const most = Math.max(1e-9, ...falls.map((fall) => Math.max(...fall)));
     this.mapTitle.textContent = `How far "${this.classes[watched]}" falls, by place`;
     this.rampMost.textContent = percent(most);
-    this.smalls.forEach(({ said, canvas }, n) => {
+    this.smalls.forEach(({ title, canvas }, n) => {
       paintCells(canvas, [rows, columns], this.palette, Array.from(falls[n], (fall) => Math.max(fall, 0) / most));
       const text = `${this.names[n]}: up to ${percent(Math.max(0, ...falls[n]))}`;
-      said.textContent = text;
+      title.textContent = text;
       canvas.setAttribute("aria-label", text);
     });
     this.rowsOf.forEach((row, c) => setPressed(row[0].button, c === watched));

@@ -21,8 +21,8 @@ function sentence(line, query, other, columns) {
   const from = capital(nameOfCell(query, columns));
   if (other !== null) return `${from} and ${nameOfCell(other, columns)}: similarity ${inDigits(line[other])}.`;
   const named = (signed) => {
-    const found = argmax(signed.map((value, i) => (i === query ? -Infinity : value)));
-    return `${nameOfCell(found, columns)} (${inDigits(line[found])})`;
+    const best = argmax(signed.map((value, i) => (i === query ? -Infinity : value)));
+    return `${nameOfCell(best, columns)} (${inDigits(line[best])})`;
   };
   return `${from} is most like ${named(line)} and least like ${named(line.map((value) => -value))}.`;
 }

@@ -28,7 +28,7 @@ class PruningView {
     this.net = new Network(sizes, floatsOf(weights), places, this.pixels, mean, std);
     this.count = this.labels.length;
     this.stale = new Uint8Array(this.count); // the first layer that has to be computed anew, of each image
-    this.said = new Int16Array(this.count);
+    this.predicted = new Int16Array(this.count);
     this.before = new Set(); // the heads that were gone
     this.counting = 0;
     this.note = "";
@@ -180,7 +180,7 @@ class PruningView {
     const answer = softmax([...this.net.run(image, 0, kept, maps)]);
     this.stale[image] = depth;
     const best = argmax(answer);
-    this.said[image] = best;
+    this.predicted[image] = best;
     const last = maps[depth - 1].filter((_, h) => kept[(depth - 1) * heads + h]);
     const heat = Array.from(last[0], (_, i) => last.reduce((sum, map) => sum + map[i], 0) / last.length);
     this.draw(this.picture, image);
@@ -206,10 +206,10 @@ class PruningView {
     this.number.textContent = `${gone.length} of ${this.depth * this.heads}`;
   }
 
-  showScore(done, found) {
+  showScore(done, right) {
     const { count, dim, heads, parameters } = this;
-    const share = (100 * found) / done;
-    const [low, high] = interval(found, done);
+    const share = (100 * right) / done;
+    const [low, high] = interval(right, done);
     this.fill.style.width = `${share}%`;
     this.reach.style.left = `${low}%`;
     this.reach.style.width = `${high - low}%`;
@@ -219,7 +219,7 @@ class PruningView {
     const accuracy = `${share.toFixed(1)}% (${low.toFixed(1)} to ${high.toFixed(1)}%)`;
     this.scoreWords.textContent = done < count
       ? `counting: ${done} of ${count} images`
-      : `${found} of ${count} right: ${accuracy}; with all heads ${this.whole}. ${percent((parameters - lost) / parameters)} of the parameters.`;
+      : `${right} of ${count} right: ${accuracy}; with all heads ${this.whole}. ${percent((parameters - lost) / parameters)} of the parameters.`;
   }
 
   // ---- Counting ----
@@ -232,14 +232,14 @@ class PruningView {
       const until = performance.now() + SLICE;
       while (next < this.count && performance.now() < until) {
         if (this.stale[next] < this.depth) {
-          this.said[next] = argmax(this.net.run(next, this.stale[next], kept));
+          this.predicted[next] = argmax(this.net.run(next, this.stale[next], kept));
           this.stale[next] = this.depth;
         }
         next++;
       }
-      let found = 0;
-      for (let i = 0; i < next; i++) found += this.said[i] === this.labels[i];
-      this.showScore(next, found);
+      let right = 0;
+      for (let i = 0; i < next; i++) right += this.predicted[i] === this.labels[i];
+      this.showScore(next, right);
       if (next < this.count) this.counting = setTimeout(step, 0);
     };
     step();

@@ -1,12 +1,9 @@
 """The attention explorer: what Python sends, what a browser computes of it and how it answers."""
 
+import base64
 import io
-import json
 import re
-import shutil
-import subprocess
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,69 +161,81 @@ SETTINGS += [
 ]  # fmt: skip
 SETTINGS += [{"show": "Chefer"}, {"show": "LeGrad"}]
 
-IN_NODE = """
-import { readFileSync } from "node:fs";
-import { makeScene, valuesOf, sentence } from "./module.mjs";
-const asked = JSON.parse(readFileSync("asked.json"));
-const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
-const { facts, weights, largest, relevances } = asked;
-const maps = new Float32Array(bytes(relevances).slice().buffer);
-const size = facts.rows * facts.columns;
-facts.relevances = Object.fromEntries(
-  facts.methods.map((name, m) => [name, maps.subarray(m * size, (m + 1) * size)]),
-);
-const scene = makeScene(facts, bytes(weights), bytes(largest));
-const answers = asked.settings.map((setting) => {
-  const values = valuesOf(scene, setting);
-  return { values: [...values], words: sentence(scene, setting, values) };
-});
-console.log(JSON.stringify(answers));
-"""
+ASK = """async ({ module, facts, weights, largest, relevances, settings }) => {
+  const { makeScene, valuesOf, sentence } = await import("data:text/javascript;base64," + module);
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const maps = new Float32Array(bytes(relevances).buffer);
+  const size = facts.rows * facts.columns;
+  const named = facts.methods.map((name, m) => [name, maps.subarray(m * size, (m + 1) * size)]);
+  facts.relevances = Object.fromEntries(named);
+  const scene = makeScene(facts, bytes(weights), bytes(largest));
+  return settings.map((setting) => {
+    const values = valuesOf(scene, setting);
+    return { values: [...values], words: sentence(scene, setting, values) };
+  });
+}"""
 
 
-def in_node(made: AttentionExplorer, settings: list[dict], folder: Path) -> list[dict]:
-    """Ask the page's own module, run by node."""
-    import base64
-
-    def whole(setting: dict) -> dict:
-        names = ("layer", "head", "query", "show", "residual", "head_fusion", "discard_ratio")
-        at = {**{name: getattr(made, name) for name in names}, **setting}
-        by = at.pop("direction", "from") == "to"
-        return {**at, "fusion": at["head_fusion"], "discard": at["discard_ratio"], "by": by}
-
-    carried = {
-        name: base64.b64encode(getattr(made, name)[0]).decode()
-        for name in ("weights", "largest", "relevances")
-    }
-    asked = {"facts": made.scenes[0], "settings": [whole(one) for one in settings], **carried}
-    (folder / "module.mjs").write_text(AttentionExplorer._esm, encoding="utf-8")
-    (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
-    (folder / "run.mjs").write_text(IN_NODE, encoding="utf-8")
-    done = subprocess.run(
-        ["node", "run.mjs"], cwd=folder, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
-needs_node = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+@pytest.fixture
+def ask(browser):
+    """Ask the explorer's own module, in a browser, what it computes and says of settings."""
+    view = browser.new_page()
+
+    def go(made: AttentionExplorer, settings: list[dict]) -> list[dict]:
+        def complete(setting: dict) -> dict:
+            names = ("layer", "head", "query", "show", "residual", "head_fusion", "discard_ratio")
+            at = {**{name: getattr(made, name) for name in names}, **setting}
+            by = at.pop("direction", "from") == "to"
+            return {**at, "fusion": at["head_fusion"], "discard": at["discard_ratio"], "by": by}
+
+        parts = ("weights", "largest", "relevances")
+        asked = {name: base64_of(getattr(made, name)[0]) for name in parts}
+        asked |= {"module": base64_of(made._esm.encode()), "facts": made.scenes[0]}
+        return view.evaluate(ASK, {**asked, "settings": [complete(one) for one in settings]})
+
+    yield go
+    view.close()
 
 
-@needs_node
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_the_browser_computes_what_python_computes(pool, tmp_path):
+def test_the_browser_computes_what_python_computes(pool, ask):
     made = explorer(pool=pool)
     settings = [one for one in SETTINGS if one.get("query", 0) < 15 or pool == "cls"]
     settings += [{"show": show, "query": -1} for show in ("head", "mean", "rollout")]
     if pool == "cls":
         settings = settings[:-3]
-    for setting, came in zip(settings, in_node(made, settings, tmp_path), strict=True):
+    for setting, came in zip(settings, ask(made, settings), strict=True):
         expected = made.values(**setting)
         np.testing.assert_allclose(came["values"], expected, atol=1e-5, err_msg=str(setting))
 
 
-@needs_node
-def test_the_browser_says_what_the_values_say(tmp_path):
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_only_what_cls_attends_to_in_itself_is_never_discarded(pool, ask):
+    """The first entry of all is among the smallest: CLS keeps it, the first patch does not."""
+    made = explorer(pool=pool)
+    tokens = made.record().num_tokens
+    shares = np.frombuffer(made.weights[0], np.uint8).reshape(3, 2, tokens, tokens).copy()
+    shares[:, :, 0, 0] = 40
+    made.weights = [shares.tobytes()]
+    fused = made.record().weights[0][0].mean(0).numpy()
+    limit = np.sort(fused, axis=None)[int(0.9 * fused.size) - 1]
+    assert fused[0, 0] < limit
+    left = np.where(fused > limit, fused, 0)[0]
+    left[0] = 0 if pool == "mean" else fused[0, 0]
+    row = 0.5 * left + 0.5 * np.eye(tokens)[0]
+    (answer,) = ask(made, [{"show": "rollout", "layer": 0, "query": 0, "discard_ratio": 0.9}])
+    np.testing.assert_allclose(answer["values"], row / row.sum(), atol=1e-5)
+
+
+def in_percent(value: float) -> str:
+    return f"{100 * value:.1f}%" if value < 0.0995 else f"{100 * value:.0f}%"
+
+
+def test_the_browser_says_what_the_values_say(ask):
     made = explorer()
     settings = [
         {"show": "head", "layer": 1, "head": 1, "query": 0},
@@ -235,7 +244,7 @@ def test_the_browser_says_what_the_values_say(tmp_path):
         {"show": "rollout", "layer": 2, "query": 8},
         {"show": "Chefer"},
     ]
-    said = [came["words"] for came in in_node(made, settings, tmp_path)]
+    said = [came["words"] for came in ask(made, settings)]
 
     def most(values, but=None):
         patches = values[1:].copy()
@@ -244,25 +253,22 @@ def test_the_browser_says_what_the_values_say(tmp_path):
         at = int(patches.argmax())
         return f"row {at // 5}, column {at % 5}", patches.max()
 
-    def percent(value):
-        return f"{100 * value:.1f}%" if value < 0.0995 else f"{100 * value:.0f}%"
-
     values = [made.values(**setting) for setting in settings]
     place, share = most(values[0])
-    rest = percent(values[0][1:].sum())
+    rest = in_percent(values[0][1:].sum())
     assert said[0] == (
-        f"Layer 1, head 1: CLS attends most to {place} ({percent(share)}). "
+        f"Layer 1, head 1: CLS attends most to {place} ({in_percent(share)}). "
         f"All patches together get {rest}."
     )
     assert said[1].startswith("Layer 1, mean of its heads: row 1, column 2 attends most to ")
     place, share = most(values[2])
     assert said[2] == (
-        f"Layer 1, head 0: row 1, column 2 is attended to most by {place} ({percent(share)})."
+        f"Layer 1, head 0: row 1, column 2 is attended to most by {place} ({in_percent(share)})."
     )
     place, share = most(values[3], but=8)
     assert said[3] == (
-        f"Rollout through layers 0 to 2: row 1, column 2 keeps {percent(values[3][8])} of itself, "
-        f"and takes most from {place} ({percent(share)})."
+        f"Rollout through layers 0 to 2: row 1, column 2 keeps {in_percent(values[3][8])} of "
+        f"itself, and takes most from {place} ({in_percent(share)})."
     )
     assert said[4].startswith(f"Chefer for {made.scenes[0]['target']}: the patch in row ")
 
@@ -503,7 +509,9 @@ def test_the_grid_is_one_for_a_screen_reader(opened):
     assert unnamed == 0
 
 
-def test_colours_on_the_page_are_those_of_the_values(opened):
+@pytest.mark.parametrize(("key", "show"), [("m", "mean"), ("r", "rollout")])
+def test_colours_on_the_page_are_those_of_the_values(key, show, opened):
+    """In rollout the patch that is looked from has more than all others, and sets no scale."""
     made = explorer()
     made.query = 9
     view = opened(made.html())
@@ -515,9 +523,9 @@ def test_colours_on_the_page_are_those_of_the_values(opened):
             drawImage.apply(this, what);
           }; }"""
     )
-    view.locator(".ae-stage").first.press("m")
-    assert "mean of its heads" in words_of(view)
-    made.show = "mean"
+    view.locator(".ae-stage").first.press(key)
+    assert words_of(view).startswith({"m": "Layer 2, mean", "r": "Rollout"}[key])
+    made.show = show
     pixels = view.evaluate(
         """() => { const canvas = document.querySelector(".ae-heat");
           const pen = canvas.getContext("2d");
@@ -526,7 +534,10 @@ def test_colours_on_the_page_are_those_of_the_values(opened):
             Math.floor(canvas.height * (Math.floor(i / 5) + 0.5) / 3), 1, 1).data)); }"""
     )
     values = made.values()[1:]
-    shares = values / values.max()
+    others = np.delete(values, 8) if show == "rollout" else values
+    assert (values.max() > 2 * others.max()) == (show == "rollout")
+    shares = np.minimum(values / others.max(), 1)
+    assert view.locator(".ae-largest").inner_text() == in_percent(others.max())
     alphas = np.array(pixels)[:, 3] / 230
     assert np.abs(alphas - shares).max() < 0.01
     palette = np.frombuffer(made.palettes, dtype=np.uint8).reshape(4, 256, 3)[0]

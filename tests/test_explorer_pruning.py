@@ -1,6 +1,7 @@
 """The explorer of heads that can be taken away: the network in the browser is the one in Python."""
 
-import json
+import base64
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ from conftest import words_in
 from vit_tutorial import ImageSet, PruningExplorer, VisionTransformer, ViTConfig
 from vit_tutorial.compress import prune_heads
 from vit_tutorial.data import normalize
+from vit_tutorial.explorer import pruning
+from vit_tutorial.explorer.page import join_modules
 from vit_tutorial.explorer.pruning import picture
 
 CLASSES = ("ant", "bee", "cat")
@@ -132,7 +135,7 @@ def open_page(browser, tmp_path):
         page = browser.new_page(viewport={"width": 1000, "height": 700})
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto((tmp_path / "heads.html").as_uri())
-        page.wait_for_selector(".pe-head")
+        page.wait_for_selector(".pr-head")
         opened.append(page)
         return page
 
@@ -143,42 +146,44 @@ def open_page(browser, tmp_path):
 
 
 def counted(page) -> str:
-    page.wait_for_selector(".pe-score:not(.pe-counting)")
-    return page.locator(".pe-score-words").text_content()
+    page.wait_for_selector(".pr-score:not(.pr-counting)")
+    return page.locator(".pr-score-words").text_content()
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"pool": "mean"}, {"pos_embed": "sincos", "embed_dim": 24}]
 )
-def test_the_network_in_the_browser_is_the_one_in_python(open_page, changes, tmp_path):
+def test_the_network_in_the_browser_is_the_one_in_python(browser, changes):
     """Its JavaScript alone, on every image, with and without heads, starting at any layer."""
     made = explorer(**changes)
-    page = open_page(made)
     names = ("sizes", "places", "mean", "std")
     state = {name: getattr(made, name) for name in names}
     state["sizes"] = {**state["sizes"], "classes": 3}
     state["weights"] = np.frombuffer(made.weights, np.float32).tolist()
     state["pixels"] = list(made.pixels)
     gone = [1, 5]
-    code = made._esm.replace("export default { render };", "").replace("export ", "")
+    code = join_modules(Path(pruning.__file__).with_name("vit.js")).encode()
+    page = browser.new_page()
     came = page.evaluate(
-        f"""({{ state, gone }}) => {{ {code}
-        const {{ sizes, places, mean, std }} = state;
-        const net = network(sizes, Float32Array.from(state.weights), places,
+        """async ({ code, state, gone }) => {
+        const { Network } = await import("data:text/javascript;base64," + code);
+        const { sizes, places, mean, std } = state;
+        const net = new Network(sizes, Float32Array.from(state.weights), places,
           Uint8Array.from(state.pixels), mean, std);
         const all = new Uint8Array(6).fill(1);
         const kept = Uint8Array.from(all, (_, n) => Number(!gone.includes(n)));
         const late = Uint8Array.from(all, (_, n) => Number(n !== 5));
         const runs = [[], [], [], []];
-        for (let i = 0; i < sizes.images; i++) {{
+        for (let i = 0; i < sizes.images; i++) {
           runs[0].push([...net.run(i, 0, all)]);
           runs[1].push([...net.run(i, 1, late)]);
           runs[2].push([...net.run(i, 0, kept)]);
           runs[3].push([...net.run(i, 0, kept, [[], []])]);
-        }}
-        return runs; }}""",
-        {"state": json.loads(json.dumps(state)), "gone": gone},
+        }
+        return runs; }""",
+        {"code": base64.b64encode(code).decode(), "state": state, "gone": gone},
     )
+    page.close()
     for found, without in zip(came, ([], [5], gone, gone), strict=True):
         expected = logits_without(without, **changes).numpy()
         np.testing.assert_allclose(np.array(found), expected, rtol=0, atol=2e-4)
@@ -189,11 +194,11 @@ def test_a_click_takes_a_head_away_and_counts_again(open_page):
     page = open_page(made)
     assert counted(page).startswith(f"{made.right([])} of 40 right")
     for head, gone in ((1, [1]), (5, [1, 5]), (0, [0, 1, 5]), (1, [0, 5])):
-        page.locator(".pe-head").nth(head).click()
+        page.locator(".pr-head").nth(head).click()
         said = counted(page)
         assert said.startswith(f"{made.right(gone)} of 40 right"), gone
         assert f"with all heads {made.right([])}" in said
-        pressed = page.locator(".pe-head[aria-pressed=true]").count()
+        pressed = page.locator(".pr-head[aria-pressed=true]").count()
         assert pressed == len(gone)
     whole = sum(value.numel() for value in network().parameters())
     left = prune_heads(network(), {0: [0], 1: [2]})
@@ -204,34 +209,34 @@ def test_a_click_takes_a_head_away_and_counts_again(open_page):
 def test_the_last_head_of_a_layer_stays(open_page):
     page = open_page(explorer())
     for head in (3, 4, 5):
-        page.locator(".pe-head").nth(head).click()
-    assert page.locator(".pe-head[aria-pressed=true]").count() == 2
-    assert "Layer 1 must keep a head." in page.locator(".pe-words").text_content()
-    page.locator(".pe-head").nth(3).click()
-    assert "must keep" not in page.locator(".pe-words").text_content()
+        page.locator(".pr-head").nth(head).click()
+    assert page.locator(".pr-head[aria-pressed=true]").count() == 2
+    assert "Layer 1 must keep a head." in page.locator(".pr-words").text_content()
+    page.locator(".pr-head").nth(3).click()
+    assert "must keep" not in page.locator(".pr-words").text_content()
 
 
 def test_the_slider_follows_a_rule(open_page):
     made = explorer()
     page = open_page(made)
     page.get_by_role("button", name="last").click()
-    page.locator(".pe-slider").fill("3")
+    page.locator(".pr-slider").fill("3")
     assert counted(page).startswith(f"{made.right([5, 4, 2])} of 40 right")
-    assert page.locator(".pe-count").text_content() == "3 of 6"
+    assert page.locator(".pr-count").text_content() == "3 of 6"
     page.get_by_role("button", name="first").click()
     assert counted(page).startswith(f"{made.right([0, 1, 3])} of 40 right")
-    assert page.locator(".pe-slider").get_attribute("max") == "4"
+    assert page.locator(".pr-slider").get_attribute("max") == "4"
 
 
 def test_another_image_has_its_own_answer(open_page):
     made = explorer()
     page = open_page(made)
-    page.locator(".pe-head").nth(2).click()
+    page.locator(".pr-head").nth(2).click()
     counted(page)
     for image in (0, 3, 7):
-        page.locator(".pe-other").nth(image).click()
+        page.locator(".pr-other").nth(image).click()
         shares = logits_without([2])[image].softmax(dim=0)
-        words = page.locator(".pe-words").text_content()
+        words = page.locator(".pr-words").text_content()
         best = int(shares.argmax())
         assert words.startswith(f"says {CLASSES[best]}, ")
         percent = int(words.partition("%")[0].rpartition(" ")[2])
@@ -241,7 +246,7 @@ def test_another_image_has_its_own_answer(open_page):
 
 def test_keys_go_from_head_to_head_and_stay_away_from_jupyterlab(open_page):
     page = open_page(explorer())
-    page.locator(".pe-head").nth(0).focus()
+    page.locator(".pr-head").nth(0).focus()
     for key, label in (
         ("ArrowRight", "layer 0, head 1"),
         ("ArrowDown", "layer 1, head 1"),
@@ -251,7 +256,7 @@ def test_keys_go_from_head_to_head_and_stay_away_from_jupyterlab(open_page):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == label
     page.keyboard.press("Space")
-    assert page.locator(".pe-head").nth(0).get_attribute("aria-pressed") == "true"
+    assert page.locator(".pr-head").nth(0).get_attribute("aria-pressed") == "true"
     missing = page.evaluate(
         """() => [...document.querySelectorAll("#widget button, #widget input")]
           .filter((control) => control.dataset.lmSuppressShortcuts !== "true").length"""

@@ -17,6 +17,8 @@ import numpy as np
 import traitlets
 from PIL import Image
 
+from vit_tutorial.explorer.page import join_modules
+
 MAX_SLIDERS, MAX_PICTURES = 3, 600
 DPI, CSS_DPI = 144, 100  # drawn finer than shown, for sharp screens
 
@@ -24,7 +26,7 @@ DPI, CSS_DPI = 144, 100  # drawn finer than shown, for sharp screens
 class Pictures(anywidget.AnyWidget):
     """Show one of several pictures, the one that `at_0`, `at_1` and `at_2` choose."""
 
-    _esm = Path(__file__).with_suffix(".js")
+    _esm = join_modules(Path(__file__).with_suffix(".js"))
     files = traitlets.List(traitlets.Bytes()).tag(sync=True)  # PNG or JPEG, the last axis fastest
     words = traitlets.List(traitlets.Unicode()).tag(sync=True)  # below each picture
     width = traitlets.Int().tag(sync=True)  # CSS pixels

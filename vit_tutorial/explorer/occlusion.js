@@ -1,6 +1,13 @@
 // A grey square hides a part of a picture, and every network says what it sees then.
 // All answers come once, as bytes; from then on nothing is asked of the kernel.
 
+import {
+  STEPS, addButton, addButtons, argmax, bytesOf, cellOf, cellUnder, changer, clamp, element, fileUrls, floatsOf, gradient,
+  keepKeys, listen, onKeys, paintCells, percent, placeOver, pressOnly, setPressed,
+} from "./page.js";
+
+const NOWHERE = [-1, -1]; // the place of no square
+
 // Where the answers with a square of `size` patches, first row and column given, lie among all.
 export function indexOf([rows, columns], sizes, size, [row, column]) {
   let first = 1; // 0 is the whole picture
@@ -11,251 +18,244 @@ export function indexOf([rows, columns], sizes, size, [row, column]) {
   return 0;
 }
 
-const within = (i, length) => Math.min(Math.max(i, 0), length - 1);
-const percent = (share) => `${Math.round(100 * share)}%`;
-
-function buttonRow(parent, label, words, press) {
-  const group = element("div", "ex-row", parent);
-  group.setAttribute("role", "group");
-  group.setAttribute("aria-label", label);
-  element("span", "ex-title", group, label);
-  return words.map((word, i) => {
-    const button = element("button", "ex-button", group, word);
-    button.type = "button";
-    button.addEventListener("click", () => press(i));
-    return button;
-  });
+function addSwatch(parent, n, text = "") { // the colour of a network, and its name
+  element("span", "oe-swatch", parent).style.background = `var(--network-${n})`;
+  return element("span", "", parent, text);
 }
 
-function render({ model, el }) {
-  const get = (name) => model.get(name);
-  const [names, classes, sizes, titles] = ["names", "classes", "sizes", "titles"].map(get);
-  const grid = get("grid");
-  const palette = bytesOf(get("palette"));
-  const tables = get("answers").map((part) => new Float32Array(bytesOf(part).slice().buffer));
-  const places = tables[0].length / names.length / classes.length;
-  const urls = get("pictures").map((file) => URL.createObjectURL(new Blob([bytesOf(file)], { type: "image/jpeg" })));
+class OcclusionView {
+  constructor(model, el, change, urls) {
+    Object.assign(this, { model, change, held: false });
+    for (const name of ["names", "classes", "sizes", "titles", "grid"]) this[name] = model.get(name);
+    this.palette = bytesOf(model.get("palette"));
+    this.tables = model.get("answers").map(floatsOf);
+    this.pictures = model.get("pictures").map((file) => urls.add(file, "image/jpeg"));
+    const root = element("div", "explorer occlusion-explorer", el);
+    this.addBar(root);
+    const main = element("div", "oe-main", root);
+    this.addStage(element("div", "oe-left", main));
+    const right = element("div", "oe-right", main);
+    this.addLegend(right);
+    this.addTable(right);
+    this.addMaps(element("div", "oe-maps", right));
+    this.addHelp(root);
+    this.addListeners();
+  }
 
-  const root = element("div", "explorer occlusion-explorer", el);
-  const bar = element("div", "ex-row oe-bar", root);
-  const imageButtons = titles.length > 1 ? buttonRow(bar, "Picture", titles, (i) => change({ image: i })) : [];
-  const sizeButtons = buttonRow(bar, "Square", sizes.map((k) => `${k}×${k}`), (i) => change({ size: sizes[i] }));
+  // ---- Parts ----
 
-  const main = element("div", "oe-main", root);
-  const left = element("div", "oe-left", main);
-  const stage = element("div", "oe-stage", left);
-  stage.tabIndex = 0;
-  keepKeys(stage);
-  stage.setAttribute("role", "application");
-  const photo = element("img", "oe-photo", stage);
-  photo.draggable = false;
-  photo.alt = "";
-  const square = element("div", "ex-outline", stage);
-  const words = element("div", "oe-words", left);
-  words.setAttribute("aria-live", "polite");
+  addBar(root) {
+    const bar = element("div", "ex-row oe-bar", root);
+    const buttons = (label, words, press) => {
+      const made = addButtons(bar, label, words, press);
+      made.group.prepend(element("span", "ex-title", made.group, label));
+      return made.buttons;
+    };
+    const { titles, sizes } = this;
+    this.imageButtons = titles.length > 1 ? buttons("Picture", titles, (i) => this.change({ image: i })) : [];
+    this.sizeButtons = buttons("Square", sizes.map((k) => `${k}×${k}`), (i) => this.change({ size: sizes[i] }));
+  }
 
-  const right = element("div", "oe-right", main);
-  const legend = element("div", "ex-row oe-legend", right);
-  names.forEach((name, n) => {
-    const item = element("span", "oe-name", legend);
-    element("span", "oe-swatch", item).style.background = `var(--network-${n})`;
-    element("span", "", item, name);
-  });
-  element("span", "oe-name ex-note", legend, "the line: without a square");
-  const table = element("div", "oe-table", right);
-  const rowsOf = classes.map((label, c) => {
-    const button = element("button", "ex-button oe-class", table, label);
-    button.type = "button";
-    button.addEventListener("click", () => change({ watched: c }));
-    const bars = element("div", "oe-bars", table);
-    const numbers = element("div", "oe-numbers", table);
-    return names.map((_, n) => {
-      const track = element("div", "oe-track", bars);
-      const fill = element("div", "oe-fill", track);
-      fill.style.background = `var(--network-${n})`;
-      return { button, fill, mark: element("div", "oe-mark", track), number: element("div", "", numbers) };
+  addStage(parent) {
+    this.stage = element("div", "oe-stage", parent);
+    this.stage.tabIndex = 0;
+    keepKeys(this.stage);
+    this.stage.setAttribute("role", "application");
+    this.photo = element("img", "oe-photo", this.stage);
+    this.photo.draggable = false;
+    this.photo.alt = "";
+    this.square = element("div", "ex-outline", this.stage);
+    this.words = element("div", "oe-words", parent);
+    this.words.setAttribute("aria-live", "polite");
+  }
+
+  addLegend(parent) {
+    const legend = element("div", "ex-row oe-legend", parent);
+    this.names.forEach((name, n) => addSwatch(element("span", "oe-name", legend), n, name));
+    element("span", "oe-name ex-note", legend, "the line: without a square");
+  }
+
+  addTable(parent) {
+    const table = element("div", "oe-table", parent);
+    this.rowsOf = this.classes.map((label, c) => {
+      const button = addButton(table, label, () => this.change({ watched: c }), "ex-button oe-class");
+      const bars = element("div", "oe-bars", table);
+      const numbers = element("div", "oe-numbers", table);
+      return this.names.map((_, n) => {
+        const track = element("div", "oe-track", bars);
+        const fill = element("div", "oe-fill", track);
+        fill.style.background = `var(--network-${n})`;
+        return { button, fill, mark: element("div", "oe-mark", track), number: element("div", "", numbers) };
+      });
     });
-  });
+  }
 
-  const maps = element("div", "oe-maps", right);
-  const mapTitle = element("div", "ex-title oe-map-title", maps);
-  const smallsRow = element("div", "ex-row oe-smalls", maps);
-  const smalls = names.map((name, n) => {
-    const box = element("div", "oe-map", smallsRow);
-    const title = element("div", "oe-name", box);
-    element("span", "oe-swatch", title).style.background = `var(--network-${n})`;
-    const said = element("span", "", title);
-    const canvas = element("canvas", "", box);
-    canvas.setAttribute("role", "img");
-    return { box, said, canvas };
-  });
-  const ramp = element("div", "ex-row ex-note", maps);
-  element("span", "", ramp, "0");
-  const stops = Array.from({ length: 9 }, (_, i) => `rgb(${palette.subarray(3 * Math.round((255 * i) / 8), 3 * Math.round((255 * i) / 8) + 3).join(" ")})`);
-  element("span", "oe-ramp", ramp).style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-  const rampMost = element("span", "", ramp);
-  element("div", "ex-note oe-help", root, `Point at the picture or at a map; a click holds the square. With the keyboard: arrow keys move it, ${sizes[0]} to ${sizes[sizes.length - 1]} set its size, Escape takes it away. Click a class to see where it hangs on the picture. The networks know these ${classes.length} classes and no other.`);
+  addMaps(maps) {
+    this.mapTitle = element("div", "ex-title oe-map-title", maps);
+    const smalls = element("div", "ex-row oe-smalls", maps);
+    this.smalls = this.names.map((_, n) => {
+      const box = element("div", "oe-map", smalls);
+      const title = addSwatch(element("div", "oe-name", box), n);
+      const canvas = element("canvas", "", box);
+      canvas.setAttribute("role", "img");
+      return { title, canvas };
+    });
+    const ramp = element("div", "ex-row ex-note", maps);
+    element("span", "", ramp, "0");
+    element("span", "oe-ramp", ramp).style.background = gradient(this.palette);
+    this.rampMost = element("span", "", ramp);
+  }
+
+  addHelp(root) {
+    const { sizes, classes } = this;
+    element("div", "ex-note oe-help", root, `Point at the picture or at a map; a click holds the square. With the keyboard: arrow keys move it, ${sizes[0]} to ${sizes[sizes.length - 1]} set its size, Escape takes it away. Click a class to see where it hangs on the picture. The networks know these ${classes.length} classes and no other.`);
+  }
 
   // ---- State ----
 
-  let held = false;
-  let saving = 0;
-
-  function change(values) {
-    for (const [name, value] of Object.entries(values)) {
-      const old = get(name);
-      if (Array.isArray(value) ? value.every((part, i) => part === old[i]) : value === old) continue;
-      model.set(name, value); // its listener draws
-    }
-    clearTimeout(saving);
-    saving = setTimeout(() => model.save_changes(), 200); // Python hears where it came to rest
+  // The square's first row and column, on the grid whole.
+  onGrid([row, column]) {
+    const size = this.model.get("size");
+    return [clamp(row, this.grid[0] - size + 1), clamp(column, this.grid[1] - size + 1)];
   }
 
-  // The square's first row and column, on the grid whole; null for none.
-  function squareAt() {
-    const [row, column] = get("place");
-    if (row < 0) return null;
-    const size = get("size");
-    return [within(row, grid[0] - size + 1), within(column, grid[1] - size + 1)];
+  squareAt() { // null for none
+    const place = this.model.get("place");
+    return place[0] < 0 ? null : this.onGrid(place);
   }
 
-  function answer(n, index) {
-    const start = (n * places + index) * classes.length;
-    return tables[get("image")].subarray(start, start + classes.length);
+  index(at) {
+    return at ? indexOf(this.grid, this.sizes, this.model.get("size"), at) : 0;
   }
 
-  const best = (shares) => shares.reduce((most, share, i) => (share > shares[most] ? i : most), 0);
+  answer(n, index) {
+    const table = this.tables[this.model.get("image")];
+    const start = ((n * table.length) / this.names.length) + index * this.classes.length;
+    return table.subarray(start, start + this.classes.length);
+  }
 
   // ---- Drawing ----
 
-  function say(at) {
-    const size = get("size");
-    const index = at ? indexOf(grid, sizes, size, at) : 0;
-    const said = names.map((name, n) => {
-      const [now, whole] = [answer(n, index), answer(n, 0)];
-      const c = best(now);
-      const was = at ? ` (${percent(whole[c])} without the square)` : "";
-      return `${name}: ${classes[c]} ${percent(now[c])}${was}`;
+  say(at) {
+    const size = this.model.get("size");
+    const answers = this.names.map((name, n) => {
+      const [now, before] = [this.answer(n, this.index(at)), this.answer(n, 0)];
+      const c = argmax(now);
+      const was = at ? ` (${percent(before[c])} without the square)` : "";
+      return `${name}: ${this.classes[c]} ${percent(now[c])}${was}`;
     });
     const where = at ? `${size}×${size} patches grey from row ${at[0]}, column ${at[1]}` : "No square";
-    return `${where}. ${said.join("; ")}.`;
+    return `${where}. ${answers.join("; ")}.`;
   }
 
-  function showAnswers() {
-    const at = squareAt();
-    const size = get("size");
-    const index = at ? indexOf(grid, sizes, size, at) : 0;
-    square.hidden = !at;
-    if (at) {
-      square.style.top = `${(100 * at[0]) / grid[0]}%`;
-      square.style.left = `${(100 * at[1]) / grid[1]}%`;
-      square.style.height = `${(100 * size) / grid[0]}%`;
-      square.style.width = `${(100 * size) / grid[1]}%`;
-    }
-    square.classList.toggle("ex-held", held);
-    names.forEach((_, n) => {
-      const [now, whole] = [answer(n, index), answer(n, 0)];
-      const winner = best(now);
-      classes.forEach((_, c) => {
-        const { fill, mark, number } = rowsOf[c][n];
+  showAnswers() {
+    const at = this.squareAt();
+    const size = this.model.get("size");
+    this.square.hidden = !at;
+    if (at) placeOver(this.square, at, [size, size], this.grid);
+    this.square.classList.toggle("ex-held", this.held);
+    this.names.forEach((_, n) => {
+      const [now, before] = [this.answer(n, this.index(at)), this.answer(n, 0)];
+      const winner = argmax(now);
+      this.classes.forEach((_, c) => {
+        const { fill, mark, number } = this.rowsOf[c][n];
         fill.style.width = `${100 * now[c]}%`;
-        mark.style.left = `${100 * whole[c]}%`;
+        mark.style.left = `${100 * before[c]}%`;
         number.textContent = percent(now[c]);
         number.classList.toggle("oe-best", c === winner);
       });
     });
-    words.textContent = say(at);
-    stage.setAttribute("aria-label", `${titles[get("image")]}. ${words.textContent}`);
+    this.words.textContent = this.say(at);
+    this.stage.setAttribute("aria-label", `${this.titles[this.model.get("image")]}. ${this.words.textContent}`);
   }
 
-  function showMaps() {
-    const [size, watched] = [get("size"), get("watched")];
-    const [rows, columns] = [grid[0] - size + 1, grid[1] - size + 1];
-    const falls = names.map((_, n) => Float32Array.from({ length: rows * columns }, (_, i) =>
-      answer(n, 0)[watched] - answer(n, indexOf(grid, sizes, size, [Math.floor(i / columns), i % columns]))[watched]));
+  showMaps() {
+    const [size, watched] = [this.model.get("size"), this.model.get("watched")];
+    const [rows, columns] = this.grid.map((length) => length - size + 1);
+    const falls = this.names.map((_, n) => Float32Array.from({ length: rows * columns }, (_, i) =>
+      this.answer(n, 0)[watched] - this.answer(n, this.index(cellOf(i, columns)))[watched]));
     const most = Math.max(1e-9, ...falls.map((fall) => Math.max(...fall)));
-    mapTitle.textContent = `How far "${classes[watched]}" falls, by place`;
-    rampMost.textContent = percent(most);
-    smalls.forEach(({ said, canvas }, n) => {
-      [canvas.width, canvas.height] = [columns, rows];
-      const image = new ImageData(columns, rows);
-      for (let i = 0; i < rows * columns; i++) {
-        const share = Math.round((255 * Math.max(falls[n][i], 0)) / most);
-        image.data.set(palette.subarray(3 * share, 3 * share + 3), 4 * i);
-        image.data[4 * i + 3] = 255;
-      }
-      canvas.getContext("2d").putImageData(image, 0, 0);
-      const text = `${names[n]}: up to ${percent(Math.max(0, ...falls[n]))}`;
-      said.textContent = text;
+    this.mapTitle.textContent = `How far "${this.classes[watched]}" falls, by place`;
+    this.rampMost.textContent = percent(most);
+    this.smalls.forEach(({ title, canvas }, n) => {
+      paintCells(canvas, [rows, columns], this.palette, Array.from(falls[n], (fall) => Math.max(fall, 0) / most));
+      const text = `${this.names[n]}: up to ${percent(Math.max(0, ...falls[n]))}`;
+      title.textContent = text;
       canvas.setAttribute("aria-label", text);
     });
-    rowsOf.forEach((row, c) => row[0].button.setAttribute("aria-pressed", String(c === watched)));
-    sizeButtons.forEach((button, i) => button.setAttribute("aria-pressed", String(sizes[i] === size)));
-    showAnswers();
+    this.rowsOf.forEach((row, c) => setPressed(row[0].button, c === watched));
+    pressOnly(this.sizeButtons, this.sizes.indexOf(size));
+    this.showAnswers();
   }
 
-  function showImage() {
-    photo.src = urls[get("image")];
-    square.style.background = get("greys")[get("image")];
-    imageButtons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === get("image"))));
-    showMaps();
+  showImage() {
+    const image = this.model.get("image");
+    this.photo.src = this.pictures[image];
+    this.square.style.background = this.model.get("greys")[image];
+    pressOnly(this.imageButtons, image);
+    this.showMaps();
   }
 
   // ---- Moving ----
 
-  function under(event, [rows, columns], size) { // the pointer is in the middle of the square
-    const box = event.currentTarget.getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows - (size - 1) / 2);
-    const column = Math.floor(((event.clientX - box.left) / box.width) * columns - (size - 1) / 2);
-    return [within(row, grid[0] - get("size") + 1), within(column, grid[1] - get("size") + 1)];
+  hold(yes) {
+    this.held = yes;
+    this.showAnswers();
   }
 
-  function hold(yes) {
-    held = yes;
-    showAnswers();
-  }
-
-  function followPointer(node, where) {
-    node.addEventListener("pointermove", (event) => { if (!held) change({ place: where(event) }); });
+  followPointer(node, where) {
+    const move = (event) => { if (!this.held) this.change({ place: this.onGrid(where(event)) }); };
+    node.addEventListener("pointermove", move);
     node.addEventListener("pointerdown", (event) => {
       event.preventDefault();
-      stage.focus({ preventScroll: true });
-      if (!held) change({ place: where(event) });
-      hold(!held);
+      this.stage.focus({ preventScroll: true });
+      move(event);
+      this.hold(!this.held);
     });
   }
-  followPointer(stage, (event) => under(event, grid, get("size")));
-  for (const { canvas } of smalls) {
-    followPointer(canvas, (event) => under(event, [canvas.height, canvas.width], 1));
+
+  press({ key }) {
+    if (key in STEPS) {
+      const size = this.model.get("size");
+      const [down, across] = STEPS[key];
+      const middle = this.grid.map((length) => Math.floor((length - size) / 2));
+      const at = this.squareAt();
+      this.held = true; // or the pointer, resting on the picture, would take it back
+      this.change({ place: at ? this.onGrid([at[0] + down, at[1] + across]) : middle });
+    } else if (this.sizes.includes(Number(key))) this.change({ size: Number(key) });
+    else if (key === "Escape") {
+      this.held = false;
+      this.change({ place: NOWHERE });
+    } else return false;
+    this.showAnswers();
+    return true;
   }
-  stage.addEventListener("pointerleave", () => { if (!held) change({ place: [-1, -1] }); });
 
-  stage.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const at = squareAt();
-    if (event.key in STEPS) {
-      const [down, across] = STEPS[event.key];
-      const size = get("size");
-      const from = at ?? [Math.floor((grid[0] - size) / 2) - down, Math.floor((grid[1] - size) / 2) - across];
-      held = true; // or the pointer, resting on the picture, would take it back
-      change({ place: [within(from[0] + down, grid[0] - size + 1), within(from[1] + across, grid[1] - size + 1)] });
-    } else if (sizes.includes(Number(event.key))) change({ size: Number(event.key) });
-    else if (event.key === "Escape") {
-      held = false;
-      change({ place: [-1, -1] });
-    } else return;
-    showAnswers();
-    event.preventDefault();
-    event.stopPropagation();
+  addListeners() {
+    const half = () => (this.model.get("size") - 1) / 2; // the pointer is in the middle of the square
+    this.followPointer(this.stage, (event) => cellUnder(event, this.grid, half()));
+    for (const { canvas } of this.smalls) {
+      this.followPointer(canvas, (event) => cellUnder(event, [canvas.height, canvas.width]));
+    }
+    this.stage.addEventListener("pointerleave", () => { if (!this.held) this.change({ place: NOWHERE }); });
+    onKeys(this.stage, (event) => this.press(event));
+  }
+}
+
+function render({ model, el }) {
+  const [urls, { change, stop }] = [fileUrls(), changer(model)];
+  const view = new OcclusionView(model, el, change, urls);
+  const ended = listen(model, {
+    "change:image": () => view.showImage(),
+    "change:size": () => view.showMaps(),
+    "change:watched": () => view.showMaps(),
+    "change:place": () => view.showAnswers(),
   });
-
-  const listeners = { image: showImage, size: showMaps, watched: showMaps, place: showAnswers };
-  for (const [name, listener] of Object.entries(listeners)) model.on(`change:${name}`, listener);
-  showImage();
+  view.showImage();
   return () => {
-    clearTimeout(saving);
-    for (const url of urls) URL.revokeObjectURL(url);
-    for (const [name, listener] of Object.entries(listeners)) model.off(`change:${name}`, listener);
+    ended();
+    stop();
+    urls.revoke();
   };
 }
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,13 @@ from vit_tutorial.files import whole_file
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:"
 )
-# A model as a widget's JavaScript expects it, with nobody behind it.
-MODEL = """
-const state = JSON.parse(document.getElementById("state").textContent);
-const listeners = {};
-const decoded = (value) => {
-  if (Array.isArray(value)) return value.map(decoded);
-  if (value === null || typeof value !== "object") return value;
-  if (!("bytes" in value)) return value;
-  const text = atob(value.bytes);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-};
-for (const name of Object.keys(state)) state[name] = decoded(state[name]);
-const model = {
-  get: (name) => state[name],
-  set: (name, value) => {
-    if (state[name] === value) return;
-    state[name] = value;
-    for (const listener of listeners[`change:${name}`] ?? []) listener();
-  },
-  save_changes: () => {},
-  on: (event, listener) => (listeners[event] ??= []).push(listener),
-  off: (event, listener) => {
-    listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener);
-  },
-};
+# The forms that `join_modules` understands. What is inside of something is indented.
+IMPORT = re.compile(r'^import \{(?:\s*\w+,)*\s*\w*\s*\} from "\./([\w.]+)";\n+', re.MULTILINE)
+TOP_LEVEL = re.compile(r"^\w.*", re.MULTILINE)
+DECLARATION = re.compile(r"(?:export )?(?:async )?(?:function|class|const|let) (\w+)\b")
+EXPORT = "export default { render };"
+START = """
+const model = savedModel(JSON.parse(document.getElementById("state").textContent));
 render({ model, el: document.getElementById("widget") });
 """
 STYLE = """
@@ -55,17 +36,51 @@ body { margin: 16px; background: var(--jp-layout-color1); }
 
 
 def sources(of: str) -> tuple[str, str]:
-    """Read an explorer's ES module and its style sheet: what all explorers share, and its own.
+    """Read an explorer's ES module and its style sheet, each as one text.
 
     Args:
         of: the explorer's Python file, whose name the two have, too.
     """
+    shared, own = (Path(file).with_suffix(".css") for file in (__file__, of))
+    css = shared.read_text(encoding="utf-8") + own.read_text(encoding="utf-8")
+    return join_modules(Path(of).with_suffix(".js")), css
 
-    def joined(suffix: str) -> str:
-        files = (Path(file).with_suffix(suffix) for file in (__file__, of))
-        return "".join(file.read_text(encoding="utf-8") for file in files)
 
-    return joined(".js"), joined(".css")
+def join_modules(entry: Path) -> str:
+    """Write an ES module, and before it all that it imports, as one that imports nothing.
+
+    Imports are written `import { a, b } from "./file.js";`. All names live in one scope then.
+
+    Raises:
+        ValueError: another form of import, export or declaration, modules that import each other
+            in a circle, or a name that two of them declare.
+    """
+    texts: dict[Path, str] = {}
+
+    def add(path: Path, *importers: Path) -> None:
+        if path in importers:
+            circle = " -> ".join(each.name for each in (*importers, path))
+            raise ValueError(f"modules import each other in a circle: {circle}")
+        if path in texts:
+            return
+        text = path.read_text(encoding="utf-8")
+        for file in IMPORT.findall(text):
+            add(path.parent / file, *importers, path)
+        texts[path] = IMPORT.sub("", text)
+
+    add(entry)
+    homes: dict[str, str] = {}  # name -> the file that declares it
+    for path, text in texts.items():
+        for line in TOP_LEVEL.findall(text):
+            if path == entry and line == EXPORT:
+                continue
+            declared = DECLARATION.match(line)
+            if declared is None:
+                raise ValueError(f"{path.name}: cannot be joined with other modules: {line}")
+            if home := homes.get(declared[1]):
+                raise ValueError(f"{path.name} and {home} both declare {declared[1]}: rename one")
+            homes[declared[1]] = path.name
+    return "\n".join(texts.values())
 
 
 class Explorer(anywidget.AnyWidget):
@@ -124,6 +139,7 @@ def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
 
     Bytes in the state are carried as base64. Nothing is loaded from anywhere.
     """
+    saved = join_modules(Path(__file__).with_name("saved.js"))
     # "<" could end the element that holds the state
     data = json.dumps(_carried(state), separators=(",", ":")).replace("<", "\\u003c")
     parts = [
@@ -136,7 +152,7 @@ def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
         f"<style>{STYLE}{css}</style>",
         '<div id="widget"></div>',
         f'<script type="application/json" id="state">{data}</script>',
-        f'<script type="module">{module}{MODEL}</script>',
+        f'<script type="module">{module}{saved}{START}</script>',
         "</html>",
     ]
     return "\n".join(parts)

@@ -1,236 +1,219 @@
 // How alike positions are: one with all others, under the pointer or the arrow keys.
 // All tables come once, as bytes; from then on nothing is asked of the kernel.
 
-const SIDE = 300; // CSS pixels of a map's longer side
+import {
+  STEPS, addButtons, argmax, bytesOf, cellOf, cellUnder, changer, clamp, element, floatsOf, gradient, keepKeys, listen,
+  nameOfCell, onKeys, paintCells, placeOver, pressOnly,
+} from "./page.js";
 
-function number(value) {
+const SIDE = 300; // CSS pixels of a map's longer side
+const HELP = "Point at a patch, or click and use the arrow keys. To compare two, click one and point at another, or press Shift with the arrow keys. Escape lets go.";
+
+function inDigits(value) {
   const text = value.toFixed(2);
   return Number(text) === 0 ? "0.00" : text.replace("-", "\u2212"); // a minus sign as wide as a digit
 }
 
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+// What is said of a patch, whose similarities with all are `line`, or of it and `other`.
+function sentence(line, query, other, columns) {
+  const from = capital(nameOfCell(query, columns));
+  if (other !== null) return `${from} and ${nameOfCell(other, columns)}: similarity ${inDigits(line[other])}.`;
+  const named = (signed) => {
+    const best = argmax(signed.map((value, i) => (i === query ? -Infinity : value)));
+    return `${nameOfCell(best, columns)} (${inDigits(line[best])})`;
+  };
+  return `${from} is most like ${named(line)} and least like ${named(line.map((value) => -value))}.`;
+}
+
 // A map with its row and column numbers; what is drawn lies in `stage`.
-function addPanel(parent, title, rows, columns) {
-  const panel = element("div", "pe-panel", parent);
-  element("div", "ex-title pe-title", panel, title);
-  const axes = element("div", "pe-axes", panel);
-  const rowNumbers = element("div", "pe-rows", axes);
-  const stage = element("div", "pe-stage", axes);
-  const canvas = element("canvas", "", stage);
-  const columnNumbers = element("div", "pe-columns", axes);
-  const fit = (width, height, scale) => {
-    [canvas.width, canvas.height] = [width, height];
-    stage.style.width = `${width / scale}px`;
-    stage.style.aspectRatio = `${width} / ${height}`;
+class Panel {
+  constructor(parent, title) {
+    this.panel = element("div", "pe-panel", parent);
+    element("div", "ex-title pe-title", this.panel, title);
+    const axes = element("div", "pe-axes", this.panel);
+    this.rowNumbers = element("div", "pe-rows", axes);
+    this.stage = element("div", "pe-stage", axes);
+    this.canvas = element("canvas", "", this.stage);
+    this.columnNumbers = element("div", "pe-columns", axes);
+    this.outline = element("div", "ex-outline", this.stage);
+  }
+
+  fit([rows, columns], width, height, scale) {
+    [this.canvas.width, this.canvas.height] = [width, height];
+    this.stage.style.width = `${width / scale}px`;
+    this.stage.style.aspectRatio = `${width} / ${height}`;
     for (const [holder, count, length, space] of [
-      [rowNumbers, rows, height, 13],
-      [columnNumbers, columns, width, 20],
+      [this.rowNumbers, rows, height, 13],
+      [this.columnNumbers, columns, width, 20],
     ]) {
       const every = Math.ceil((space * count * scale) / length);
       for (let i = 0; i < count; i++) element("span", "", holder, i % every ? "" : String(i));
     }
-    const pen = canvas.getContext("2d");
-    pen.imageSmoothingEnabled = false;
-    return pen;
-  };
-  return { panel, stage, fit };
+    this.pen = this.canvas.getContext("2d");
+    this.pen.imageSmoothingEnabled = false;
+  }
 }
 
-function render({ model, el }) {
-  const [rows, columns] = model.get("grid");
-  const count = rows * columns;
-  const kinds = model.get("kinds");
-  const palette = bytesOf(model.get("palette"));
-  const tables = new Float32Array(bytesOf(model.get("tables")).slice().buffer);
-  const scale = window.devicePixelRatio || 1;
+class PositionView {
+  constructor(model, el, change) {
+    Object.assign(this, { model, change, grid: model.get("grid"), kinds: model.get("kinds") });
+    this.palette = bytesOf(model.get("palette"));
+    this.tables = floatsOf(model.get("tables"));
+    this.held = false; // does the query stay where it is
+    this.other = null; // the patch that it is compared with
+    this.small = document.createElement("canvas"); // one pixel per patch, enlarged from here
+    this.build(element("div", "explorer position-explorer", el));
+    this.measure(window.devicePixelRatio || 1);
+    for (const { stage } of [this.one, this.all]) this.followPointer(stage);
+    onKeys(this.one.stage, (event) => this.press(event));
+  }
 
-  const root = element("div", "explorer position-explorer", el);
-  const group = element("div", "ex-row pe-kinds", root);
-  group.setAttribute("role", "group");
-  group.setAttribute("aria-label", "Kind of positions");
-  group.hidden = kinds.length === 1;
-  const buttons = kinds.map((kind) => {
-    const button = element("button", "ex-button", group, kind);
-    button.type = "button";
-    button.addEventListener("click", () => {
-      model.set("kind", kind);
-      model.save_changes();
+  // ---- Parts ----
+
+  build(root) {
+    const { group, buttons } = addButtons(root, "Kind of positions", this.kinds, (n) => {
+      this.model.set("kind", this.kinds[n]);
+      this.model.save_changes();
     });
-    return button;
-  });
+    group.classList.add("pe-kinds");
+    group.hidden = buttons.length === 1;
+    this.buttons = buttons;
+    const panels = element("div", "pe-panels", root);
+    this.one = new Panel(panels, "The outlined patch, compared with each");
+    this.all = new Panel(panels, "Every patch, compared with each");
+    this.one.stage.tabIndex = 0;
+    keepKeys(this.one.stage);
+    this.one.stage.setAttribute("role", "application");
+    this.second = element("div", "ex-outline pe-second", this.one.stage);
+    const legend = element("div", "pe-legend", this.one.panel);
+    this.lowest = element("span", "", legend);
+    element("span", "pe-bar", legend).style.background = gradient(this.palette);
+    this.highest = element("span", "", legend);
+    element("span", "pe-unit", legend, "cosine similarity");
+    this.words = element("div", "pe-words", this.one.panel);
+    this.words.setAttribute("aria-live", "polite");
+    element("div", "ex-note pe-help", this.all.panel, HELP);
+  }
 
-  const panels = element("div", "pe-panels", root);
-  const one = addPanel(panels, "The outlined patch, compared with each", rows, columns);
-  const all = addPanel(panels, "Every patch, compared with each", rows, columns);
-  one.stage.tabIndex = 0;
-  keepKeys(one.stage);
-  one.stage.setAttribute("role", "application");
-  const legend = element("div", "pe-legend", one.panel);
-  const lowest = element("span", "", legend);
-  const bar = element("span", "pe-bar", legend);
-  const highest = element("span", "", legend);
-  element("span", "pe-unit", legend, "cosine similarity");
-  const colour = (share) => palette.subarray(3 * Math.round(255 * share), 3 * Math.round(255 * share) + 3);
-  const stops = Array.from({ length: 17 }, (_, i) => `rgb(${colour(i / 16).join(" ")})`);
-  bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-  const words = element("div", "pe-words", one.panel);
-  words.setAttribute("aria-live", "polite");
-  element("div", "ex-note pe-help", all.panel, "Point at a patch, or click and use the arrow keys. To compare two, click one and point at another, or press Shift with the arrow keys. Escape lets go.");
-
-  const outline = element("div", "ex-outline", one.stage);
-  const second = element("div", "ex-outline pe-second", one.stage);
-  const frame = element("div", "ex-outline", all.stage);
+  measure(scale) { // in device pixels
+    const [rows, columns] = this.grid;
+    const longest = Math.max(rows, columns);
+    const cell = Math.max(1, Math.floor((SIDE * scale) / longest)); // a patch
+    const pixel = Math.max(1, Math.floor((cell - 4 * scale) / longest)); // and in a small map
+    const gap = Math.max(cell - longest * pixel, Math.ceil(4 * scale)); // between the small maps
+    this.one.fit(this.grid, columns * cell, rows * cell, scale);
+    this.all.fit(this.grid, columns * (columns * pixel + gap), rows * (rows * pixel + gap), scale);
+    Object.assign(this, { scale, cell, pixel, gap });
+  }
 
   // ---- Drawing ----
 
-  const image = new ImageData(columns, rows);
-  const small = document.createElement("canvas"); // one pixel per patch, enlarged from here
-  [small.width, small.height] = [columns, rows];
-  const longest = Math.max(rows, columns);
-  const cell = Math.max(1, Math.floor((SIDE * scale) / longest)); // device pixels of a patch
-  const pixel = Math.max(1, Math.floor((cell - 4 * scale) / longest)); // and in a small map
-  const gap = Math.max(cell - longest * pixel, Math.ceil(4 * scale)); // between the small maps
-  const penOfOne = one.fit(columns * cell, rows * cell, scale);
-  const penOfAll = all.fit(columns * (columns * pixel + gap), rows * (rows * pixel + gap), scale);
-
-  let table, low, span; // of the kind on show
-  let [held, other] = [false, null]; // does the query stay; the patch that it is compared with
-
-  function paint(query) {
-    for (let i = 0; i < count; i++) {
-      const share = span > 0 ? (table[query * count + i] - low) / span : 1;
-      image.data.set(colour(share), 4 * i);
-      image.data[4 * i + 3] = 255;
-    }
-    small.getContext("2d").putImageData(image, 0, 0);
-    return small;
+  line(query) { // its similarities with all
+    const count = this.grid[0] * this.grid[1];
+    return this.table.subarray(query * count, (query + 1) * count);
   }
 
-  function place(mark, row, column) {
-    mark.style.left = `${(100 * column) / columns}%`;
-    mark.style.top = `${(100 * row) / rows}%`;
-    mark.style.width = `${100 / columns}%`;
-    mark.style.height = `${100 / rows}%`;
+  paint(query) {
+    const shares = Array.from(this.line(query), (value) => (this.span > 0 ? (value - this.low) / this.span : 1));
+    paintCells(this.small, this.grid, this.palette, shares);
+    return this.small;
   }
 
-  const nameOf = (i) => `row ${Math.floor(i / columns)}, column ${i % columns}`;
-  const capital = (text) => text[0].toUpperCase() + text.slice(1);
-
-  function say(query) {
-    const of = (i) => table[query * count + i];
-    if (other !== null) {
-      return `${capital(nameOf(query))} and ${nameOf(other)}: similarity ${number(of(other))}.`;
-    }
-    let most = -1;
-    let least = -1;
-    for (let i = 0; i < count; i++) {
-      if (i === query) continue;
-      if (most < 0 || of(i) > of(most)) most = i;
-      if (least < 0 || of(i) < of(least)) least = i;
-    }
-    const like = `most like ${nameOf(most)} (${number(of(most))})`;
-    const unlike = `least like ${nameOf(least)} (${number(of(least))})`;
-    return `${capital(nameOf(query))} is ${like} and ${unlike}.`;
-  }
-
-  function showQuery() {
-    const [row, column] = model.get("query");
+  showQuery() {
+    const [row, column] = this.model.get("query");
+    const [rows, columns] = this.grid;
     const query = row * columns + column;
-    penOfOne.drawImage(paint(query), 0, 0, columns * cell, rows * cell);
-    for (let i = 1; cell > 8 * scale && i < longest; i++) { // lines between the patches
-      penOfOne.clearRect(i * cell, 0, scale, rows * cell);
-      penOfOne.clearRect(0, i * cell, columns * cell, scale);
+    const { pen } = this.one;
+    const [wide, high] = [columns * this.cell, rows * this.cell];
+    pen.drawImage(this.paint(query), 0, 0, wide, high);
+    for (let i = 1; this.cell > 8 * this.scale && i < Math.max(rows, columns); i++) { // lines between the patches
+      pen.clearRect(i * this.cell, 0, this.scale, high);
+      pen.clearRect(0, i * this.cell, wide, this.scale);
     }
-    place(outline, row, column);
-    place(frame, row, column);
-    second.hidden = other === null;
-    if (other !== null) place(second, Math.floor(other / columns), other % columns);
-    outline.classList.toggle("ex-held", held);
-    words.textContent = say(query);
-    one.stage.setAttribute("aria-label", `Patches of the ${model.get("kind")} positions. ${words.textContent}`);
+    for (const { outline } of [this.one, this.all]) placeOver(outline, [row, column], [1, 1], this.grid);
+    this.second.hidden = this.other === null;
+    if (this.other !== null) placeOver(this.second, cellOf(this.other, columns), [1, 1], this.grid);
+    this.one.outline.classList.toggle("ex-held", this.held);
+    this.words.textContent = sentence(this.line(query), query, this.other, columns);
+    const label = `Patches of the ${this.model.get("kind")} positions. ${this.words.textContent}`;
+    this.one.stage.setAttribute("aria-label", label);
   }
 
-  function showKind() {
-    const at = kinds.indexOf(model.get("kind"));
-    table = tables.subarray(at * count * count, (at + 1) * count * count);
-    low = table.reduce((a, b) => Math.min(a, b));
-    span = table.reduce((a, b) => Math.max(a, b)) - low;
-    lowest.textContent = number(low);
-    highest.textContent = number(low + span);
-    buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === at)));
-    for (let query = 0; query < count; query++) {
-      const left = (query % columns) * (columns * pixel + gap) + Math.floor(gap / 2);
-      const top = Math.floor(query / columns) * (rows * pixel + gap) + Math.floor(gap / 2);
-      penOfAll.drawImage(paint(query), left, top, columns * pixel, rows * pixel);
+  showKind() {
+    const [rows, columns] = this.grid;
+    const at = this.kinds.indexOf(this.model.get("kind"));
+    const size = (rows * columns) ** 2;
+    this.table = this.tables.subarray(at * size, (at + 1) * size);
+    this.low = this.table.reduce((a, b) => Math.min(a, b));
+    this.span = this.table.reduce((a, b) => Math.max(a, b)) - this.low;
+    this.lowest.textContent = inDigits(this.low);
+    this.highest.textContent = inDigits(this.low + this.span);
+    pressOnly(this.buttons, at);
+    const [wide, high, half] = [columns * this.pixel, rows * this.pixel, Math.floor(this.gap / 2)];
+    for (let query = 0; query < rows * columns; query++) {
+      const [row, column] = cellOf(query, columns);
+      const [left, top] = [column * (wide + this.gap) + half, row * (high + this.gap) + half];
+      this.all.pen.drawImage(this.paint(query), left, top, wide, high);
     }
-    showQuery();
+    this.showQuery();
   }
 
   // ---- Moving ----
 
-  let saving = 0;
-  const within = (i, length) => Math.min(Math.max(i, 0), length - 1);
-
-  function move(row, column) {
-    const [oldRow, oldColumn] = model.get("query");
-    const query = [within(row, rows), within(column, columns)];
-    if (query[0] === oldRow && query[1] === oldColumn) return;
-    model.set("query", query); // its listener draws
-    clearTimeout(saving);
-    saving = setTimeout(() => model.save_changes(), 200); // Python hears where it came to rest
+  move(row, column) {
+    this.change({ query: [clamp(row, this.grid[0]), clamp(column, this.grid[1])] });
   }
 
-  function compare(row, column) {
-    other = within(row, rows) * columns + within(column, columns);
-    showQuery();
+  compare(row, column) {
+    this.other = clamp(row, this.grid[0]) * this.grid[1] + clamp(column, this.grid[1]);
+    this.showQuery();
   }
 
-  function hold(yes) {
-    [held, other] = [yes, null];
-    showQuery();
+  hold(yes) {
+    [this.held, this.other] = [yes, null];
+    this.showQuery();
   }
 
-  function under(event) {
-    const box = event.currentTarget.getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    return [row, Math.floor(((event.clientX - box.left) / box.width) * columns)];
-  }
-
-  for (const { stage } of [one, all]) {
+  followPointer(stage) {
     stage.addEventListener("pointermove", (event) => {
-      if (held) return compare(...under(event));
-      other = null;
-      move(...under(event));
+      const cell = cellUnder(event, this.grid);
+      if (this.held) return this.compare(...cell);
+      this.other = null;
+      this.move(...cell);
     });
     stage.addEventListener("pointerdown", (event) => {
       event.preventDefault();
-      one.stage.focus({ preventScroll: true });
-      if (!held) move(...under(event));
-      hold(!held);
+      this.one.stage.focus({ preventScroll: true });
+      if (!this.held) this.move(...cellUnder(event, this.grid));
+      this.hold(!this.held);
     });
   }
-  one.stage.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const [row, column] = model.get("query");
-    if (event.key in STEPS) {
-      const [down, right] = STEPS[event.key];
-      const from = other === null ? [row, column] : [Math.floor(other / columns), other % columns];
-      if (event.shiftKey) compare(from[0] + down, from[1] + right);
-      else move(row + down, column + right);
-    } else if (event.key === "Home") move(row, 0);
-    else if (event.key === "End") move(row, columns - 1);
-    else if (event.key === "Escape") hold(false);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-  });
 
-  model.on("change:query", showQuery);
-  model.on("change:kind", showKind);
-  showKind();
+  press({ key, shiftKey }) {
+    const [row, column] = this.model.get("query");
+    if (key in STEPS) {
+      const [down, right] = STEPS[key];
+      const from = this.other === null ? [row, column] : cellOf(this.other, this.grid[1]);
+      if (shiftKey) this.compare(from[0] + down, from[1] + right);
+      else this.move(row + down, column + right);
+    } else if (key === "Home") this.move(row, 0);
+    else if (key === "End") this.move(row, this.grid[1] - 1);
+    else if (key === "Escape") this.hold(false);
+    else return false;
+    return true;
+  }
+}
+
+function render({ model, el }) {
+  const { change, stop } = changer(model);
+  const view = new PositionView(model, el, change);
+  const ended = listen(model, { "change:query": () => view.showQuery(), "change:kind": () => view.showKind() });
+  view.showKind();
   return () => {
-    clearTimeout(saving);
-    model.off("change:query", showQuery);
-    model.off("change:kind", showKind);
+    ended();
+    stop();
   };
 }
 

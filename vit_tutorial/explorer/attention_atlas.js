@@ -1,0 +1,90 @@
+// The maps of every head of every layer, side by side; rows are layers, columns are heads.
+
+import { cellUnder, colourAt, element, placeOver } from "./page.js";
+import { largestPatch, valuesOf } from "./attention_values.js";
+import { nameOfToken } from "./attention_words.js";
+
+const TITLE = "Every head of every layer";
+const NOTE = "Rows are layers, columns are heads; each map is scaled to its own largest value. Click one to see it large.";
+
+function inksOf(palette) { // its colours as pixels, opaque
+  const bytes = new Uint8Array(1024).fill(255);
+  for (let i = 0; i < 256; i++) bytes.set(colourAt(palette, i / 255), 4 * i);
+  return new Uint32Array(bytes.buffer);
+}
+
+export class Atlas {
+  constructor(parent, state) {
+    this.side = element("div", "ae-side", parent);
+    this.title = element("div", "ex-title ae-title", this.side, TITLE);
+    const box = element("div", "ae-atlas", this.side);
+    this.headNames = element("div", "ae-heads", box);
+    this.layerNames = element("div", "ae-layers", box);
+    this.stage = element("div", "ae-tiles", box);
+    this.canvas = element("canvas", "", this.stage);
+    this.chosen = element("div", "ae-chosen", this.stage);
+    element("div", "ex-note", this.side, NOTE);
+    this.canvas.setAttribute("role", "img");
+    this.stage.addEventListener("pointerdown", (event) => {
+      const { layers, heads } = state.sceneOf(0);
+      const [layer, head] = cellUnder(event, [layers, heads]);
+      state.change({ layer, head, show: "head" });
+    });
+  }
+
+  // Makes the maps as large as a room of `down` by `across` CSS pixels allows.
+  layout(scene, down, across, scale) {
+    const { layers, heads, rows, columns } = scene;
+    const fitting = (room, count, patches) => Math.floor(((room / count - 3) * scale) / patches);
+    const largest = Math.floor((128 * scale) / Math.max(rows, columns));
+    this.pixel = Math.max(1, Math.min(fitting(down, layers, rows), fitting(across, heads, columns), largest));
+    this.gap = Math.ceil(3 * scale);
+    [this.wide, this.high] = [columns * this.pixel + this.gap, rows * this.pixel + this.gap];
+    [this.canvas.width, this.canvas.height] = [heads * this.wide, layers * this.high];
+    this.image = new ImageData(this.canvas.width, this.canvas.height);
+    this.ink = new Uint32Array(this.image.data.buffer); // one number per pixel
+    this.stage.style.width = `${this.canvas.width / scale}px`;
+    this.stage.style.aspectRatio = `${this.canvas.width} / ${this.canvas.height}`;
+    for (const [holder, count, size] of [[this.headNames, heads, this.wide], [this.layerNames, layers, this.high]]) {
+      holder.replaceChildren();
+      const every = Math.ceil((15 * scale) / size);
+      for (let i = 0; i < count; i++) element("span", "", holder, i % every ? "" : String(i));
+    }
+    this.headNames.style.width = this.stage.style.width;
+    this.title.textContent = scene.head_note || TITLE;
+  }
+
+  draw(state) {
+    const [scene, setting] = [state.sceneOf(0), state.settingOf(0)];
+    const inks = inksOf(state.palette());
+    for (let layer = 0; layer < scene.layers; layer++) {
+      for (let head = 0; head < scene.heads; head++) this.paint(scene, { ...setting, show: "head", layer, head }, inks);
+    }
+    this.canvas.getContext("2d").putImageData(this.image, 0, 0);
+    this.outline(scene, setting);
+    const from = nameOfToken(scene, setting.query);
+    this.canvas.setAttribute("aria-label", `Maps of ${scene.layers} layers with ${scene.heads} heads, from ${from}`);
+  }
+
+  paint(scene, setting, inks) {
+    const values = valuesOf(scene, setting);
+    const scaled = 255 / (largestPatch(scene, setting, values) || 1);
+    const [half, line] = [this.gap >> 1, this.canvas.width];
+    let top = (setting.layer * this.high + half) * line + setting.head * this.wide + half;
+    for (let row = 0, at = scene.num_prefix; row < scene.rows; row++, top += this.pixel * line) {
+      for (let column = 0, x = top; column < scene.columns; column++, at++, x += this.pixel) {
+        this.ink.fill(inks[Math.round(scaled * values[at])], x, x + this.pixel);
+      }
+      for (let below = 1; below < this.pixel; below++) { // the same line, pixel by pixel
+        this.ink.copyWithin(top + below * line, top, top + scene.columns * this.pixel);
+      }
+    }
+  }
+
+  outline({ layers, heads, relevances }, { show, layer, head }) { // what the large picture shows
+    this.chosen.hidden = show in relevances;
+    const [top, high] = show === "rollout" ? [0, layer + 1] : [layer, 1];
+    const [left, wide] = show === "head" ? [Math.min(head, heads - 1), 1] : [0, heads];
+    placeOver(this.chosen, [top, left], [high, wide], [layers, heads]);
+  }
+}

@@ -1,0 +1,67 @@
+// How pointer and keys go from patch to patch, from layer to layer and from head to head.
+
+import { STEPS, cellOf, cellUnder, clamp, onKeys } from "./page.js";
+
+export const HELP = [
+  ["pointer", "look from any patch; click holds it, Escape lets go"],
+  ["arrows, Home, End", "go from patch to patch"],
+  ["C", "look from the CLS token"],
+  ["[ ]", "layer before, layer after"],
+  [", .", "head before, head after"],
+  ["H M R", "one head, mean of heads, rollout"],
+  ["P", "pin the patch, to compare it with others"],
+];
+
+// The token in the middle of a picture's grid cell.
+const tokenAt = (scene, [row, column]) => scene.num_prefix + row * scene.columns + column;
+
+function neighbour(scene, query, [down, right]) {
+  const patch = query - scene.num_prefix;
+  if (patch < 0) return scene.num_prefix; // from no patch to the first
+  const [row, column] = cellOf(patch, scene.columns);
+  return tokenAt(scene, [clamp(row + down, scene.rows), clamp(column + right, scene.columns)]);
+}
+
+export function followPointer(pane, state) {
+  const under = (event) => {
+    const scene = state.sceneOf(pane.n);
+    return tokenAt(scene, cellUnder(event, [scene.rows, scene.columns]));
+  };
+  pane.stage.addEventListener("pointermove", (event) => {
+    if (pane.n === 0 && !state.held) pane.look(under(event));
+  });
+  pane.stage.addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    pane.stage.focus({ preventScroll: true });
+    if (pane.n === 0) state.held = !state.held || state.get("query") !== under(event);
+    pane.look(under(event));
+  });
+}
+
+export function followKeys(pane, view) {
+  const { state } = view;
+  const turn = (name, by, length) => state.change({ [name]: clamp(state.get(name) + by, length) });
+  onKeys(pane.stage, ({ key }) => {
+    const scene = state.sceneOf(pane.n);
+    const step = (by) => pane.look(neighbour(scene, state.queryOf(pane.n), by));
+    const actions = {
+      Home: () => step([0, -scene.columns]),
+      End: () => step([0, scene.columns]),
+      "[": () => turn("layer", -1, scene.layers),
+      "]": () => turn("layer", 1, scene.layers),
+      ",": () => turn("head", -1, scene.heads),
+      ".": () => turn("head", 1, scene.heads),
+      c: () => pane.look(scene.num_prefix ? 0 : -1),
+      h: () => state.change({ show: "head" }),
+      m: () => state.change({ show: "mean" }),
+      r: () => state.change({ show: "rollout" }),
+      p: () => view.togglePin(),
+      Escape: () => view.letGo(),
+    };
+    const name = key.length === 1 ? key.toLowerCase() : key;
+    if (name in STEPS) step(STEPS[name]);
+    else if (name in actions) actions[name]();
+    else return false;
+    return true;
+  });
+}

@@ -1,0 +1,37 @@
+// What a picture of attention is said to show.
+
+import { nameOfCell, percent } from "./page.js";
+import { ownPatch } from "./attention_values.js";
+
+export const shareInWords = (share) => percent(share, share < 0.0995 ? 1 : 0);
+
+export function nameOfToken(scene, token) {
+  if (token < 0) return "all tokens on average";
+  if (token < scene.num_prefix) return scene.prefix_names[token];
+  return nameOfCell(token - scene.num_prefix, scene.columns);
+}
+
+export function sentence(scene, setting, values) {
+  const { show, layer, head, query, by } = setting;
+  const own = ownPatch(scene, setting);
+  let most = own === scene.num_prefix ? own + 1 : scene.num_prefix;
+  for (let i = most; i < values.length; i++) if (i !== own && values[i] > values[most]) most = i;
+  const strongest = nameOfToken(scene, most);
+  if (scene.relevances[show]) {
+    return values[most] > 0
+      ? `${show} for ${scene.target}: the patch in ${strongest} counts most.`
+      : `${show} for ${scene.target}: no patch counts.`;
+  }
+  const where = {
+    head: `Layer ${layer}, head ${Math.min(head, scene.heads - 1)}`,
+    mean: `Layer ${layer}, mean of its heads`,
+    rollout: layer ? `Rollout through layers 0 to ${layer}` : "Rollout through layer 0",
+  }[show];
+  const from = `${where}: ${nameOfToken(scene, query)}`;
+  const to = `${strongest} (${shareInWords(values[most])})`;
+  if (by) return `${from} is attended to most by ${to}.`;
+  if (own >= 0) return `${from} keeps ${shareInWords(values[own])} of itself, and takes most from ${to}.`;
+  const patches = values.subarray(scene.num_prefix).reduce((sum, value) => sum + value, 0);
+  const rest = scene.num_prefix ? ` All patches together get ${shareInWords(patches)}.` : "";
+  return `${from} ${query < 0 ? "attend" : "attends"} most to ${to}.${rest}`;
+}

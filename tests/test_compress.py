@@ -16,7 +16,6 @@ from vit_tutorial import TrainConfig, VisionTransformer, ViTConfig, fit
 from vit_tutorial.compress import (
     Int8Linear,
     TokenMerging,
-    accuracy_change,
     distillation,
     every_other_layer,
     export,
@@ -31,6 +30,7 @@ from vit_tutorial.compress import (
     to_int8,
 )
 from vit_tutorial.data import digits
+from vit_tutorial.intervals import accuracy_change
 
 SMALL = ViTConfig(img_size=(12, 8), patch_size=2, num_classes=5, embed_dim=24, depth=3, num_heads=3)
 

@@ -11,7 +11,6 @@ from vit_tutorial import VisionTransformer, ViTConfig
 from vit_tutorial.faithfulness import (
     METHODS,
     METRICS,
-    bootstrap_interval,
     collages,
     faithfulness_table,
     maps_of_all_methods,
@@ -19,6 +18,7 @@ from vit_tutorial.faithfulness import (
     perturb,
     points_at,
 )
+from vit_tutorial.intervals import bootstrap_interval
 
 SMALL = dict(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=2, num_classes=5)
 
@@ -180,7 +180,7 @@ def test_a_new_head_changes_gradient_methods_and_no_others():
     after = maps_of_all_methods(model, images, targets)
     for method in METHODS:
         same = torch.equal(before[method], after[method])
-        assert same == (method in ("random", "last layer", "rollout")), method
+        assert same == (method in ("random", "last_layer", "rollout")), method
 
 
 # ---- pointing game ----

@@ -30,7 +30,7 @@ def test_torchvisions_networks_come_with_their_classes_and_numbers(monkeypatch):
     monkeypatch.setattr(torchvision.models, "get_model", random_one)
     model, reading = load_network("torchvision:vit_b_16")
     assert not model.training
-    assert reading.img_size == 224
+    assert reading.size == 224
     assert reading.mean == (0.485, 0.456, 0.406)
     assert len(reading.classes) == 1000
     assert reading.classes[281] == "tabby"
@@ -40,7 +40,7 @@ def test_timms_networks_come_with_their_classes_and_numbers(monkeypatch):
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name))
     _, reading = load_network("timm:vit_tiny_patch16_224")
-    assert reading.img_size == (224, 224)
+    assert reading.size == (224, 224)
     assert reading.mean == (0.5, 0.5, 0.5)
     assert reading.classes[281].startswith("tabby")
 

@@ -18,13 +18,14 @@ from torch.testing import assert_close
 
 from vit_tutorial import ImageSet, TrainConfig, VisionTransformer, ViTConfig, evaluate, fit
 from vit_tutorial import transfer as module
-from vit_tutorial.data import channel_stats, load_train_test, normalize
+from vit_tutorial.data import channel_stats, load_train_test
+from vit_tutorial.images import normalize
+from vit_tutorial.pretrained import load_vit
 from vit_tutorial.transfer import (
     PatchSegmenter,
     class_ious,
     features,
     linear_probe,
-    load_vit,
     renormalised,
     with_head,
 )
@@ -107,7 +108,7 @@ def test_a_network_of_the_course_says_how_it_reads_images():
     vit, reading = load_vit("cifar10")
     expected, card = load_checkpoint("cifar10")
     assert_close(vit.head.weight, expected.head.weight, rtol=0, atol=0)
-    assert (reading.img_size, reading.mean, reading.std) == (32, card.mean, card.std)
+    assert (reading.size, reading.mean, reading.std) == (32, card.mean, card.std)
     assert reading.classes == card.classes
 
 
@@ -412,8 +413,8 @@ def test_a_feature_that_never_changes_does_no_harm_and_types_stay():
         (lambda f, y: (f[:, None], y), "features \\(n, D\\)"),
         (lambda f, y: (f[:0], y[:0]), "expected features"),
         (lambda f, y: (f * math.nan, y), "NaN"),
-        (lambda f, y: (f, y.float()), "whole numbers"),
-        (lambda f, y: (f, y - 1), "whole numbers"),
+        (lambda f, y: (f, y.float()), "integers"),
+        (lambda f, y: (f, y - 1), "integers"),
         (lambda f, y: (f, y * 0), "there is only one"),
         (lambda f, y: (f, y, 2), "2 classes have labels 0 to 1, got 2"),
         (lambda f, y: (f, y, 5), "class 3, 4 has no example"),
@@ -501,7 +502,7 @@ def test_ious_are_scikit_learns():
     ],
 )
 def test_maps_that_cannot_be_compared_are_refused(predicted, true):
-    with pytest.raises(ValueError, match=r"expected two maps|whole numbers from 0 to 2"):
+    with pytest.raises(ValueError, match=r"expected two maps|integers from 0 to 2"):
         class_ious(predicted, true, 3)
 
 

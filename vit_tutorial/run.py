@@ -31,9 +31,10 @@ from vit_tutorial.augment import (
     trivial_augment,
 )
 from vit_tutorial.compute import Compute, ways_to_compute
-from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.data import ImageSet
 from vit_tutorial.files import whole_file
 from vit_tutorial.hardware import rank, world_size
+from vit_tutorial.images import normalize
 from vit_tutorial.mae import draw_order
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor, make_optimizers

@@ -594,6 +594,7 @@ from vit_tutorial.compute import Compute, computing
 from vit_tutorial.data import ImageSet
 from vit_tutorial.evaluation import Evaluation
 from vit_tutorial.hardware import compiled, rank, synchronised, world_size
+from vit_tutorial.modes import evaluating
 from vit_tutorial.progress import Row
 from vit_tutorial.run import (
     Objective,

@@ -30,7 +30,6 @@ from vit_tutorial.compress import (
     to_int8,
 )
 from vit_tutorial.data import digits
-from vit_tutorial.intervals import accuracy_change
 
 SMALL = ViTConfig(img_size=(12, 8), patch_size=2, num_classes=5, embed_dim=24, depth=3, num_heads=3)
 
@@ -313,25 +312,6 @@ def test_calls_are_timed_in_turns_there_and_back():
 
 def test_a_ratio_compares_round_by_round():
     assert ratio([1.0, 2.0, 4.0], [2.0, 8.0, 4.0]) == (2.0, 1.0, 4.0)
-
-
-def test_a_change_is_judged_image_by_image():
-    """Against the interval that SciPy gives for the mean of the differences."""
-    stats = pytest.importorskip("scipy.stats")
-    before, after = torch.rand(500) < 0.9, torch.rand(500) < 0.8
-    each = 100.0 * (after.int() - before.int())
-    error = stats.sem(each.numpy())
-    low, high = stats.norm.interval(0.95, loc=each.mean().item(), scale=error)
-    assert accuracy_change(before, after) == pytest.approx(
-        (each.mean().item(), low, high), rel=1e-4
-    )
-    assert accuracy_change(before, before) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_changes_of_other_images_are_refused(count):
-    with pytest.raises(ValueError, match=rf"the same images, got \(1,\) and \({count},\)"):
-        accuracy_change(torch.ones(1).bool(), torch.ones(count).bool())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -317,8 +317,12 @@ def test_a_ratio_compares_round_by_round():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_a_program_is_the_network_for_any_number_of_images(pool):
-    model = tiny(pool=pool)
+    model = tiny(pool=pool, drop_path=0.5).train()
+    model.blocks[0].eval()  # a part that is not trained
+    modes = [module.training for module in model.modules()]
     program = export(model, pictures(2))
+    assert [module.training for module in model.modules()] == modes
+    model.eval()
     for count in (1, 5):
         images = pictures(count)
         assert_close(program.module()(images), model(images))
@@ -328,11 +332,13 @@ def test_a_program_is_the_network_for_any_number_of_images(pool):
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_an_exported_network_gives_the_same_logits_for_any_number_of_images(tmp_path, pool):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = VisionTransformer(replace(SMALL, pool=pool)).eval()
+    model = VisionTransformer(replace(SMALL, pool=pool, drop_path=0.5)).train()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.2)
     images = pictures(2).float()
     assert save_onnx(model, images, tmp_path / "vit.onnx") < 1e-4
+    assert all(module.training for module in model.modules())
+    model.eval()
     assert [path.name for path in tmp_path.iterdir()] == ["vit.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "vit.onnx"))
     more = pictures(5).float()

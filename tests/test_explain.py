@@ -160,10 +160,9 @@ def test_one_mean_makes_the_image_grey():
 
 def test_an_image_is_called_like_its_file(tmp_path):
     photograph().save(tmp_path / "cat.png")
-    opened = Image.open(tmp_path / "cat.png")
-    assert [name_of(image) for image in (tmp_path / "cat.png", "a/cat.png", opened)] == [
-        "cat.png"
-    ] * 3
+    with Image.open(tmp_path / "cat.png") as opened:
+        for named in (tmp_path / "cat.png", "a/cat.png", opened):
+            assert name_of(named) == "cat.png"
     for unnamed in (photograph(), np.zeros((2, 2)), b"bytes"):
         assert name_of(unnamed) == "image"
 
@@ -201,7 +200,8 @@ def test_an_explanation_is_of_the_most_probable_class(method):
     _, pixels = prepare(photograph(), reading, model)
     probabilities = model(pixels).softmax(dim=1)[0].detach()
     assert explanation.names == [CLASSES[i] for i in probabilities.argsort(descending=True)]
-    assert explanation.probabilities == sorted(pytest.approx(probabilities.tolist()), reverse=True)
+    expected = sorted(probabilities.tolist(), reverse=True)
+    assert explanation.probabilities == pytest.approx(expected, rel=1e-6)
     graded = record_attention(model, pixels, gradients_of=int(probabilities.argmax()))
     assert_close(explanation.heat, heat_map(graded, method)[0].float())
     assert any(METHODS[method] in words for words in words_in(explanation.figure()))

@@ -697,12 +697,12 @@ def test_query_heads_that_share_keys_are_neighbours(gradients_of):
     model, images = Custom(attend), pictures()
     with torch.no_grad():
         logits = model(images)
+    q, k = seen["q"], seen["k"]
     record = record_attention(model, images, gradients_of=gradients_of)
     assert_close(record.logits, logits)
     for head in range(6):
-        q, k = seen["q"][:, head : head + 1], seen["k"][:, head // 3, None]
-        expected = softmax_written_out(q, k, 0, 12**-0.5)
-        assert_close(record.weights[0][:, head : head + 1], expected)
+        expected = softmax_written_out(q[:, head, None], k[:, head // 3, None], 0, 12**-0.5)
+        assert_close(record.weights[0][:, head, None], expected)
 
 
 @pytest.mark.parametrize("spelling", ["F", "torch", "method", "special", "module"])

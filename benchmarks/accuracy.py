@@ -26,6 +26,7 @@ import torch
 
 from vit_tutorial.compute import Compute
 from vit_tutorial.data import ImageSet, hold_out, load_train_test
+from vit_tutorial.images import colour_mode
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.provenance import provenance
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
@@ -109,7 +110,7 @@ def load_experiment(
 
     A tenth of the training set, the same one every time, then takes its place.
     """
-    mode = "L" if recipe.model.in_chans == 1 else "RGB"
+    mode = colour_mode(recipe.model.in_chans)
     sets = load_train_test(source, img_size=recipe.model.img_size, mode=mode)
     train, test = (replace(images, name=name or images.name) for images in sets)
     if split == "validation":

@@ -22,7 +22,8 @@ from accuracy import run_command
 from results import write_results
 from torch import Tensor, nn
 
-from vit_tutorial.data import ImageSet, load_train_test, normalize
+from vit_tutorial.data import ImageSet, load_train_test
+from vit_tutorial.images import normalize
 from vit_tutorial.pretrained import load_network
 from vit_tutorial.recording import record_attention
 

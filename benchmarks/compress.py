@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 from vit_tutorial.compress import (
     TokenMerging,
-    accuracy_change,
     distillation,
     every_other_layer,
     head_importance,
@@ -46,9 +45,11 @@ from vit_tutorial.compress import (
     time_in_turns,
     to_int8,
 )
-from vit_tutorial.data import ImageSet, load_train_test, normalize
+from vit_tutorial.data import ImageSet, load_train_test
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.files import whole_file
+from vit_tutorial.images import normalize
+from vit_tutorial.intervals import accuracy_change
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.provenance import provenance
 from vit_tutorial.recipes import RECIPES

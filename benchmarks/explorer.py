@@ -22,8 +22,7 @@ import torch
 from playwright.sync_api import Browser, Page
 from results import write_results
 
-from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, load_checkpoint
-from vit_tutorial.pretrained import Reading
+from vit_tutorial import AttentionExplorer, Reading, VisionTransformer, ViTConfig, load_checkpoint
 
 ROUNDS, MOVES, SLIDES = 5, 100, 30
 NETWORKS = ("size of ViT-B/16, 144 maps", "cifar10")

@@ -17,8 +17,9 @@ import torch
 from results import write_results
 from tqdm import tqdm
 
-from vit_tutorial.data import load_train_test, normalize
+from vit_tutorial.data import load_train_test
 from vit_tutorial.faithfulness import METHODS, METRICS, faithfulness_table
+from vit_tutorial.images import normalize
 from vit_tutorial.weights import load_checkpoint
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from results import write_results
 
-from vit_tutorial.data import load, normalize
+from vit_tutorial.data import load
 from vit_tutorial.evaluation import evaluate
+from vit_tutorial.images import normalize
 from vit_tutorial.weights import load_checkpoint
 
 SIZES = (32, 40, 48, 64)

@@ -41,11 +41,11 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, floa
     middle = statistics.mean(gaps)
     if len(gaps) < 2:
         return {"difference": round(middle, 2), "difference_low": None, "difference_high": None}
-    from scipy.stats import t  # not there before the set-up
+    from vit_tutorial.intervals import student_interval  # needs what the set-up brings
 
-    reach = t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    low, high = student_interval(gaps)
     return {
         "difference": round(middle, 2),
-        "difference_low": round(middle - reach, 2),
-        "difference_high": round(middle + reach, 2),
+        "difference_low": round(low, 2),
+        "difference_high": round(high, 2),
     }

@@ -31,16 +31,10 @@ import torch
 from accuracy import run_command, stored_rows
 from torch import nn
 
-from vit_tutorial.data import (
-    ImageSet,
-    channel_stats,
-    hold_out,
-    load_train_test,
-    normalize,
-    stratified,
-)
+from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.files import whole_file
+from vit_tutorial.images import normalize
 from vit_tutorial.mae import (
     MAEConfig,
     MaskedAutoencoder,

@@ -84,11 +84,6 @@ def test_both_ways_are_timed_in_turns_and_written(root, monkeypatch, tmp_path):
 # ---- batch_size.py ----
 
 
-def test_the_interval_is_students():
-    low, high = batch_size.interval([1.0, 2.0, 3.0])
-    assert (low, high) == (pytest.approx(-0.4843, abs=1e-3), pytest.approx(4.4843, abs=1e-3))
-
-
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_a_training_learns_and_can_be_repeated(optimizer, monkeypatch):
     monkeypatch.setattr(batch_size, "NETWORK", TINY)
@@ -132,4 +127,4 @@ def test_rules_are_powers_of_the_ratio_and_every_row_is_written(root, monkeypatc
 
 def test_too_few_seeds_are_refused(capsys):
     assert batch_size.main(["--seeds", "1"]) == 2
-    assert "--seeds must be 2 to 10, got 1" in capsys.readouterr().err
+    assert "--seeds must be 2 or more, got 1" in capsys.readouterr().err

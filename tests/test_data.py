@@ -26,11 +26,11 @@ from vit_tutorial.data import (
     image_folder,
     load,
     load_train_test,
-    normalize,
     require_cifar10,
     stratified,
 )
 from vit_tutorial.download import checksum, fetch
+from vit_tutorial.images import normalize
 
 # Downloads
 

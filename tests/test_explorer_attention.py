@@ -12,11 +12,9 @@ from PIL import Image
 
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, record_attention
 from vit_tutorial.attention import relevance, rollout
-from vit_tutorial.data import normalize
 from vit_tutorial.explorer import page as pages
-from vit_tutorial.explorer.scene import RELEVANCES
-from vit_tutorial.images import fit_image
-from vit_tutorial.pretrained import Reading
+from vit_tutorial.images import Reading, fit_image, normalize
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 
 SIZE, GRID = (12, 20), (3, 5)  # not square, or swapped rows and columns would go unseen
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -84,9 +82,10 @@ def test_relevance_maps_are_for_the_asked_class(target):
     label = {None: int(model(pixels).argmax()), "dog": 3, 1: 1}[target]
     record = record_attention(model, pixels, gradients_of=label)
     assert made.scenes[0]["target"] == CLASSES[label]
-    for name, method in RELEVANCES.items():
+    for method in RELEVANCE_METHODS:
         expected = relevance(record, method=method)[0].flatten()
-        np.testing.assert_allclose(made.values(show=name)[1:], expected, rtol=1e-5)
+        for name in (method, METHODS[method]):  # as it is typed, and as its button calls it
+            np.testing.assert_allclose(made.values(show=name)[1:], expected, rtol=1e-5)
 
 
 def test_a_class_that_is_not_there_is_refused():
@@ -136,7 +135,8 @@ def test_an_image_from_the_browser_is_opened_or_refused_in_a_sentence():
 
 def test_what_is_not_there_cannot_be_shown():
     made = explorer()
-    made.show = "LeGrad"
+    made.show = "legrad"
+    assert made.show == "LeGrad"
     with pytest.raises(ValueError, match=r"show must be one of \['head', 'mean', 'rollout'.*'x'"):
         made.show = "x"
     with pytest.raises(Exception, match="head_fusion"):

@@ -11,10 +11,10 @@ from conftest import words_in
 
 from vit_tutorial import ImageSet, PruningExplorer, VisionTransformer, ViTConfig
 from vit_tutorial.compress import prune_heads
-from vit_tutorial.data import normalize
 from vit_tutorial.explorer import pruning
 from vit_tutorial.explorer.page import join_modules
 from vit_tutorial.explorer.pruning import picture
+from vit_tutorial.images import normalize
 
 CLASSES = ("ant", "bee", "cat")
 SIDE = (6, 8)  # not square, or swapped rows and columns go unseen

@@ -684,6 +684,27 @@ def test_every_option_of_fused_attention_is_understood(kind):
     assert_close(with_graph.logits, logits)
 
 
+@pytest.mark.parametrize("gradients_of", [None, 1])
+def test_query_heads_that_share_keys_are_neighbours(gradients_of):
+    """Of six heads of queries, PyTorch gives 0, 1, 2 the first keys and 3, 4, 5 the second."""
+    seen = {}
+
+    def attend(q, k, v):
+        q = torch.cat([q, 2 * q, -q], dim=1)  # (B, 6, T, d)
+        seen["q"], seen["k"] = q, k
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    model, images = Custom(attend), pictures()
+    with torch.no_grad():
+        logits = model(images)
+    q, k = seen["q"], seen["k"]
+    record = record_attention(model, images, gradients_of=gradients_of)
+    assert_close(record.logits, logits)
+    for head in range(6):
+        expected = softmax_written_out(q[:, head, None], k[:, head // 3, None], 0, 12**-0.5)
+        assert_close(record.weights[0][:, head, None], expected)
+
+
 @pytest.mark.parametrize("spelling", ["F", "torch", "method", "special", "module"])
 @pytest.mark.parametrize("product", ["@", "matmul", "einsum"])
 def test_plain_attention_is_seen_however_it_is_spelled(spelling, product):

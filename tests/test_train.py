@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, evaluate, fit, load_checkpoint
 from vit_tutorial.compute import Compute
-from vit_tutorial.data import channel_stats, normalize
+from vit_tutorial.data import channel_stats
+from vit_tutorial.images import normalize
 from vit_tutorial.optimizers import (
     Muon,
     groups_by_layer,

@@ -1,15 +1,11 @@
 """Transfer: the same answers after every change of clothes, and features that are never stale."""
 
-import builtins
 import math
 import warnings
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
-import transformers
 from conftest import randomize
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,17 +14,18 @@ from torch.testing import assert_close
 
 from vit_tutorial import ImageSet, TrainConfig, VisionTransformer, ViTConfig, evaluate, fit
 from vit_tutorial import transfer as module
-from vit_tutorial.data import channel_stats, load_train_test, normalize
+from vit_tutorial.data import channel_stats, load_train_test
+from vit_tutorial.images import normalize
+from vit_tutorial.pretrained import load_vit
 from vit_tutorial.transfer import (
     PatchSegmenter,
     class_ious,
     features,
     linear_probe,
-    load_vit,
     renormalised,
     with_head,
 )
-from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
+from vit_tutorial.weights import Card, save_checkpoint
 
 MEAN, STD = (0.2, 0.5, 0.4), (0.3, 0.25, 0.1)
 
@@ -50,104 +47,6 @@ def examples(classes, count=60, width=6, seed=0):
     centres = torch.randn(classes, width, generator=generator, dtype=torch.float64)
     rows = centres[labels] + torch.randn(count, width, generator=generator, dtype=torch.float64)
     return rows * torch.logspace(-3, 3, width).double() + 100, labels
-
-
-# ---- One function for every library --------------------------------------------------------------
-
-
-def torchvisions(monkeypatch, tmp_path):
-    theirs = randomize(
-        torchvision.models.VisionTransformer(
-            image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24,
-            num_classes=7,
-        )
-    )  # fmt: skip
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: theirs)
-    return "torchvision:vit_b_16", theirs, (0.485, 0.456, 0.406)
-
-
-def timms(monkeypatch, tmp_path):
-    theirs = randomize(
-        timm.models.VisionTransformer(
-            img_size=32, patch_size=8, depth=2, num_heads=2, embed_dim=16, mlp_ratio=2,
-            num_classes=1000,
-        )
-    )  # fmt: skip
-    theirs.pretrained_cfg = timm.create_model("vit_tiny_patch16_224").pretrained_cfg
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: theirs)
-    return "timm:vit_tiny_patch16_224", theirs, (0.5, 0.5, 0.5)
-
-
-def hugging_faces(monkeypatch, tmp_path):
-    config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        image_size=32, patch_size=8, num_labels=7,
-    )  # fmt: skip
-    theirs = transformers.ViTForImageClassification(config)
-    randomize(theirs).float().save_pretrained(tmp_path)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    return f"hf:{tmp_path}", theirs.double(), (0.5, 0.5, 0.5)
-
-
-@pytest.mark.parametrize("library", [torchvisions, timms, hugging_faces])
-def test_any_librarys_vit_becomes_ours_with_the_same_logits(library, monkeypatch, tmp_path):
-    name, theirs, mean = library(monkeypatch, tmp_path)
-    ours, reading = load_vit(name)
-    assert type(ours) is VisionTransformer
-    assert not ours.training
-    assert reading.mean == mean
-    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    with torch.no_grad():
-        expected = theirs(images)
-        expected = getattr(expected, "logits", expected)
-        assert_close(ours.double()(images), expected)
-
-
-def test_a_network_of_the_course_says_how_it_reads_images():
-    vit, reading = load_vit("cifar10")
-    expected, card = load_checkpoint("cifar10")
-    assert_close(vit.head.weight, expected.head.weight, rtol=0, atol=0)
-    assert (reading.img_size, reading.mean, reading.std) == (32, card.mean, card.std)
-    assert reading.classes == card.classes
-
-
-def test_weights_without_a_classifier_get_a_head_of_zeros(monkeypatch):
-    make = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name, num_classes=0))
-    ours, reading = load_vit("timm:vit_small_patch16_224.dino")
-    assert reading.classes == ("none",)
-    assert reading.mean == (0.485, 0.456, 0.406)
-    assert ours(torch.zeros(1, 3, 224, 224)).tolist() == [[0.0]]
-    with torch.no_grad():
-        assert ours.forward_features(torch.zeros(1, 3, 224, 224)).std() > 0
-
-
-def test_what_is_no_plain_vit_is_refused(monkeypatch):
-    make = timm.create_model
-    for name in ("vit_small_patch16_dinov3", "resnet18"):
-        monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name))
-        with pytest.raises(ValueError, match="expected"):
-            load_vit(f"timm:{name}")
-    scaled = make("vit_tiny_patch16_224", depth=1, init_values=0.1)  # with layer scale
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: scaled)
-    with pytest.raises(ValueError, match=r"do not fit together: blocks\.0\.ls1"):
-        load_vit("timm:vit_tiny_patch16_224")
-
-
-def test_another_librarys_name_and_a_missing_library_are_a_sentence(monkeypatch):
-    with pytest.raises(ValueError, match="vit_base_patch16_224"):  # timm's name
-        load_vit("torchvision:vit_base_patch16_224")
-    found = builtins.__import__
-
-    def without(name, *rest):
-        if name in ("timm", "transformers"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return found(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    for prefix, package in (("timm", "timm"), ("hf", "transformers")):
-        with pytest.raises(ValueError, match=f"not installed: pip install {package}"):
-            load_vit(f"{prefix}:anything")
 
 
 # ---- New heads, other normalisation --------------------------------------------------------------
@@ -412,8 +311,8 @@ def test_a_feature_that_never_changes_does_no_harm_and_types_stay():
         (lambda f, y: (f[:, None], y), "features \\(n, D\\)"),
         (lambda f, y: (f[:0], y[:0]), "expected features"),
         (lambda f, y: (f * math.nan, y), "NaN"),
-        (lambda f, y: (f, y.float()), "whole numbers"),
-        (lambda f, y: (f, y - 1), "whole numbers"),
+        (lambda f, y: (f, y.float()), "integers"),
+        (lambda f, y: (f, y - 1), "integers"),
         (lambda f, y: (f, y * 0), "there is only one"),
         (lambda f, y: (f, y, 2), "2 classes have labels 0 to 1, got 2"),
         (lambda f, y: (f, y, 5), "class 3, 4 has no example"),
@@ -501,7 +400,7 @@ def test_ious_are_scikit_learns():
     ],
 )
 def test_maps_that_cannot_be_compared_are_refused(predicted, true):
-    with pytest.raises(ValueError, match=r"expected two maps|whole numbers from 0 to 2"):
+    with pytest.raises(ValueError, match=r"expected two maps|integers from 0 to 2"):
         class_ious(predicted, true, 3)
 
 

@@ -22,9 +22,11 @@ _HOME = {
     "unpatchify": "model",
     "open_image": "images",
     "fit_image": "images",
+    "normalize": "images",
+    "prepare": "images",
+    "Reading": "images",
     "ImageSet": "data",
     "image_folder": "data",
-    "normalize": "data",
     "fit": "train",
     "TrainConfig": "recipes",
     "LiveCurve": "progress",
@@ -32,7 +34,7 @@ _HOME = {
     "load_checkpoint": "weights",
     "save_checkpoint": "weights",
     "from_library": "weights",
-    "load_vit": "transfer",
+    "load_vit": "pretrained",
     "record_attention": "recording",
     "RecordedAttention": "recording",
     "rollout": "attention",
@@ -42,7 +44,6 @@ _HOME = {
     "PositionExplorer": "explorer",
     "OcclusionExplorer": "explorer",
     "PruningExplorer": "explorer",
-    "doctor": "cli",
 }
 __all__ = sorted(_HOME)
 

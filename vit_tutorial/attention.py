@@ -7,7 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
 from vit_tutorial.recording import RecordedAttention, upcast
+
+
+def heat_map(record: RecordedAttention, method: str) -> Tensor:
+    """Explain by one of `methods.METHODS`: (B, rows, columns).
+
+    The methods of `relevance` explain the score that the record has gradients of.
+
+    Raises:
+        ValueError: an unknown method, or a record without the gradients that it needs.
+    """
+    require_method(method)
+    if method in RELEVANCE_METHODS:
+        return relevance(record, method=method)
+    return rollout(record) if method == "rollout" else attention_map(record)
+
+
+def methods_for(record: RecordedAttention) -> list[str]:
+    """Name the methods that a record holds all for: without gradients there are two."""
+    missing = () if record.gradients else RELEVANCE_METHODS
+    missing = missing if record.own_gradients else (*missing, "legrad")
+    return [method for method in METHODS if method not in missing]
 
 
 def attention_map(
@@ -174,18 +196,18 @@ def relevance(
     """
     if method not in RELEVANCE_METHODS:
         raise ValueError(f"method must be one of {', '.join(RELEVANCE_METHODS)}, got {method!r}")
-    found = record.own_gradients if method == "legrad" else record.gradients
-    if found is None and record.gradients is not None:
+    recorded = record.own_gradients if method == "legrad" else record.gradients
+    if recorded is None and record.gradients is not None:
         raise ValueError(
             'method "legrad" needs a model with blocks, norm and forward_head, as those of this '
             "course and of timm: weights.from_library makes one of a torchvision or Hugging Face "
             "model"
         )
-    if found is None:
+    if recorded is None:
         raise ValueError(
             f"method {method!r} needs gradients: record_attention(model, images, gradients_of=...)"
         )
-    gradients = [upcast(gradient) for gradient in found]
+    gradients = [upcast(gradient) for gradient in recorded]
     if method == "legrad":
         layers = [gradient.clamp_min(0).mean(dim=(1, 2)) for gradient in gradients]  # (B, T)
         return _on_the_grid(record, torch.stack(layers).mean(dim=0)[:, None])
@@ -203,9 +225,6 @@ def relevance(
     for product in reversed(products):
         row = row + row @ product.clamp_min(0).mean(dim=1)
     return _on_the_grid(record, row)
-
-
-RELEVANCE_METHODS = ("chefer", "grad_rollout", "legrad", "grad_cam")
 
 
 def attention_distance(record: RecordedAttention) -> Tensor:

@@ -1,24 +1,35 @@
 """The command line: `vit-tutorial doctor | train | evaluate | explain`."""
 
+from __future__ import annotations
+
 import argparse
 import errno
 import io
 import json
-import platform
-import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import import_module
-from importlib.metadata import metadata, requires, version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from vit_tutorial.methods import METHODS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vit_tutorial.compute import Compute
+    from vit_tutorial.data import ImageSet
+    from vit_tutorial.model import VisionTransformer, ViTConfig
+    from vit_tutorial.recipes import TrainConfig
+    from vit_tutorial.weights import Card
 
 # torch and matplotlib are imported where they are needed, so that --help answers at once.
+WAYS = ("precision", "attention", "threads")  # to compute a step
+ASKED = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         default="cifar10",
         help="a bundled name, a .safetensors, torchvision:NAME, timm:NAME or hf:NAME",
     )
-    explain.add_argument("--method", default="rollout", help="rollout, last-layer, chefer, "
-                         "grad_rollout, legrad or grad_cam")  # fmt: skip
+    explain.add_argument(
+        "--method",
+        default="rollout",
+        type=lambda name: name.replace("-", "_"),
+        help=f"{', '.join(METHODS)} (default: rollout)",
+    )
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
     explain.add_argument("--size", type=int, help="read larger images, for a finer map")
     explain.add_argument(
@@ -101,119 +116,164 @@ def _train(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if distributed.rank() == 0:  # several do not wait for the end of a step to save it
                 place = "here" if distributed.world_size() == 1 else "where the run was last saved"
-                said = f"Stopped. The same command with --resume goes on from {place}."
-                print(said, file=sys.stderr)
+                message = f"Stopped. The same command with --resume goes on from {place}."
+                print(message, file=sys.stderr)
             return 130
 
 
 def _train_on(device: str, arguments: argparse.Namespace) -> int:
     import torch
-    from safetensors import SafetensorError
 
-    from vit_tutorial import data, distributed, recipes, run, train, weights
+    from vit_tutorial import distributed, recipes, run, train
     from vit_tutorial.model import VisionTransformer
-    from vit_tutorial.provenance import provenance
 
     if arguments.recipe not in recipes.RECIPES:
         raise ValueError(
             f"--recipe must be one of {', '.join(recipes.RECIPES)}, got {arguments.recipe!r}"
         )
     recipe = recipes.RECIPES[arguments.recipe]
-    names = ("epochs", "batch_size", "seed", "precision", "attention", "threads")
-    given = {name: getattr(arguments, name) for name in names}
-    config = replace(recipe.train, **{k: v for k, v in given.items() if v is not None})
-    mode = "L" if recipe.model.in_chans == 1 else "RGB"
-    with _left_out_files_named():
-        sets = data.load_train_test(
-            arguments.data, img_size=recipe.model.img_size, mode=mode, on_error="skip"
-        )
-    training, test = (replace(images, name=arguments.data_name or images.name) for images in sets)
-    model_config = replace(recipe.model, num_classes=len(training.classes))
-
+    given = vars(arguments)
+    asked = {name: given[name] for name in ASKED if given[name] is not None}
+    config = replace(recipe.train, **asked)
+    training, test = _sets_to_train_on(arguments, recipe.model)
     torch.manual_seed(config.seed)
-    model, how = VisionTransformer(model_config).to(device), None
-    if arguments.resume:  # with the number of epochs that was measured, for example
-        config = recipes.TrainConfig(**run.read_state(arguments.out)["config"])
-        if arguments.epochs not in (None, config.epochs):
-            raise ValueError(
-                f"{arguments.out} was begun with {config.epochs} epochs and goes on with as many, "
-                f"got --epochs {arguments.epochs}"
-            )
-        for name in ("precision", "attention", "threads"):
-            begun = getattr(config, name)
-            if given[name] not in (None, begun):
-                raise ValueError(
-                    f"{arguments.out} goes on as it was begun, with {name}={begun}, "
-                    f"got --{name} {given[name]}"
-                )
+    model = VisionTransformer(replace(recipe.model, num_classes=len(training.classes))).to(device)
+    how = None
+    if arguments.resume:
+        config = _config_of_the_run(arguments.out, asked)
     else:
         run.refuse_unfinished(arguments.out)  # before anything is measured
-    if arguments.minutes is not None and not arguments.resume:
-        minutes = arguments.minutes
-        how = train.fastest(model, training, config, minutes=minutes)
-        epochs = train.epochs_within(minutes, model, training, test, config, how)
-        epochs = distributed.broadcast(epochs)
-        config = replace(config, epochs=epochs)
-        if distributed.rank() == 0:
-            print(f"{epochs} epochs fit into {minutes:g} minutes on this machine.")
+        if arguments.minutes is not None:
+            config, how = _fitted_into(arguments.minutes, model, training, test, config)
     rows = train.fit(
         model, training, test, config, how=how, save_to=arguments.out, resume=arguments.resume
     )
-    if distributed.rank() > 0:
-        return 0
+    if distributed.rank() == 0:  # the others have the same network
+        card = _card(arguments, config, model, training, rows[-1]["seconds"])
+        print(_sentence(_write_checkpoint(model, arguments.out, card, test).evaluation))
+    return 0
 
-    mean, std = data.channel_stats(training.images)
-    command = ["train", "--recipe", arguments.recipe, "--data", Path(arguments.data).name]
-    command += ["--epochs", str(config.epochs), "--seed", str(config.seed)]
+
+def _sets_to_train_on(arguments: argparse.Namespace, config: ViTConfig) -> list[ImageSet]:
+    """Load the images to train on and those to test with, as the network reads them."""
+    from vit_tutorial import data, images
+
+    mode = images.colour_mode(config.in_chans)
+    with _left_out_files_named():
+        sets = data.load_train_test(
+            arguments.data, img_size=config.img_size, mode=mode, on_error="skip"
+        )
+    return [replace(each, name=arguments.data_name or each.name) for each in sets]
+
+
+def _config_of_the_run(out: Path, asked: Mapping[str, Any]) -> TrainConfig:
+    """Return how a saved run was begun, with the epochs that were measured, for example."""
+    from vit_tutorial import recipes, run
+
+    config = recipes.TrainConfig(**run.read_state(out)["config"])
+    if asked.get("epochs", config.epochs) != config.epochs:
+        raise ValueError(
+            f"{out} was begun with {config.epochs} epochs and goes on with as many, "
+            f"got --epochs {asked['epochs']}"
+        )
+    for name in WAYS:
+        begun = getattr(config, name)
+        if asked.get(name, begun) != begun:
+            raise ValueError(
+                f"{out} goes on as it was begun, with {name}={begun}, got --{name} {asked[name]}"
+            )
+    return config
+
+
+def _fitted_into(
+    minutes: float, model: nn.Module, training: ImageSet, test: ImageSet, config: TrainConfig
+) -> tuple[TrainConfig, Compute]:
+    """Choose as many epochs as fit into `minutes`, and how they are computed the fastest."""
+    from vit_tutorial import distributed, train
+
+    how = train.fastest(model, training, config, minutes=minutes)
+    epochs = train.epochs_within(minutes, model, training, test, config, how)
+    epochs = distributed.broadcast(epochs)
+    if distributed.rank() == 0:
+        print(f"{epochs} epochs fit into {minutes:g} minutes on this machine.")
+    return replace(config, epochs=epochs), how
+
+
+def _card(
+    arguments: argparse.Namespace,
+    config: TrainConfig,
+    model: VisionTransformer,
+    training: ImageSet,
+    seconds: float,
+) -> Card:
+    """Describe a trained network, with a command that others can repeat."""
+    from vit_tutorial import data, recipes, run, weights
+    from vit_tutorial.provenance import provenance
+
+    how = run.read_state(arguments.out)["how"]  # what "auto" has become
+    options = {"recipe": arguments.recipe, "data": Path(arguments.data).name}
+    options |= {"epochs": config.epochs, "seed": config.seed}
+    if config.batch_size != recipes.RECIPES[arguments.recipe].train.batch_size:
+        options["batch-size"] = config.batch_size
+    options |= how
     if arguments.data_name:
-        command += ["--data-name", arguments.data_name]
-    card = weights.Card(
+        options["data-name"] = arguments.data_name
+    command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    mean, std = data.channel_stats(training.images)
+    return weights.Card(
         name=arguments.out.stem,
-        config=model_config,
+        config=model.config,
         classes=training.classes,
         mean=mean,
         std=std,
         data=training.name,
         training={
-            "command": shlex.join(["vit-tutorial", *command]),
+            "command": shlex.join(["vit-tutorial", "train", *command]),
             **asdict(config),
-            **run.read_state(arguments.out)["how"],  # "auto" is nothing that others can repeat
-            "seconds": round(rows[-1]["seconds"]),
+            **how,
+            "seconds": round(seconds),
             **provenance(),
         },
     )
+
+
+def _write_checkpoint(model: nn.Module, out: Path, card: Card, test: ImageSet) -> Card:
+    """Write the network and its card, and only then forget the run."""
+    from safetensors import SafetensorError
+
+    from vit_tutorial import run, train
+
     try:
-        card = train.make_checkpoint(model.cpu(), arguments.out, card, test)
+        card = train.make_checkpoint(model.cpu(), out, card, test)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"{arguments.out} cannot be written: {error}. The training is not lost: the same "
+            f"{out} cannot be written: {error}. The training is not lost: the same "
             f"command with --resume writes it, once there is room"
         ) from error
-    run.state_path(arguments.out).unlink(missing_ok=True)  # nothing is left to go on with
-    print(_sentence(card.evaluation))
-    return 0
+    run.state_path(out).unlink(missing_ok=True)
+    return card
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import data, evaluation, weights
+    from vit_tutorial import data, evaluation, images, weights
 
     device = _device(arguments.device)
     if arguments.confusion:
         _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
-    size, mode = card.config.img_size, "L" if card.config.in_chans == 1 else "RGB"
+    mode = images.colour_mode(len(card.mean))
     with _left_out_files_named():
-        test = data.load(arguments.data, "test", img_size=size, mode=mode, on_error="skip")
+        test = data.load(arguments.data, "test", img_size=card.size, mode=mode, on_error="skip")
     test, model = test.relabelled(card.classes), model.to(device)
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
         _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
-    answer = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
+    numbers = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
     if arguments.json:
-        print(json.dumps({**answer, "interval": result.interval}))
+        print(json.dumps({**numbers, "interval": result.interval}))
         return 0
     low, high = result.interval
-    print(f"{_sentence({**answer, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
+    print(f"{_sentence({**numbers, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
     print(f"\n{result.report()}")
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
@@ -280,7 +340,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
     if kind == ".gif" and len(photos) > 1:
         raise ValueError(f"a .gif shows one image, got {len(photos)}")
-    model, about = pretrained.load_network(arguments.model)
+    model, reading = pretrained.load_network(arguments.model)
     if arguments.size is not None:
         if not isinstance(model, VisionTransformer):
             raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
@@ -288,12 +348,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     options = {"method": arguments.method, "fit": arguments.fit}
     bar = tqdm(photos, unit="image", disable=len(photos) < 2)
     if kind in (".html", ".gif", "folder"):
-        for written in explain.write_pages(model, bar, about, out, **options):
+        for written in explain.write_pages(model, bar, reading, out, **options):
             print(f"Written: {written}")
         return 0
     explained = []
     for photo in bar:
-        each = explain.explain(model, photo, about, **options)
+        each = explain.explain(model, photo, reading, **options)
         explained.append(each)
         if out is None or len(photos) == 1:
             target = out or Path(photo).with_suffix(".explained.png")
@@ -306,115 +366,13 @@ def _explain(arguments: argparse.Namespace) -> int:
         with files.whole_file(out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
         print(f"Picture: {out}")
-    if len(about.classes) <= 20:
-        known = ", ".join(about.classes)
+    if len(reading.classes) <= 20:
+        known = ", ".join(reading.classes)
         print(f"It knows {known}, and must name one of them whatever it is shown.")
     return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from vit_tutorial.doctor import doctor
+
     return 0 if doctor() else 1
-
-
-def doctor() -> bool:
-    """Check this installation, print a line per finding, and tell whether all is well.
-
-    Looks at Python and the libraries, runs the bundled networks on every device that there is and
-    compares with the CPU, measures the digits again and compares with the card, and says which
-    data is on disk.
-    """
-    findings = [_check(name, check) for name, check in _CHECKS.items()]
-    print("All is well." if all(findings) else "Something needs a look: see the lines with ✗.")
-    return all(findings)
-
-
-def _check(name: str, check: Callable[[], str]) -> bool:
-    try:
-        print(f"✓ {name}: {check()}")
-    except Exception as error:  # whatever is broken, the other checks still run
-        print(f"✗ {name}: {error}")
-        return False
-    return True
-
-
-def _check_python() -> str:
-    return f"{platform.python_version()} on {platform.system()}"
-
-
-def _check_libraries() -> str:
-    """Import what the lessons use: a wheel for another machine is found out only then."""
-    names = ("torch", "torchvision", "matplotlib", "ipywidgets", "einops", "safetensors")
-    for name in names:
-        if name != "torchvision":  # takes seconds to import, and says which torch it needs
-            import_module(name)
-    needs = re.search(r"\btorch \(?==([\d.]+)", "; ".join(requires("torchvision") or []))
-    wanted, found = needs and needs[1], version("torch").split("+")[0]
-    if wanted and wanted != found:
-        raise ValueError(
-            f"torchvision {version('torchvision')} was built for torch {wanted}, but torch is "
-            f"{found}: install both together"
-        )
-    return ", ".join(f"{name} {version(name)}" for name in names)
-
-
-def _check_devices() -> str:
-    import torch
-
-    from vit_tutorial.weights import load_checkpoint
-
-    model, _ = load_checkpoint("cifar10")
-    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = model(images)
-        found = [f"cpu, {torch.get_num_threads()} threads"]
-        for device in ("cuda", "mps"):
-            if not getattr(torch, device).is_available():
-                continue
-            gap = (model.to(device)(images.to(device)).cpu() - expected).abs().max().item()
-            if gap > 1e-2:
-                raise ValueError(f"{device} and cpu disagree by {gap:.2g} on the same image")
-            found.append(f"{device}, which agrees with the cpu within {gap:.0e}")
-    return "; ".join(found)
-
-
-def _check_checkpoints() -> str:
-    from vit_tutorial import data, train, weights
-
-    model, card = weights.load_checkpoint("digits")
-    result = train.evaluate(model, data.digits("test"), card.mean, card.std)
-    if abs(result.correct - card.evaluation["correct"]) > 1:  # another chip may round otherwise
-        raise ValueError(
-            f"digits names {result.correct} of {result.n} rightly, "
-            f"its card says {card.evaluation['correct']}"
-        )
-    return f"{', '.join(weights.bundled())}; digits measured again: {result.accuracy:.1f}%"
-
-
-def _check_data() -> str:
-    from vit_tutorial.data import cifar10
-
-    try:
-        cifar10("test", download=False)
-    except (OSError, ValueError):
-        return "digits and photographs; CIFAR-10 is not on disk, and the lessons do without it"
-    return "digits, photographs and CIFAR-10"
-
-
-def _check_address() -> str:
-    urls = metadata("vit-tutorial").get_all("Project-URL") or []
-    address = next((url.split(", ")[1] for url in urls if url.startswith("Repository")), "none")
-    if "OWNER" in address:
-        return (
-            f"{address} is a placeholder; Colab links work once pyproject.toml names the real one"
-        )
-    return address
-
-
-_CHECKS: dict[str, Callable[[], str]] = {
-    "Python": _check_python,
-    "libraries": _check_libraries,
-    "devices": _check_devices,
-    "networks": _check_checkpoints,
-    "data": _check_data,
-    "course address": _check_address,
-}

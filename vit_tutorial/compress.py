@@ -1,4 +1,4 @@
-"""Make a trained network smaller or faster: whole numbers, fewer heads, tokens or layers.
+"""Make a trained network smaller or faster: 8-bit integers, fewer heads, tokens or layers.
 
 Each function takes a `VisionTransformer` and leaves it as it was. What each costs in accuracy and
 brings in time is measured in lesson 12.
@@ -21,15 +21,16 @@ from torch import Tensor, nn
 
 from vit_tutorial.files import whole_file
 from vit_tutorial.model import Attention, Block, VisionTransformer, ViTConfig
+from vit_tutorial.modes import evaluating
 
-LARGEST = 127  # of a whole number in 8 bits; -128 is left out, so that the scale is symmetric
+LARGEST = 127  # of an integer in 8 bits; -128 is left out, so that the scale is symmetric
 
 
 def quantized(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to whole numbers: (..., n) -> int8 (..., n) and the row's scale (..., 1).
+    """Round each row to integers: (..., n) -> int8 (..., n) and the row's scale (..., 1).
 
-    A row's scale is its largest absolute number / 127, so `whole * scale` is near `values`: at most
-    half a scale away.
+    A row's scale is its largest absolute number / 127, so `integers * scale` is near `values`: at
+    most half a scale away.
 
     Examples:
         >>> quantized(torch.tensor([[0.5, -1.0, 0.1]]))
@@ -42,8 +43,8 @@ def quantized(values: Tensor) -> tuple[Tensor, Tensor]:
 class Int8Linear(nn.Module):
     """A linear layer in 8 bits: (..., in) -> (..., out).
 
-    The weights are kept as whole numbers with a scale for each output. Each token is rounded when
-    it comes, with a scale of its own (dynamic quantisation). Their product is of whole numbers, and
+    The weights are kept as integers with a scale for each output. Each token is rounded when it
+    comes, with a scale of its own (dynamic quantisation). Their product is one of integers, and
     exact; the two scales come last (Jacob et al. 2017, arXiv 1712.05877, section 2).
 
     Examples:
@@ -65,11 +66,11 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        whole, scale = quantized(x)
-        # Here floats multiply the whole numbers, which hold them exactly while sums are small
+        integers, scale = quantized(x)
+        # The integers are multiplied as floats, which hold them exactly while sums are small
         # enough; hardware made for it multiplies the bytes themselves.
         exact = x.dtype if LARGEST**2 * x.shape[-1] < 2**24 else torch.float64
-        product = F.linear(whole.to(exact), self.weight.to(exact)).to(x.dtype)
+        product = F.linear(integers.to(exact), self.weight.to(exact)).to(x.dtype)
         y = product * scale * self.scale
         return y if self.bias is None else y + self.bias
 
@@ -101,7 +102,7 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
     images of |d loss / d gate| (Michel et al. 2019, arXiv 1905.10650, equation 2).
 
     Args:
-        model: left as it is.
+        model: asked in evaluation mode, and left as it is.
         images: normalised, (B, C, H, W).
         labels: (B,).
     """
@@ -112,7 +113,7 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
         for block in blocks
     ]
     try:
-        with torch.enable_grad():
+        with evaluating(model, gradients=True):
             logits = model(images.detach().requires_grad_())
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = torch.autograd.grad(loss, handed_on)
@@ -228,10 +229,10 @@ class TokenMerging(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
         tokens, sources = self.forward_features(images)
-        if self.config.pool == "cls":
-            return self.model.head(tokens[:, 0])
-        share = sources.sum(dim=-1, keepdim=True) / sources.shape[-1]  # of all patches
-        return self.model.head((tokens * share).sum(dim=1))
+        if self.config.pool == "mean":  # over patches, not over what they have become
+            sizes = sources.sum(dim=-1, keepdim=True)
+            tokens = tokens * sizes / sizes.mean(dim=1, keepdim=True)
+        return self.model.forward_head(tokens)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the final tokens (B, T', D), and which of the T first are in each (B, T', T)."""
@@ -337,43 +338,16 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, float
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def accuracy_change(before: Tensor, after: Tensor) -> tuple[float, float, float]:
-    """Tell how many percent more are right after a change: the difference and its 95% interval.
-
-    Both networks have named the same images, so each image has a difference of its own, 1, 0 or -1,
-    and the interval is that of their mean. It is much narrower than the accuracies' own intervals.
-
-    Args:
-        before: (n,) bool, which images were named rightly.
-        after: (n,) bool.
-
-    Raises:
-        ValueError: other shapes, or fewer than two images.
-
-    Examples:
-        >>> before = torch.arange(1000) < 900
-        >>> accuracy_change(before, torch.arange(1000) < 890)
-        (-1.0, -1.617..., -0.382...)
-    """
-    if before.shape != after.shape or before.ndim != 1 or len(before) < 2:
-        raise ValueError(
-            f"expected two (n,) of the same images, got {tuple(before.shape)} and "
-            f"{tuple(after.shape)}"
-        )
-    each = 100 * (after.double() - before.double())
-    middle, reach = each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
-    return middle, middle - reach, middle + reach
-
-
 def export(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     """Write a network down as a list of operations, for any number of images (B, C, H, W).
 
-    Nothing of the Python code is left in it: it runs, and is saved, without the class.
+    No Python code is left in it: it runs, and is saved, without the class. The operations are those
+    of evaluation mode.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), evaluating(model):
         warnings.simplefilter("ignore")  # of one part of the exporter about another
         return torch.export.export(
-            model.eval(),
+            model,
             (images,),
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             strict=True,  # follows the number of images through len(), too
@@ -411,6 +385,6 @@ def save_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
         onnx.save(program.model_proto, str(beside))
         session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
         (theirs,) = session.run(None, {"images": images.detach().cpu().numpy()})
-    with torch.inference_mode():
+    with evaluating(model):
         ours: Tensor = model(images)
     return float((ours.cpu() - torch.from_numpy(theirs)).abs().max())

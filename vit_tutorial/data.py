@@ -365,32 +365,6 @@ def stratified(labels: Tensor, share: float, seed: int = 0) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def normalize(
-    images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
-) -> Tensor:
-    """Turn uint8 pixels into what the network reads: (..., C, H, W) -> float32, same shape.
-
-    Scales to 0..1, subtracts each channel's mean and divides by its standard deviation. Where a GPU
-    must not be waited for, give these as tensors (C,) on the device of the images.
-
-    Raises:
-        ValueError: images that are not uint8, or another number of channels than of means.
-
-    Examples:
-        >>> normalize(torch.full((1, 1, 1), 255, dtype=torch.uint8), [0.5], [0.25]).item()
-        2.0
-    """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"expected uint8 pixels from 0 to 255, got {images.dtype}")
-    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
-        raise ValueError(
-            f"{len(mean)} means and {len(std)} standard deviations need images of shape "
-            f"(..., {len(mean)}, H, W), got {tuple(images.shape)}"
-        )
-    mean_, std_ = (torch.as_tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return (images / 255 - mean_) / std_
-
-
 def channel_stats(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Measure each channel's mean and standard deviation over all pixels, in units of 0..1.
 

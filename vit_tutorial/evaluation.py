@@ -1,20 +1,22 @@
 """How good a network is: accuracy with its interval, a report by class, what is taken for what."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.data import ImageSet
+from vit_tutorial.images import normalize
+from vit_tutorial.intervals import wilson_interval
+from vit_tutorial.modes import evaluating
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network said of a test set, and what is true: predictions and labels, int64 (n,).
+    """The predictions of a network on a test set, and the labels: int64 (n,) both.
 
-    `confidences` (n,) are the softmax shares of the predicted classes, from 0 to 1.
+    `confidences` (n,) are the softmax probabilities of the predicted classes.
 
     Raises:
         ValueError: no images, or other numbers of labels or confidences than of predictions.
@@ -40,7 +42,7 @@ class Evaluation:
 
     @property
     def correct(self) -> int:
-        """How many were named rightly."""
+        """How many predictions are right."""
         return int((self.predictions == self.labels).sum())
 
     @property
@@ -50,21 +52,15 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% confidence interval of the accuracy, (low, high) in percent: Wilson's score.
+        """The 95% confidence interval of the accuracy, (low, high) in percent, by Wilson's score.
 
-        With another test set of this size and kind the accuracy would differ a little; of 100
-        intervals made like this, about 95 hold what endless images would give. It says nothing of
-        another training seed (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
+        It holds the chance in the test images, not in the training: see `wilson_interval`.
         """
-        z = 1.959963984540054  # 97.5% of a normal distribution lie below
-        middle = self.correct + z * z / 2
-        reach = z * math.sqrt(self.correct * (self.n - self.correct) / self.n + z * z / 4)
-        scale = 100 / (self.n + z * z)
-        return scale * (middle - reach), min(scale * (middle + reach), 100.0)  # but for rounding
+        return wilson_interval(self.correct, self.n)
 
     @property
     def confusion(self) -> Tensor:
-        """How often each true class (a row) was named as each: int64 (classes, classes)."""
+        """How often each class (a row) was taken for each (a column): int64 (classes, classes)."""
         count = len(self.classes)
         pairs = self.labels * count + self.predictions
         return torch.bincount(pairs, minlength=count**2).view(count, count)
@@ -92,7 +88,6 @@ class Evaluation:
         return "\n".join(lines)
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     test: ImageSet,
@@ -109,13 +104,12 @@ def evaluate(
         raise ValueError(f"{test.name} holds no images to evaluate on")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    first, was_training = next(model.parameters()), model.training
+    first = next(model.parameters())
     # All goes to the device once and comes back once: between batches nothing waits for it.
     images = test.images.to(first.device)
     mean, std = (torch.as_tensor(v, device=first.device) for v in (mean, std))
-    model.eval()
-    said = []
-    try:
+    outputs = []
+    with evaluating(model):
         for batch in images.split(batch_size):
             logits: Tensor = model(normalize(batch, mean, std).to(first.dtype))
             if logits.shape[1] != len(test.classes):
@@ -123,8 +117,6 @@ def evaluate(
                     f"the network tells {logits.shape[1]} classes apart, "
                     f"{test.name} has {len(test.classes)}"
                 )
-            said.append(logits.softmax(dim=1).max(dim=1))
-    finally:
-        model.train(was_training)
-    confidences, predictions = (torch.cat(parts).cpu() for parts in zip(*said, strict=True))
+            outputs.append(logits.softmax(dim=1).max(dim=1))
+    confidences, predictions = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
     return Evaluation(predictions, test.labels.cpu(), test.classes, confidences)

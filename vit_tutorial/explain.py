@@ -1,4 +1,4 @@
-"""One image and one network: what it says, and where it looked, by any method of the course."""
+"""One image and one network: its most probable classes, and where it looked, by any method."""
 
 from __future__ import annotations
 
@@ -11,24 +11,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from vit_tutorial import plots
-from vit_tutorial.attention import RELEVANCE_METHODS, attention_map, relevance, rollout
-from vit_tutorial.data import normalize
-from vit_tutorial.images import FittedImage, fit_image, open_image
+from vit_tutorial.attention import heat_map
+from vit_tutorial.images import FittedImage, ReadsImages, Source, prepare
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
 from vit_tutorial.recording import record_attention
-
-METHODS = {  # how it is asked for -> what it is called
-    "rollout": "attention rollout",
-    "last-layer": "attention of the last layer",
-    "chefer": "Chefer's relevance",
-    "grad_rollout": "gradient rollout",
-    "legrad": "LeGrad",
-    "grad_cam": "Grad-CAM on attention",
-}
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a network says of an image, most probable first, and the map (rows, columns)."""
+    """The classes that a network knows, most probable first, and the map (rows, columns)."""
 
     fitted: FittedImage
     names: list[str]
@@ -49,42 +40,42 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module, image: Any, about: Any, *, method: str = "rollout", fit: str = "crop"
+    model: nn.Module,
+    image: Source,
+    reading: ReadsImages,
+    *,
+    method: str = "rollout",
+    fit: str = "crop",
 ) -> Explanation:
     """Ask a network about an image, and where it looked.
 
     Args:
         model: any network that `record_attention` can read.
         image: what `open_image` opens.
-        about: how the network reads images, as `pretrained.load_network` gives it.
-        method: one of `METHODS`; those that are about a class explain the most probable one.
+        reading: how the network reads images: a `Reading`, or the card of a checkpoint.
+        method: one of `METHODS`; those that are for a class explain the most probable one.
         fit: "crop", "pad" or "resize", as in `fit_image`.
 
     Raises:
         ValueError: an unknown method, an image that cannot be opened, a network without classes.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    size = getattr(getattr(model, "config", None), "img_size", None) or about.img_size
-    photo = open_image(image).convert("L" if len(about.mean) == 1 else "RGB")
-    fitted = fit_image(photo, size, fit=fit)
-    pixels = normalize(fitted.pixels[None], about.mean, about.std).to(next(model.parameters()))
+    require_method(method)
+    fitted, pixels = prepare(image, reading, model, fit=fit)
     record = record_attention(model, pixels)
-    if record.logits is None or record.logits.shape[1] != len(about.classes):
-        raise ValueError(f"{type(model).__name__} does not tell {len(about.classes)} classes apart")
+    classes = reading.classes
+    if record.logits is None or record.logits.shape[1] != len(classes):
+        raise ValueError(f"{type(model).__name__} does not tell {len(classes)} classes apart")
     probabilities = record.logits[0].float().softmax(dim=0)
     order = probabilities.argsort(descending=True).tolist()
     if method in RELEVANCE_METHODS:
-        graded = record_attention(model, pixels, gradients_of=order[0])
-        heat = relevance(graded, method=method)
-    else:
-        heat = rollout(record) if method == "rollout" else attention_map(record)
-    names = [about.classes[index] for index in order]
-    return Explanation(fitted, names, probabilities[order].tolist(), heat[0].float().cpu(), method)
+        record = record_attention(model, pixels, gradients_of=order[0])
+    heat = heat_map(record, method)[0].float().cpu()
+    names = [classes[index] for index in order]
+    return Explanation(fitted, names, probabilities[order].tolist(), heat, method)
 
 
 def contact_sheet(explanations: Sequence[Explanation]) -> Any:
-    """Draw, as a matplotlib figure, many images with their maps and what the network says."""
+    """Draw, as a matplotlib figure, many images with their maps and most probable classes."""
     pictures, titles = [], []
     for each in explanations:
         heat = each.fitted.to_original(each.heat)
@@ -97,7 +88,7 @@ def contact_sheet(explanations: Sequence[Explanation]) -> Any:
 def write_pages(
     model: nn.Module,
     images: Iterable[str | Path],
-    about: Any,
+    reading: ReadsImages,
     out: Path,
     *,
     method: str = "rollout",
@@ -110,20 +101,15 @@ def write_pages(
         OSError: what cannot be written.
     """
     from vit_tutorial.explorer import AttentionExplorer
-    from vit_tutorial.explorer.scene import RELEVANCES
 
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    shown = {"rollout": "rollout", "last-layer": "mean"}
-    shown |= {way: name for name, way in RELEVANCES.items()}
+    require_method(method)
     written, first = [], None
     for image in images:
-        name = Path(image).name
         if first is not None and out.suffix:
-            first.add(image, name=name)
+            first.add(image)
             continue
-        explorer = AttentionExplorer(model, image, about, fit=fit, name=name)
-        explorer.show = shown[method]
+        explorer = AttentionExplorer(model, image, reading, fit=fit)
+        explorer.show = "mean" if method == "last_layer" else method
         first = first or explorer
         if not out.suffix:
             out.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from vit_tutorial.attention import RELEVANCE_METHODS, attention_map, relevance, rollout
+from vit_tutorial import methods
+from vit_tutorial.attention import heat_map, methods_for
+from vit_tutorial.intervals import bootstrap_interval
+from vit_tutorial.modes import evaluating
 from vit_tutorial.recording import record_attention
 
-METHODS = ("random", "last layer", "rollout", *RELEVANCE_METHODS)
+METHODS = ("random", *methods.METHODS)  # what is scored: the floor, and all ways to explain
 METRICS = {  # and whether a higher value is better
     "deletion": False,
     "insertion": True,
@@ -34,27 +36,20 @@ def maps_of_all_methods(
     """Explain images (B, C, H, W) by every method, for the classes `targets` (B,).
 
     Returns the name of each method in `METHODS` -> its maps (B, rows, columns). "random",
-    "last layer" (its attention, the mean over heads) and "rollout" know nothing of the class.
+    "last_layer" (its attention, the mean over heads) and "rollout" know nothing of the class.
     """
     picked = targets.to(images.device)[:, None]
     record = record_attention(
         model, images, gradients_of=lambda logits: logits.gather(1, picked)[:, 0]
     )
     size = (len(images), *record.grid)
-    maps = {
-        "random": torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(images),
-        "last layer": attention_map(record),
-        "rollout": rollout(record),
-    }
-    for method in RELEVANCE_METHODS:
-        if method != "legrad" or record.own_gradients is not None:
-            maps[method] = relevance(record, method=method)
-    return maps
+    random = torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(images)
+    return {"random": random} | {name: heat_map(record, name) for name in methods_for(record)}
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What a network says while patches are removed, in equal steps: each (B, steps + 1).
+    """The outputs of a network while patches are removed, in equal steps: each (B, steps + 1).
 
     `removed` holds the probability of the target with the most important patches removed, from
     none to all; `kept` with only the most important ones left, from none to all. The other two
@@ -84,7 +79,6 @@ class Curves:
         }
 
 
-@torch.no_grad()
 def perturb(
     model: nn.Module,
     images: Tensor,
@@ -114,22 +108,23 @@ def perturb(
     empty, order = _baseline(images, baseline), patch_order(maps, seed)
     picked = targets.to(images.device)[:, None]
 
-    def answer(shown: Tensor) -> Tensor:
+    def outputs(pixels: Tensor) -> Tensor:
         """Return the probability of the target, and whether it is the likeliest: (2, B)."""
-        probabilities = model(shown).softmax(dim=1)
+        probabilities = model(pixels).softmax(dim=1)
         hits = probabilities.argmax(dim=1) == picked[:, 0]
         return torch.stack([probabilities.gather(1, picked)[:, 0], hits.to(probabilities)])
 
-    whole, nothing = answer(images), answer(empty)
-    removed, kept = [whole], [nothing]
-    for count in torch.linspace(0, rows * columns, steps + 1).round().long().tolist()[1:-1]:
-        best = torch.zeros(maps.shape, dtype=torch.bool, device=images.device).flatten(1)
-        best = best.scatter(1, order[:, :count], True).view(-1, 1, rows, columns)
-        best = best.repeat_interleave(images.shape[2] // rows, dim=2)
-        best = best.repeat_interleave(images.shape[3] // columns, dim=3)  # (B, 1, H, W)
-        removed.append(answer(torch.where(best, empty, images)))
-        kept.append(answer(torch.where(best, images, empty)))
-    removed, kept = torch.stack([*removed, nothing]), torch.stack([*kept, whole])
+    with evaluating(model):
+        full, bare = outputs(images), outputs(empty)
+        removed, kept = [full], [bare]
+        for count in torch.linspace(0, rows * columns, steps + 1).round().long().tolist()[1:-1]:
+            best = torch.zeros(maps.shape, dtype=torch.bool, device=images.device).flatten(1)
+            best = best.scatter(1, order[:, :count], True).view(-1, 1, rows, columns)
+            best = best.repeat_interleave(images.shape[2] // rows, dim=2)
+            best = best.repeat_interleave(images.shape[3] // columns, dim=3)  # (B, 1, H, W)
+            removed.append(outputs(torch.where(best, empty, images)))
+            kept.append(outputs(torch.where(best, images, empty)))
+    removed, kept = torch.stack([*removed, bare]), torch.stack([*kept, full])
     return Curves(removed[:, 0].T, kept[:, 0].T, removed[:, 1].T.bool(), kept[:, 1].T.bool())
 
 
@@ -200,14 +195,6 @@ def points_at(maps: Tensor, quarters: Tensor, seed: int = 0) -> Tensor:
     return 2 * (row >= rows // 2).long() + (column >= columns // 2) == quarters.to(best.device)
 
 
-def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Return where the mean of `values` (n,) would lie in 95% of repetitions (percentiles)."""
-    sample = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(seed).integers(len(sample), size=(2000, len(sample)))
-    low, high = np.percentile(sample[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def faithfulness_table(
     model: nn.Module,
     images: Tensor,
@@ -230,46 +217,44 @@ def faithfulness_table(
     """
     values: dict[tuple[str, str], list[Tensor]] = {}
 
-    def keep(method: str, metric: str, found: Tensor) -> None:
-        values.setdefault((method, metric), []).append(found.cpu().double())
+    def keep(method: str, metric: str, scores: Tensor) -> None:
+        values.setdefault((method, metric), []).append(scores.cpu().double())
 
     pasted = None if on_collages is None else collages(images, labels, seed)
     for start in range(0, len(images), batch_size):
-        here = slice(start, start + batch_size)
+        batch = slice(start, start + batch_size)
+        few, targets = images[batch], labels[batch]
         options = {"steps": steps, "baseline": baseline, "seed": seed + start}
-        for method, maps in maps_of_all_methods(
-            model, images[here], labels[here], seed + start
-        ).items():
-            curves = perturb(model, images[here], maps, labels[here], **options)
-            for metric, found in curves.scores.items():
-                keep(method, metric, found)
+        for method, maps in maps_of_all_methods(model, few, targets, seed + start).items():
+            for metric, scores in perturb(model, few, maps, targets, **options).scores.items():
+                keep(method, metric, scores)
         if on_collages is not None and pasted is not None:
-            large, asked, quarters = (part[here] for part in pasted)
-            found = maps_of_all_methods(on_collages, large, asked, seed + start)
-            for method, maps in found.items():
+            large, targets, quarters = (part[batch] for part in pasted)
+            maps_of = maps_of_all_methods(on_collages, large, targets, seed + start)
+            for method, maps in maps_of.items():
                 keep(method, "pointing game", points_at(maps, quarters, seed + start))
         if on_batch is not None:
             on_batch(min(start + batch_size, len(images)))
-    return _rows({key: torch.cat(found).numpy() for key, found in values.items()}, seed)
+    return _rows({key: torch.cat(scores).numpy() for key, scores in values.items()}, seed)
 
 
 def _rows(values: Mapping[tuple[str, str], np.ndarray], seed: int) -> list[dict[str, Any]]:
     rows = []
-    for (method, metric), found in values.items():
-        low, high = bootstrap_interval(found, seed)
-        gain = (found - values["random", metric]) * (1 if METRICS[metric] else -1)
+    for (method, metric), scores in values.items():
+        low, high = bootstrap_interval(scores, seed)
+        gain = (scores - values["random", metric]) * (1 if METRICS[metric] else -1)
         gain_low, gain_high = bootstrap_interval(gain, seed)
         rows.append(
             {
                 "method": method,
                 "metric": metric,
-                "mean": float(found.mean()),
+                "mean": float(scores.mean()),
                 "low": low,
                 "high": high,
                 "gain": float(gain.mean()),
                 "gain_low": gain_low,
                 "gain_high": gain_high,
-                "images": len(found),
+                "images": len(scores),
             }
         )
     return rows

@@ -3,6 +3,7 @@
 `open_image` makes one upright, opaque 8-bit picture out of whatever an image file can be.
 `fit_image` gives it the size the network was built for and remembers which part of the original
 that was, so that one number per patch can be drawn where it belongs: on the original pixels.
+`prepare` does all of it for a network, whose `Reading` says what it expects.
 """
 
 import io
@@ -10,16 +11,18 @@ import math
 import operator
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
+Size = int | tuple[int, int]  # the side of a square, or (height, width), in pixels
 Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 
 
@@ -141,7 +144,7 @@ class FittedImage:
         return _render(self.original, self.box, round(width * scale), round(height * scale))
 
 
-def fit_image(image: Source, img_size: int | tuple[int, int], *, fit: str = "crop") -> FittedImage:
+def fit_image(image: Source, img_size: Size, *, fit: str = "crop") -> FittedImage:
     """Give an image the size a network reads: uint8 (C, H, W), with the way back.
 
     A PIL image of mode "L" stays grey (C = 1); everything else goes through `open_image` to RGB.
@@ -177,6 +180,125 @@ def fit_image(image: Source, img_size: int | tuple[int, int], *, fit: str = "cro
     pixels = torch.from_numpy(np.array(_render(original, box, width, height)))
     pixels = pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous()  # (C, H, W)
     return FittedImage(pixels, original, box, fit)
+
+
+def normalize(
+    images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
+    """Turn uint8 pixels into what the network reads: (..., C, H, W) -> float32, same shape.
+
+    Scales to 0..1, subtracts each channel's mean and divides by its standard deviation. Where a GPU
+    must not be waited for, give these as tensors (C,) on the device of the images.
+
+    Raises:
+        ValueError: images that are not uint8, or another number of channels than of means.
+
+    Examples:
+        >>> normalize(torch.full((1, 1, 1), 255, dtype=torch.uint8), [0.5], [0.25]).item()
+        2.0
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 pixels from 0 to 255, got {images.dtype}")
+    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
+        raise ValueError(
+            f"{len(mean)} means and {len(std)} standard deviations need images of shape "
+            f"(..., {len(mean)}, H, W), got {tuple(images.shape)}"
+        )
+    mean_, std_ = (torch.as_tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    return (images / 255 - mean_) / std_
+
+
+# ---- For one network -----------------------------------------------------------------------------
+
+
+class ReadsImages(Protocol):
+    """What says how a network reads images: a `Reading`, or the `Card` of a checkpoint."""
+
+    @property
+    def size(self) -> Size | None:
+        """Pixels of an image; None where the network takes any size."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """For each channel, in units of 0..1."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """For each channel, in units of 0..1."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The name of each logit."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network reads images: their size, each channel's mean and std in 0..1, its classes.
+
+    Whoever explains a network of their own says it with this; a checkpoint's `Card` says it, too.
+
+    Examples:
+        >>> reading = Reading(size=224, mean=[0.5] * 3, std=[0.5] * 3, classes=["cat", "dog"])
+        >>> fitted, pixels = prepare(Image.new("RGB", (640, 480)), reading)
+        >>> fitted.box, pixels.shape
+        ((80.0, 0.0, 560.0, 480.0), torch.Size([1, 3, 224, 224]))
+    """
+
+    size: Size | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    classes: Sequence[str]
+
+
+def prepare(
+    image: Source,
+    reading: ReadsImages,
+    model: nn.Module | None = None,
+    *,
+    fit: str = "crop",
+    size: Size | None = None,
+) -> tuple[FittedImage, Tensor]:
+    """Make an image ready for a network: what it sees of it, and the pixels (1, C, H, W) it reads.
+
+    Args:
+        image: what `open_image` opens.
+        reading: how the network reads images; with one channel the image becomes grey.
+        model: the network. The pixels get the type and device of its weights, and the size in its
+            `config`, if it has one there: after `resized` this is no longer that of its card.
+        fit: as in `fit_image`.
+        size: another one than the network's own.
+
+    Raises:
+        ValueError: an image that cannot be opened, an unknown fit, or no size to give the image.
+    """
+    own = getattr(getattr(model, "config", None), "img_size", None)
+    size = size or own or reading.size
+    if size is None:
+        raise ValueError("the network reads images of any size: choose one, as in size=224")
+    mode = colour_mode(len(reading.mean))
+    fitted = fit_image(open_image(image, mode=mode), size, fit=fit)
+    pixels = normalize(fitted.pixels[None], reading.mean, reading.std)
+    first = None if model is None else next(model.parameters(), None)
+    return fitted, pixels if first is None else pixels.to(first)
+
+
+def colour_mode(channels: int) -> str:
+    """Return the mode in which a network of so many channels reads images: "L" is grey."""
+    return "L" if channels == 1 else "RGB"
+
+
+def name_of(image: Any) -> str:
+    """Say what an image is called: its file's name, or "image" where there is no file.
+
+    Examples:
+        >>> name_of("photos/cat.jpg"), name_of(np.zeros((2, 2)))
+        ('cat.jpg', 'image')
+    """
+    named = image if isinstance(image, str | Path) else getattr(image, "filename", "")
+    return Path(named).name or "image"
+
+
+# ---- How it is done ------------------------------------------------------------------------------
 
 
 def _view_box(original: tuple[int, int], target: tuple[int, int], fit: str) -> Box:

@@ -68,6 +68,11 @@ class MAEConfig:
             raise ValueError("one patch is all there is: nothing could be hidden and seen")
 
     @property
+    def img_size(self) -> int | tuple[int, int]:
+        """Pixels of an image: one number for a square, else (height, width)."""
+        return self.encoder.img_size
+
+    @property
     def in_chans(self) -> int:
         """Channels of an image."""
         return self.encoder.in_chans

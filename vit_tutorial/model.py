@@ -408,10 +408,10 @@ class VisionTransformer(nn.Module):
             x = block(x, rope)
         return self.norm(x)
 
-    def forward_head(self, tokens: Tensor) -> Tensor:
-        """Map the final tokens (B, T, D) to logits (B, num_classes)."""
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the final tokens (B, T, D) to logits, or `pre_logits`, what the head reads (B, D)."""
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)  # (B, D)
-        return self.head(pooled)
+        return pooled if pre_logits else self.head(pooled)
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to the tokens that enter the first block (B, T, D)."""

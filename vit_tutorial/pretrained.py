@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from vit_tutorial.weights import Card, bundled, load_checkpoint
+from vit_tutorial.images import Reading
+from vit_tutorial.model import VisionTransformer
+from vit_tutorial.weights import Card, bundled, from_library, load_checkpoint
 
 EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a network reads images: their size, per channel mean and std in 0..1, its classes."""
-
-    img_size: int | tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
 
 
 def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
@@ -53,15 +45,44 @@ def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
     return model.eval(), reading
 
 
+def load_vit(name: str) -> tuple[VisionTransformer, Card | Reading]:
+    """Load a trained ViT of any of the libraries as ours, and how it reads images.
+
+    Weights that come without a classifier, as DINO's, get a head of zeros for one class, "none".
+
+    Args:
+        name: as for `load_network`: "cifar10", "digits", a checkpoint file, "torchvision:vit_b_16",
+            "timm:NAME", "hf:NAME".
+
+    Raises:
+        ValueError: a network that cannot be had, or that is no plain ViT.
+
+    Examples:
+        >>> vit, reading = load_vit("digits")
+        >>> type(vit).__name__, reading.size, len(reading.classes)
+        ('VisionTransformer', 8, 10)
+    """
+    network, reading = load_network(name)
+    model: Any = network
+    if not isinstance(model, VisionTransformer):
+        if getattr(model, "num_classes", None) == 0:  # timm's way to say: features only
+            model.reset_classifier(1)
+            for parameter in model.head.parameters():
+                nn.init.zeros_(parameter)
+            reading = replace(reading, classes=("none",))
+        model = from_library(model)
+    return model.eval(), reading
+
+
 def _why_not(name: str, error: Exception) -> str:
     """Say in a sentence why a network is not there, and what to do."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    words = f"{type(error).__name__} {said}".lower()
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    words = f"{type(error).__name__} {reason}".lower()
     network = ("connect", "resolve", "offline", "urlopen", "timed out", "network", "hub", "cached")
     if isinstance(error, ValueError | RuntimeError) and not any(w in words for w in network):
-        return f"{name}: {said}"
+        return f"{name}: {reason}"
     return (
-        f"the weights of {name} could not be downloaded ({said[:120]}): run the same line once "
+        f"the weights of {name} could not be downloaded ({reason[:120]}): run the same line once "
         f"with a network, and they will be kept; {', '.join(bundled())} come with the course"
     )
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vit_tutorial.modes import evaluating
+
 
 @dataclass(frozen=True)
 class RecordedAttention:
@@ -112,25 +114,18 @@ def record_attention(
     if images.ndim != 4:
         raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
     with_gradients = gradients_of is not None
-    watch, outputs = _Watch(images, layers, with_gradients), _BlockOutputs(model, with_gradients)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # in whatever mode the caller is: gradients need a graph, and inference tensors carry none
-        with torch.inference_mode(False), torch.set_grad_enabled(with_gradients):
-            with outputs, watch:
-                answer = model(images.clone() if with_gradients else images)
-            grid, num_prefix = watch.find_tokens(model)
-            logits = _logits_of(answer)
-            gradients = own_gradients = None
-            if with_gradients:
-                score_of = _score(gradients_of, logits)
-                kept = [call.weights for call in watch.kept]
-                gradients = _gradients(score_of(answer if logits is None else logits), kept)
-                own_gradients = outputs.gradients(model, score_of, watch)
-    finally:
-        for module, training in modes:
-            module.training = training
+    watch, blocks = _Watch(images, layers, with_gradients), _BlockOutputs(model, with_gradients)
+    with evaluating(model, with_gradients):
+        with blocks, watch:  # of images made in inference mode only a copy can be in a graph
+            output = model(images.clone() if with_gradients else images)
+        grid, num_prefix = watch.find_tokens(model)
+        logits = _logits_of(output)
+        gradients = own_gradients = None
+        if with_gradients:
+            score_of = _score(gradients_of, logits)
+            kept = [call.weights for call in watch.kept]
+            gradients = _gradients(score_of(output if logits is None else logits), kept)
+            own_gradients = blocks.gradients(model, score_of, watch)
     return RecordedAttention(
         [upcast(call.weights.detach()) for call in watch.kept],
         grid=grid,
@@ -147,9 +142,9 @@ def upcast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _logits_of(answer: Any) -> Tensor | None:
-    """Find the logits (B, num_classes) in what a model returned, if it has any."""
-    return answer if isinstance(answer, Tensor) else getattr(answer, "logits", None)
+def _logits_of(output: Any) -> Tensor | None:
+    """Return the logits (B, num_classes) in the output of a model, if it has any."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
 
 def _score(gradients_of: Any, logits: Tensor | None) -> Callable[[Any], Tensor]:
@@ -171,8 +166,8 @@ def _score(gradients_of: Any, logits: Tensor | None) -> Callable[[Any], Tensor]:
 def _gradients(score: Tensor, weights: list[Tensor]) -> list[Tensor]:
     if not score.requires_grad:
         raise ValueError("gradients_of must return a score that depends on the logits")
-    found = torch.autograd.grad(score.sum(), weights, retain_graph=True, materialize_grads=True)
-    return [upcast(gradient) for gradient in found]
+    gradients = torch.autograd.grad(score.sum(), weights, retain_graph=True, materialize_grads=True)
+    return [upcast(gradient) for gradient in gradients]
 
 
 class _BlockOutputs:
@@ -208,7 +203,10 @@ PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bm
 CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
 UNCHANGED = {*CONVERSIONS, F.dropout, torch.dropout, Tensor.contiguous, Tensor.clone}
 
-# PyTorch's own code of nn.MultiheadAttention, but open to a watch: the calls inside are seen, too
+# PyTorch's own code of nn.MultiheadAttention, with one name replaced, so that the calls inside are
+# seen, too. The function itself cannot be watched: while a watch is on, it hands itself over and
+# does not run (`has_torch_function`); while none is on, nobody sees what it calls. It would be
+# plainer to replace F.scaled_dot_product_attention meanwhile, but for all threads of the process.
 _MULTI_HEAD_ATTENTION = FunctionType(
     F.multi_head_attention_forward.__code__,
     {**vars(F), "has_torch_function": lambda tensors: False},
@@ -399,14 +397,14 @@ class _Watch(TorchFunctionMode):
         # most of what a token asks changes with it; a score also with the token that is asked
         assert watch.asked is not None
         assert self.asked is not None
-        moved = (watch.asked - self.asked).abs().median(dim=1).values
-        found = (moved > 0.01 * moved.max()).nonzero().flatten().tolist()
+        change = (watch.asked - self.asked).abs().median(dim=1).values
+        changed = (change > 0.01 * change.max()).nonzero().flatten().tolist()
         expected = {num_prefix, num_prefix + columns - 1}
-        if found and not (expected <= set(found) and min(found) == num_prefix):
+        if changed and not (expected <= set(changed) and min(changed) == num_prefix):
             raise ValueError(
                 f"the tokens of {type(model).__name__} do not lie as expected: the upper corners "
                 f"of the {rows}x{columns} grid should be tokens {sorted(expected)}, and they are "
-                f"{found}"
+                f"{changed}"
             )
 
 

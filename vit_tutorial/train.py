@@ -29,10 +29,11 @@ from vit_tutorial.augment import (
     trivial_augment,
 )
 from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_compute
-from vit_tutorial.data import ImageSet, normalize
+from vit_tutorial.data import ImageSet
 from vit_tutorial.distributed import broadcast, data_parallel, rank, world_size
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.hardware import compiled, memory_errors_explained
+from vit_tutorial.images import normalize
 from vit_tutorial.mae import draw_order
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,44 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vit_tutorial.data import normalize
 from vit_tutorial.files import whole_file
+from vit_tutorial.images import normalize
 from vit_tutorial.model import VisionTransformer
-from vit_tutorial.pretrained import Reading, load_network
-from vit_tutorial.weights import Card, from_library
+from vit_tutorial.modes import evaluating
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: large binds little
-
-
-def load_vit(name: str) -> tuple[VisionTransformer, Reading]:
-    """Load a trained ViT of any of the libraries as ours, and how it reads images.
-
-    Weights that come without a classifier, as DINO's, get a head of zeros for one class, "none".
-
-    Args:
-        name: as for `load_network`: "cifar10", "digits", a checkpoint file, "torchvision:vit_b_16",
-            "timm:NAME", "hf:NAME".
-
-    Raises:
-        ValueError: a network that cannot be had, or that is no plain ViT.
-
-    Examples:
-        >>> vit, reading = load_vit("digits")
-        >>> type(vit).__name__, reading.img_size, len(reading.classes)
-        ('VisionTransformer', 8, 10)
-    """
-    network, reading = load_network(name)
-    model: Any = network
-    if isinstance(reading, Card):
-        reading = Reading(model.config.img_size, reading.mean, reading.std, reading.classes)
-    if not isinstance(model, VisionTransformer):
-        if getattr(model, "num_classes", None) == 0:  # timm's way to say: features only
-            model.reset_classifier(1)
-            for parameter in model.head.parameters():
-                nn.init.zeros_(parameter)
-            reading = replace(reading, classes=("none",))
-        model = from_library(model)
-    return model.eval(), reading
 
 
 def with_head(model: VisionTransformer, head: int | nn.Linear) -> VisionTransformer:
@@ -75,7 +42,8 @@ def with_head(model: VisionTransformer, head: int | nn.Linear) -> VisionTransfor
         ValueError: no classes, or a linear layer of another width than the tokens.
 
     Examples:
-        >>> vit, _ = load_vit("digits")
+        >>> from vit_tutorial.weights import load_checkpoint
+        >>> vit, _ = load_checkpoint("digits")
         >>> with_head(vit, 3)(torch.zeros(1, 1, 8, 8)).tolist()
         [[0.0, 0.0, 0.0]]
     """
@@ -161,7 +129,7 @@ def features(
     Args:
         model: stays as it is, and in the mode that it is in.
         images: of the size that the network reads.
-        mean: per channel, as the network reads images (see `data.normalize`).
+        mean: per channel, as the network reads images (see `images.normalize`).
         std: likewise.
         patches: the tokens of all patches instead, (n, N, D), after the final norm.
         cache: a folder in which the result is kept. It is called by a checksum of all that it
@@ -183,14 +151,13 @@ def features(
         if kept is not None:
             return kept
         warnings.warn(f"{path.name} is damaged, and computed anew", stacklevel=2)
-    found = _compute(model, images, mean, std, patches, batch_size)
+    computed = _compute(model, images, mean, std, patches, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as beside:
-        save_file({"features": found}, beside, metadata={"key": key, "sum": _sum(found)})
-    return found
+        save_file({"features": computed}, beside, metadata={"key": key, "sum": _sum(computed)})
+    return computed
 
 
-@torch.no_grad()  # not inference_mode: a head may be trained on these
 def _compute(
     model: VisionTransformer,
     images: Tensor,
@@ -199,25 +166,17 @@ def _compute(
     patches: bool,
     batch_size: int,
 ) -> Tensor:
-    first, was_training = next(model.parameters()), model.training
-    model.eval()
-    parts = []
-    try:
-        with tqdm(total=len(images), unit="img", delay=2) as bar:  # after two seconds, not before
-            for batch in images.split(batch_size):
-                pixels = normalize(batch.to(first.device), mean, std).to(first.dtype)
-                tokens = model.forward_features(pixels)  # (b, T, D)
-                start = model.config.num_prefix
-                parts.append((tokens[:, start:] if patches else _pooled(model, tokens)).cpu())
-                bar.update(len(batch))
-    finally:
-        model.train(was_training)
+    first, parts = next(model.parameters()), []
+    with evaluating(model), tqdm(total=len(images), unit="img", delay=2) as bar:
+        for batch in images.split(batch_size):
+            pixels = normalize(batch.to(first.device), mean, std).to(first.dtype)
+            tokens = model.forward_features(pixels)  # (b, T, D)
+            if patches:
+                parts.append(tokens[:, model.config.num_prefix :].cpu())
+            else:
+                parts.append(model.forward_head(tokens, pre_logits=True).cpu())
+            bar.update(len(batch))
     return torch.cat(parts)
-
-
-def _pooled(model: VisionTransformer, tokens: Tensor) -> Tensor:
-    """What `forward_head` hands to the head: (B, T, D) -> (B, D)."""
-    return tokens[:, 0] if model.config.pool == "cls" else tokens.mean(dim=1)
 
 
 def _checksum(
@@ -235,8 +194,8 @@ def _checksum(
     return digest.hexdigest()[:32]
 
 
-def _sum(found: Tensor) -> str:
-    return hashlib.sha256(_bytes(found)).hexdigest()
+def _sum(value: Tensor) -> str:
+    return hashlib.sha256(_bytes(value)).hexdigest()
 
 
 def _bytes(value: Tensor) -> memoryview:
@@ -248,10 +207,10 @@ def _read_kept(path: Path, key: str) -> Tensor | None:
     """Read kept features; None where the file is damaged or not what its name says."""
     try:
         with safe_open(path, framework="pt") as file:
-            found, about = file.get_tensor("features"), file.metadata() or {}
+            kept, metadata = file.get_tensor("features"), file.metadata() or {}
     except (SafetensorError, OSError):
         return None
-    return found if about == {"key": key, "sum": _sum(found)} else None
+    return kept if metadata == {"key": key, "sum": _sum(kept)} else None
 
 
 # ---- A probe -------------------------------------------------------------------------------------
@@ -327,8 +286,8 @@ def linear_probe(
             )
         cuts = StratifiedKFold(min(folds, least), shuffle=True, random_state=0)
         for strength in sorted(strengths):
-            right = cross_val_score(pipeline(strength), rows, names, cv=cuts)
-            scores[strength] = torch.from_numpy(100 * right)
+            accuracies = cross_val_score(pipeline(strength), rows, names, cv=cuts)
+            scores[strength] = torch.from_numpy(100 * accuracies)
     best = max(scores, key=lambda s: round(scores[s].mean().item(), 6), default=strengths[0])
     fitted = pipeline(best).fit(rows, names)
     scaler, regression = fitted[0], fitted[1]
@@ -352,15 +311,15 @@ def _require_examples(features: Tensor, labels: Tensor, num_classes: int | None)
     if not features.isfinite().all():
         raise ValueError("some features are NaN or infinite")
     if labels.is_floating_point() or labels.min() < 0:
-        raise ValueError(f"labels must be whole numbers from 0, got {labels.dtype} {labels.min()}")
+        raise ValueError(f"labels must be integers from 0, got {labels.dtype} {labels.min()}")
     count = int(labels.max()) + 1 if num_classes is None else num_classes
     if labels.max() >= count:
         raise ValueError(f"{count} classes have labels 0 to {count - 1}, got {labels.max()}")
     counts = torch.bincount(labels, minlength=count)
     if count < 2 or not counts.all():
         missing = [str(label) for label in range(count) if not counts[label]]
-        said = f"class {', '.join(missing)} has no example" if missing else "there is only one"
-        raise ValueError(f"a probe learns to tell classes apart: {said}")
+        reason = f"class {', '.join(missing)} has no example" if missing else "there is only one"
+        raise ValueError(f"a probe learns to tell classes apart: {reason}")
     return counts
 
 
@@ -381,7 +340,8 @@ class PatchSegmenter(nn.Module):
         ValueError: fewer than two classes.
 
     Examples:
-        >>> vit, _ = load_vit("cifar10")
+        >>> from vit_tutorial.weights import load_checkpoint
+        >>> vit, _ = load_checkpoint("cifar10")
         >>> PatchSegmenter(vit, num_classes=3)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
@@ -425,7 +385,7 @@ def class_ious(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
     for name, map_ in (("predicted", predicted), ("true", true)):
         if map_.is_floating_point() or not 0 <= map_.min() <= map_.max() < num_classes:
             raise ValueError(
-                f"{name} classes must be whole numbers from 0 to {num_classes - 1}, got "
+                f"{name} classes must be integers from 0 to {num_classes - 1}, got "
                 f"{map_.dtype} from {map_.min()} to {map_.max()}"
             )
     pairs = torch.bincount((true * num_classes + predicted).flatten(), minlength=num_classes**2)

@@ -35,7 +35,8 @@ class Card:
     """What a checkpoint is: everything needed to use it, to judge it and to make it again.
 
     `config` is that of the network, whose kind it tells (see `NETWORKS`). `mean` and `std` are per
-    channel, in units of 0..1 (see `data.normalize`). `evaluation` is measured from the
+    channel, in units of 0..1 (see `images.normalize`); with `size` and `classes` they say how the
+    network reads images, as an `images.Reading` does. `evaluation` is measured from the
     half-precision file: data, n, correct, accuracy in percent, batch_size, dtype, device.
 
     Raises:
@@ -63,6 +64,11 @@ class Card:
                 f"the network reads {self.config.in_chans} channels, the card gives "
                 f"{len(self.mean)} means and {len(self.std)} standard deviations"
             )
+
+    @property
+    def size(self) -> int | tuple[int, int] | None:
+        """Pixels of the images that the network reads; None where it takes any size."""
+        return getattr(self.config, "img_size", None)
 
     @classmethod
     def read(cls, path: Path) -> "Card":

@@ -31,9 +31,9 @@
 # First, is everything in place?
 
 # %%
-import vit_tutorial
+from vit_tutorial.doctor import doctor
 
-all_is_well = vit_tutorial.doctor()
+all_is_well = doctor()
 # %% [markdown]
 # ## A network and a photograph
 #

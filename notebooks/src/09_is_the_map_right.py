@@ -736,6 +736,7 @@ check("09.5", my_best_pixels)
 
 # %%
 from vit_tutorial.faithfulness import Curves, _baseline
+from vit_tutorial.modes import evaluating
 
 # %% definition="vit_tutorial.faithfulness.perturb"
 
@@ -833,7 +834,7 @@ plots.pixel_row([shown for shown, _ in stills], titles)
 # %%
 maps = maps_of_all_methods(small, x, labels)  # name -> (200, 4, 4)
 curves = {name: perturb(small, x, heats, labels, steps=8) for name, heats in maps.items()}
-few = ("random", "last layer", "rollout", "grad_rollout", "legrad")
+few = ("random", "last_layer", "rollout", "grad_rollout", "legrad")
 plots.removal_curves(
     {
         "Best removed first (lower is better)": {m: curves[m].removed.mean(0).numpy() for m in few},
@@ -1042,7 +1043,8 @@ check("09.8", my_paired_interval)
 # answer is still right. **Predict.** Which methods will lie beside the grey band of chance in all five?
 
 # %%
-from vit_tutorial.faithfulness import METRICS, bootstrap_interval, faithfulness_table
+from vit_tutorial.faithfulness import METRICS, faithfulness_table
+from vit_tutorial.intervals import bootstrap_interval
 
 
 def row_of(method, metric, values, floor):
@@ -1127,7 +1129,7 @@ if FULL:
 #   about a network and its data.
 # - **In the pointing game the class decides.** Rollout and the last layer do not beat chance on the photographs
 #   ({{results.faithfulness.rows[method=rollout].pointing_game_mean:.2f}} and
-#   {{results.faithfulness.rows[method=last layer].pointing_game_mean:.2f}} where chance is 0.25), although both beat
+#   {{results.faithfulness.rows[method=last_layer].pointing_game_mean:.2f}} where chance is 0.25), although both beat
 #   random clearly in deletion. They know what the network looks at, and not for what.
 # - **To know the class is not enough.** Grad-CAM does, and the interval of its gain in the pointing game contains 0.
 #
@@ -1309,7 +1311,7 @@ for method in ("rollout", "chefer", "legrad"):
 # %%
 with torch.no_grad():
     sure = small(x).softmax(1).amax(1)
-for method in ("last layer", "rollout", "chefer", "legrad"):
+for method in ("last_layer", "rollout", "chefer", "legrad"):
     shares = maps[method].flatten(1) / maps[method].flatten(1).sum(1, keepdim=True).clamp_min(1e-12)
     entropy = torch.special.entr(shares).sum(1)
     correlation = rank_correlation(-entropy, sure)

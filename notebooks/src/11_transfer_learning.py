@@ -137,11 +137,11 @@ from torch import Tensor
 from vit_tutorial.pretrained import Reading, load_network
 from vit_tutorial.weights import Card, from_library
 
-# %% definition="vit_tutorial.transfer.load_vit"
+# %% definition="vit_tutorial.pretrained.load_vit"
 
 # %%
 vit, reading = load_vit(NETWORK)
-size = reading.img_size
+size = reading.size
 if size != 32:
     train, test = load_train_test(folder, img_size=size)
 print(f"images of {size} pixels, {len(reading.classes)} classes")

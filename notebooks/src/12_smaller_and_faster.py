@@ -162,7 +162,7 @@ check("12.1", my_speedup)
 # accuracy falls from 90% to 89%. Has the network become worse, or may it be chance?
 
 # %%
-from vit_tutorial.compress import accuracy_change
+from vit_tutorial.intervals import accuracy_change
 
 before = torch.arange(1000) < 900  # right, right, ... wrong
 after = before.clone()
@@ -633,6 +633,7 @@ from typing import Any
 from einops import rearrange
 
 from vit_tutorial.model import Attention, Block, VisionTransformer, ViTConfig
+from vit_tutorial.modes import evaluating
 
 # %% definition="vit_tutorial.compress.head_importance"
 

@@ -1081,7 +1081,7 @@ if FULL:
     except ValueError as reason:
         print(reason)
     else:
-        fitted = fit_image(open_image(photos[0]), reading.img_size)
+        fitted = fit_image(open_image(photos[0]), reading.size)
         record = record_attention(dino, normalize(fitted.pixels[None], reading.mean, reading.std))
         maps = record.weights[-1][0, :, 0, record.num_prefix :].unflatten(-1, record.grid)
         square = np.asarray(fitted.view())

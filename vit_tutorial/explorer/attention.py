@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -15,7 +15,14 @@ from PIL import Image
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.explorer.scene import make_scene
 from vit_tutorial.files import whole_file
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 from vit_tutorial.plots import heat_colours
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vit_tutorial.images import ReadsImages, Source
+    from vit_tutorial.recording import RecordedAttention
 
 COLOURS = ("cividis", "viridis", "magma", "gray")
 
@@ -29,17 +36,16 @@ class AttentionExplorer(Explorer):
     Args:
         model: any network that `record_attention` can read.
         image: what `open_image` opens: a path, bytes, a PIL image, an array or a tensor.
-        about: how the network reads images, with `mean`, `std` and `classes`: the card that
-            `load_checkpoint` gives, or what `pretrained.load_network` gives.
+        reading: how the network reads images: a `Reading`, or the card of a checkpoint.
         fit: "crop", "pad" or "resize", as in `fit_image`.
         name: what the image is called.
         target: the class, by name or number, that the relevance maps are about; by default the one
             that the network names.
         budget_mb: where all weights would take more, the mean of the heads is shown instead.
 
-    `scene`, `layer`, `head`, `query` (a token; -1 is the mean of all), `show`, `direction`,
-    `head_fusion`, `discard_ratio`, `residual` and `colours` follow what is done in the browser, and
-    a cell may set them.
+    `scene`, `layer`, `head`, `query` (a token; -1 is the mean of all), `show` ("head", "mean",
+    "rollout" or a method for a class), `direction`, `head_fusion`, `discard_ratio`, `residual` and
+    `colours` follow what is done in the browser, and a cell may set them.
 
     Raises:
         ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
@@ -71,9 +77,9 @@ class AttentionExplorer(Explorer):
 
     def __init__(
         self,
-        model: Any,
-        image: Any,
-        about: Any,
+        model: nn.Module,
+        image: Source,
+        reading: ReadsImages,
         *,
         fit: str = "crop",
         name: str | None = None,
@@ -81,18 +87,18 @@ class AttentionExplorer(Explorer):
         budget_mb: float = 16.0,
     ) -> None:
         super().__init__(palettes=b"".join(heat_colours(each).tobytes() for each in COLOURS))
-        self._last = (model, about, fit, budget_mb)
-        self.add(image, model=model, about=about, fit=fit, name=name, target=target)
+        self._last = (model, reading, fit, budget_mb)
+        self.add(image, name=name, target=target)
         self.layer = self.scenes[0]["layers"] - 1
         self.query = 0 if self.scenes[0]["num_prefix"] else -1
         self.observe(self._open, "opened")
 
     def add(
         self,
-        image: Any,
+        image: Source,
         *,
-        model: Any = None,
-        about: Any = None,
+        model: nn.Module | None = None,
+        reading: ReadsImages | None = None,
         fit: str | None = None,
         name: str | None = None,
         target: int | str | None = None,
@@ -101,11 +107,11 @@ class AttentionExplorer(Explorer):
 
         What is left out is as before.
         """
-        old_model, old_about, old_fit, budget_mb = self._last
-        self._last = (model or old_model, about or old_about, fit or old_fit, budget_mb)
-        model, about, fit, _ = self._last
+        old_model, old_reading, old_fit, budget_mb = self._last
+        self._last = (model or old_model, reading or old_reading, fit or old_fit, budget_mb)
+        model, reading, fit, _ = self._last
         facts, parts = make_scene(
-            model, image, about, fit=fit, name=name, target=target, budget_mb=budget_mb
+            model, image, reading, fit=fit, name=name, target=target, budget_mb=budget_mb
         )
         if facts["name"] in [scene["name"] for scene in self.scenes]:
             facts["name"] += f" ({len(self.scenes) + 1})"
@@ -130,16 +136,23 @@ class AttentionExplorer(Explorer):
     def _show_is_there(self, proposal: Any) -> str:
         known = ["head", "mean", "rollout"]
         known += [name for scene in self.scenes for name in scene["methods"]]
-        if self.scenes and proposal["value"] not in known:
+        show = _called(proposal["value"])
+        if self.scenes and show not in known:
             raise ValueError(f"show must be one of {known}, got {proposal['value']!r}")
-        return proposal["value"]
+        return show
 
     def __repr__(self) -> str:
         return f"AttentionExplorer: {', '.join(scene['name'] for scene in self.scenes)}"
 
     # ---- the same without a browser ----
 
-    def record(self, scene: int | None = None) -> Any:
+    def _setting(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        names = ("scene", "layer", "head", "query", "show", "direction", "head_fusion",
+                 "discard_ratio", "residual")  # fmt: skip
+        at = {**{name: getattr(self, name) for name in names}, **setting}
+        return {**at, "show": _called(at["show"])}
+
+    def record(self, scene: int | None = None) -> RecordedAttention:
         """Return what the browser computes with: weights in 1/255 of a row's largest."""
         import torch
 
@@ -166,9 +179,7 @@ class AttentionExplorer(Explorer):
 
         from vit_tutorial.attention import rollout
 
-        names = ("scene", "layer", "head", "query", "show", "direction", "head_fusion",
-                 "discard_ratio", "residual")  # fmt: skip
-        at = {**{name: getattr(self, name) for name in names}, **setting}
+        at = self._setting(setting)
         facts, record = self.scenes[at["scene"]], self.record(at["scene"])
         if at["show"] in facts["methods"]:
             maps = np.frombuffer(self.relevances[at["scene"]], dtype=np.float32)
@@ -177,23 +188,22 @@ class AttentionExplorer(Explorer):
         if at["show"] == "rollout":
             options = {name: at[name] for name in ("head_fusion", "discard_ratio", "residual")}
             last = slice(0, at["layer"] + 1)
-            whole = rollout(record, **options, query=None, layers=last)[0]
+            table = rollout(record, **options, query=None, layers=last)[0]  # (T, T)
         else:
             heads = record.weights[at["layer"]][0]
-            whole = (
+            table = (
                 heads.mean(0) if at["show"] == "mean" else heads[min(at["head"], len(heads) - 1)]
             )
         if at["query"] < 0:
-            return torch.mean(whole, dim=0).numpy()
-        return (whole[:, at["query"]] if at["direction"] == "to" else whole[at["query"]]).numpy()
+            return torch.mean(table, dim=0).numpy()
+        return (table[:, at["query"]] if at["direction"] == "to" else table[at["query"]]).numpy()
 
     def figure(self, **setting: Any) -> Any:
         """Draw what the browser shows as a figure; takes what `values` takes."""
         from vit_tutorial.images import fit_image
         from vit_tutorial.plots import attention_view
 
-        at = {name: getattr(self, name) for name in ("scene", "layer", "head", "query", "show")}
-        at |= setting
+        at = self._setting(setting)
         facts = self.scenes[at["scene"]]
         rows, columns, prefix = facts["rows"], facts["columns"], facts["num_prefix"]
         picture = Image.open(io.BytesIO(self.images[at["scene"]]))
@@ -281,3 +291,8 @@ class AttentionExplorer(Explorer):
         with whole_file(Path(path)) as beside:
             options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
             frames[0].save(beside, format="GIF", save_all=True, **options)
+
+
+def _called(show: str) -> str:
+    """Return what its button calls it, for a method that was asked for by its name."""
+    return METHODS[show] if show in RELEVANCE_METHODS else show

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -14,6 +13,11 @@ from PIL import Image
 
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vit_tutorial.images import ReadsImages, Size, Source
 
 LONGEST_SIDE = 480  # pixels of a picture in the page
 MAX_NETWORKS, MAX_PATCHES, MAX_CLASSES = 3, 400, 20
@@ -26,8 +30,8 @@ class OcclusionExplorer(Explorer):
     any kind take part, as long as they read images of one size and name the same classes.
 
     Args:
-        networks: name -> (network, about), where `about` has `mean`, `std` and `classes`: the card
-            that `load_checkpoint` gives.
+        networks: name -> the network, and how it reads images: a `Reading`, or the card of a
+            checkpoint.
         images: what `open_image` opens, or several by name.
         img_size: pixels of what the networks read, one number or (height, width).
         patch_size: pixels of the patches that squares are made of.
@@ -63,29 +67,31 @@ class OcclusionExplorer(Explorer):
 
     def __init__(
         self,
-        networks: Mapping[str, tuple[Any, Any]],
-        images: Any,
+        networks: Mapping[str, tuple[nn.Module, ReadsImages]],
+        images: Source | Mapping[str, Source],
         *,
-        img_size: int | tuple[int, int] = 32,
+        img_size: Size = 32,
         patch_size: int = 4,
         sizes: Sequence[int] = (1, 2, 3, 4),
     ) -> None:
+        from vit_tutorial.images import name_of
+
         if not isinstance(networks, Mapping) or not 1 <= len(networks) <= MAX_NETWORKS:
             raise ValueError(
                 f'expected 1 to {MAX_NETWORKS} networks by name, as in {{"ViT": (model, card)}}'
             )
         side = img_size if isinstance(img_size, tuple) else (img_size, img_size)
         grid = _checked_grid(side, patch_size, sizes)
-        classes = _common_classes({name: about for name, (_, about) in networks.items()})
-        named = images if isinstance(images, Mapping) else {_name_of(images): images}
+        classes = _common_classes({name: reading for name, (_, reading) in networks.items()})
+        named = images if isinstance(images, Mapping) else {name_of(images): images}
         if not named:
             raise ValueError("expected at least one image, got none")
         pictures, greys, answers = [], [], []
         for image in named.values():
-            picture, grey, said = _answers(networks, image, side, patch_size, sizes)
+            picture, grey, outputs = _answers(networks, image, side, patch_size, sizes)
             pictures.append(picture)
             greys.append(grey)
-            answers.append(said.astype(np.float32).tobytes())
+            answers.append(outputs.astype(np.float32).tobytes())
         fixed = {
             "names": [str(name) for name in networks],
             "classes": classes,
@@ -251,8 +257,8 @@ def _checked_grid(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) 
     return grid
 
 
-def _common_classes(abouts: Mapping[str, Any]) -> list[str]:
-    each = {name: [str(label) for label in about.classes] for name, about in abouts.items()}
+def _common_classes(readings: Mapping[str, ReadsImages]) -> list[str]:
+    each = {name: [str(label) for label in reading.classes] for name, reading in readings.items()}
     first = next(iter(each.values()))
     for name, classes in each.items():
         if classes != first:
@@ -266,39 +272,34 @@ def _common_classes(abouts: Mapping[str, Any]) -> list[str]:
 
 
 def _answers(
-    networks: Mapping[str, tuple[Any, Any]],
-    image: Any,
+    networks: Mapping[str, tuple[nn.Module, ReadsImages]],
+    image: Source,
     side: tuple[int, int],
     patch_size: int,
     sizes: Sequence[int],
 ) -> tuple[bytes, str, NDArray[np.float32]]:
-    """Ask every network about one image with every square: its JPEG, the grey, what they say."""
+    """Ask every network about one image with every square: its JPEG, the grey, probabilities."""
     import torch
 
-    from vit_tutorial.data import normalize
-    from vit_tutorial.images import fit_image, open_image
+    from vit_tutorial.images import prepare
+    from vit_tutorial.modes import evaluating
 
-    mean = list(next(iter(networks.values()))[1].mean)
-    opened = open_image(image, mode="L" if len(mean) == 1 else "RGB")
-    fitted, masks = fit_image(opened, side), squares(side, patch_size, sizes)
-    said = []
-    for model, about in networks.values():
-        pixels = normalize(fitted.pixels[None], about.mean, about.std)  # grey: their mean, 0
-        parameter, was_training = next(model.parameters()), model.training
-        shown = torch.where(torch.from_numpy(masks)[:, None], 0.0, pixels).to(parameter)
-        model.eval()
-        with torch.inference_mode():
-            parts = [model(part).float().softmax(dim=1).cpu() for part in shown.split(128)]
-        model.train(was_training)
-        said.append(torch.cat(parts).numpy())
-    picture = fitted.view()
+    masks = torch.from_numpy(squares(side, patch_size, sizes))[:, None]
+    prepared = [prepare(image, reading, model, size=side) for model, reading in networks.values()]
+    outputs = []
+    for (model, _), (_, pixels) in zip(networks.values(), prepared, strict=True):
+        hidden = torch.where(masks.to(pixels.device), 0.0, pixels)  # grey: their mean, 0
+        with evaluating(model):
+            parts = [model(part).float().softmax(dim=1).cpu() for part in hidden.split(128)]
+        outputs.append(torch.cat(parts).numpy())
+    picture, mean = prepared[0][0].view(), list(next(iter(networks.values()))[1].mean)
     scale = LONGEST_SIDE / max(picture.size)
     if scale < 1:
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=88)
     grey = ", ".join(str(round(255 * value)) for value in (mean * 3)[:3])
-    return file.getvalue(), f"rgb({grey})", np.stack(said)
+    return file.getvalue(), f"rgb({grey})", np.stack(outputs)
 
 
 def squares(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) -> NDArray[np.bool_]:
@@ -320,9 +321,3 @@ def squares(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) -> NDA
                 mask[top : top + size * patch_size, left : left + size * patch_size] = True
                 masks.append(mask)
     return np.stack(masks)
-
-
-def _name_of(image: Any) -> str:
-    if isinstance(image, str | Path):
-        return Path(image).name
-    return "image"

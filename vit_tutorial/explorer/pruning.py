@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
+
+if TYPE_CHECKING:
+    from vit_tutorial.images import ReadsImages
 
 MAX_WORK = 3e9  # multiply-adds for all images: some seconds in a browser
 SHOWN = 8  # images to look at
@@ -26,7 +29,7 @@ class PruningExplorer(Explorer):
     Args:
         model: a small `VisionTransformer`, with the same number of heads in every layer.
         images: an `ImageSet` to be right about.
-        about: what has `mean`, `std` and `classes`: the card that `load_checkpoint` gives.
+        reading: how the network reads images: a `Reading`, or the card of a checkpoint.
         rules: name -> a number for each head (layers, heads), those to go first with the smallest.
 
     `gone` (numbers of heads, layer * heads + head) and `shown` (an image) follow what is done in
@@ -57,7 +60,7 @@ class PruningExplorer(Explorer):
     shown = traitlets.Int().tag(sync=True)
 
     def __init__(
-        self, model: Any, images: Any, about: Any, rules: Mapping[str, Sequence[Any]]
+        self, model: Any, images: Any, reading: ReadsImages, rules: Mapping[str, Sequence[Any]]
     ) -> None:
         sizes = _sizes(model, images)
         state = _tensors(model)
@@ -68,9 +71,9 @@ class PruningExplorer(Explorer):
             "places": {name: int(at) for name, at in zip(state, starts, strict=False)},
             "pixels": images.images.numpy().tobytes(),
             "labels": images.labels.tolist(),
-            "classes": [str(name) for name in about.classes],
-            "mean": [float(value) for value in about.mean],
-            "std": [float(value) for value in about.std],
+            "classes": [str(name) for name in reading.classes],
+            "mean": [float(value) for value in reading.mean],
+            "std": [float(value) for value in reading.std],
             "candidates": _different(images.labels.numpy()),
             "orders": {str(name): _order(sizes, scores) for name, scores in rules.items()},
             "palette": heat_colours().tobytes(),
@@ -120,13 +123,13 @@ class PruningExplorer(Explorer):
         """Count the images that the network names rightly without these heads."""
         import torch
 
-        from vit_tutorial.data import normalize
+        from vit_tutorial.images import normalize
 
         pruned = self._pruned(self.gone if gone is None else gone)
         pixels = normalize(self._images.images, self.mean, self.std)
         with torch.inference_mode():
-            said = torch.cat([pruned(part).argmax(dim=1) for part in pixels.split(500)])
-        return int((said == self._images.labels).sum())
+            predictions = torch.cat([pruned(part).argmax(dim=1) for part in pixels.split(500)])
+        return int((predictions == self._images.labels).sum())
 
     def maps(
         self, gone: Sequence[int] | None = None
@@ -136,7 +139,7 @@ class PruningExplorer(Explorer):
         Returns the attention of what the answer is read from (CLS, or the mean of all tokens),
         (layers, heads, rows, columns), and probabilities (classes,).
         """
-        from vit_tutorial.data import normalize
+        from vit_tutorial.images import normalize
         from vit_tutorial.recording import record_attention
 
         one = normalize(self._images.images[self.shown, None], self.mean, self.std)

@@ -1,27 +1,26 @@
 """One image in one network, recorded: the facts and bytes that an explorer sends to the browser."""
 
+from __future__ import annotations
+
 import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-RELEVANCES = {  # a name to be read -> a method of `attention.relevance`
-    "Chefer": "chefer",
-    "Gradient rollout": "grad_rollout",
-    "LeGrad": "legrad",
-    "Grad-CAM": "grad_cam",
-}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vit_tutorial.images import ReadsImages, Source
+
 LONGEST_SIDE = 900  # pixels of a picture in the page
 
 
 def make_scene(
-    model: Any,
-    image: Any,
-    about: Any,
+    model: nn.Module,
+    image: Source,
+    reading: ReadsImages,
     *,
     fit: str = "crop",
     name: str | None = None,
@@ -37,23 +36,18 @@ def make_scene(
     """
     import torch
 
-    from vit_tutorial.data import normalize
-    from vit_tutorial.images import fit_image, open_image
+    from vit_tutorial.images import name_of, prepare
     from vit_tutorial.recording import record_attention
 
-    size = getattr(getattr(model, "config", None), "img_size", None) or about.img_size
-    mode = "L" if len(about.mean) == 1 else "RGB"
-    fitted = fit_image(open_image(image).convert(mode), size, fit=fit)
-    parameter = next(model.parameters())
-    pixels = normalize(fitted.pixels[None], about.mean, about.std).to(parameter)
+    fitted, pixels = prepare(image, reading, model, fit=fit)
     record = record_attention(model, pixels)
-    classes = list(about.classes)
+    classes = list(reading.classes)
     answer, label = "", None
     if record.logits is not None and len(classes) == record.logits.shape[1]:
-        chances = record.logits[0].float().softmax(dim=0)
-        label = _class_number(target, classes, int(chances.argmax()))
-        likeliest = classes[int(chances.argmax())]
-        answer = f"named {likeliest} ({chances.max():.0%}) among {len(classes)} classes"
+        probabilities = record.logits[0].float().softmax(dim=0)
+        label = _class_number(target, classes, int(probabilities.argmax()))
+        likeliest = classes[int(probabilities.argmax())]
+        answer = f"named {likeliest} ({probabilities.max():.0%}) among {len(classes)} classes"
     maps = _relevances(model, pixels, label)
     weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
     layers, heads, tokens, _ = weights.shape
@@ -69,7 +63,7 @@ def make_scene(
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=90)
     facts = {
-        "name": name or _name_of(image),
+        "name": name or name_of(image),
         "answer": answer,
         "target": classes[label] if label is not None else "",
         "rows": record.grid[0],
@@ -103,26 +97,23 @@ def prefix_names(count: int) -> list[str]:
     return ["CLS", *(f"extra {number}" for number in range(1, count))][:count]
 
 
-def _relevances(model: Any, pixels: Any, label: int | None) -> Mapping[str, NDArray]:
-    """Explain the class `label` in every way there is: a name to be read -> (rows, columns)."""
-    from vit_tutorial.attention import relevance
+def _relevances(model: nn.Module, pixels: Tensor, label: int | None) -> Mapping[str, NDArray]:
+    """Explain the class `label` by every method for a class: what it is called -> (N,)."""
+    from vit_tutorial.attention import heat_map, methods_for
+    from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
     from vit_tutorial.recording import record_attention
 
     if label is None:
         return {}
     record = record_attention(model, pixels, gradients_of=label)
-    ways = {
-        name: method
-        for name, method in RELEVANCES.items()
-        if method != "legrad" or record.own_gradients is not None
-    }
     return {
-        name: relevance(record, method=method)[0].cpu().float().numpy().ravel()
-        for name, method in ways.items()
+        METHODS[method]: heat_map(record, method)[0].cpu().float().numpy().ravel()
+        for method in methods_for(record)
+        if method in RELEVANCE_METHODS
     }
 
 
-def _class_number(target: int | str | None, classes: list[str], likeliest: int) -> int:
+def _class_number(target: int | str | None, classes: Sequence[str], likeliest: int) -> int:
     if target is None:
         return likeliest
     if target in classes:
@@ -131,10 +122,3 @@ def _class_number(target: int | str | None, classes: list[str], likeliest: int) 
         return target
     shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
     raise ValueError(f"target must be a class ({shown}) or its number, got {target!r}")
-
-
-def _name_of(image: Any) -> str:
-    if isinstance(image, str | Path):
-        return Path(image).name
-    named = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
-    return Path(named).name or "image"

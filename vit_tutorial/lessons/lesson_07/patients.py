@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_tutorial.data import channel_stats, digits, normalize
+from vit_tutorial.data import channel_stats, digits
+from vit_tutorial.images import normalize
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.optimizers import lr_factor, parameter_groups
 

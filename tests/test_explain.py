@@ -1,0 +1,227 @@
+"""One way in for any network: how it reads images, images made ready, one name for each method."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomize, words_in
+from PIL import Image
+from torch import nn
+from torch.testing import assert_close
+
+from vit_tutorial import (
+    Reading,
+    VisionTransformer,
+    ViTConfig,
+    load_checkpoint,
+    prepare,
+    record_attention,
+    rollout,
+)
+from vit_tutorial.attention import attention_map, heat_map, methods_for, relevance
+from vit_tutorial.cnn import ResNetConfig
+from vit_tutorial.explain import contact_sheet, explain, write_pages
+from vit_tutorial.images import name_of
+from vit_tutorial.mae import MAEConfig
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
+from vit_tutorial.weights import Card
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("ant", "bee", "cat")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+CONFIG = ViTConfig(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+
+
+def photograph(width: int = 30, height: int = 20) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def network() -> VisionTransformer:
+    return randomize(VisionTransformer(CONFIG))
+
+
+class MyViT(nn.Module):
+    """A network as somebody else writes one: PyTorch's layers, names of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_patches = nn.Conv2d(3, 24, 16, 16)
+        self.speaker = nn.Parameter(torch.randn(1, 1, 24))
+        layer = nn.TransformerEncoderLayer(24, 3, 48, batch_first=True, norm_first=True)
+        self.layers = nn.ModuleList([layer, nn.TransformerEncoderLayer(24, 3, batch_first=True)])
+        self.answer = nn.Linear(24, 2)
+
+    def forward(self, images):
+        x = self.to_patches(images).flatten(2).mT
+        x = torch.cat([self.speaker.expand(len(x), -1, -1), x], dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        return self.answer(x[:, 0])
+
+
+# ---- how a network reads images ----
+
+
+def test_the_readme_explains_a_network_of_ones_own(tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### Your own model\n")[1]
+    code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
+    lines = [line for line in code.splitlines() if line]
+    assert len(lines) == 6
+    photograph(90, 70).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    before = "\n".join(lines[:-2])  # the last two show something
+    scope: dict = {"MyViT": MyViT}
+    exec(before, scope)
+    model, reading = scope["model"], scope["reading"]
+    explanation = eval(lines[-2].split(".figure()")[0], scope)
+    eval(lines[-1], scope)
+    pixels = np.asarray(explanation.fitted.view().resize((64, 64), Image.Resampling.BICUBIC))
+    assert (explanation.fitted.pixels.permute(1, 2, 0).numpy() == pixels).mean() > 0.9
+    model.eval()
+    normalised = (explanation.fitted.pixels[None] / 255 - 0.5) / 0.25
+    probabilities = model(normalised).softmax(dim=1)[0].detach()
+    best = int(probabilities.argmax())
+    assert explanation.names[0] == reading.classes[best]
+    assert explanation.probabilities[0] == pytest.approx(probabilities[best].item(), rel=1e-4)
+    assert explanation.heat.shape == (4, 4)
+    assert "Chefer" in " ".join(words_in(explanation.figure()))
+    assert reading.classes[best] in (tmp_path / "photo.html").read_text(encoding="utf-8")
+
+
+def test_a_card_says_what_a_reading_says():
+    model, card = load_checkpoint("digits")
+    reading = Reading(card.size, card.mean, card.std, card.classes)
+    assert reading.size == model.config.img_size == 8
+    for one, other in zip(prepare(photograph(), card), prepare(photograph(), reading), strict=True):
+        assert torch.equal(getattr(one, "pixels", one), getattr(other, "pixels", other))
+    assert explain(model, photograph(), card).names == explain(model, photograph(), reading).names
+
+
+def test_the_card_of_a_network_for_any_size_has_none():
+    resnet = Card("small", ResNetConfig(num_classes=3), CLASSES, MEAN, STD, "none")
+    assert resnet.size is None
+    with pytest.raises(ValueError, match="images of any size: choose one, as in size=224"):
+        prepare(photograph(), resnet)
+    assert prepare(photograph(), resnet, size=(5, 7))[1].shape == (1, 3, 5, 7)
+    mae = Card("mae", MAEConfig(replace(CONFIG, img_size=(8, 12))), CLASSES, MEAN, STD, "none")
+    assert mae.size == (8, 12)
+
+
+# ---- an image made ready ----
+
+
+def test_pixels_are_normalised_channel_by_channel():
+    photo = photograph(8, 8)  # of the size that the network reads: no pixel is resampled
+    fitted, pixels = prepare(photo, Reading(8, MEAN, STD, CLASSES))
+    expected = (np.asarray(photo) / 255 - MEAN) / STD
+    np.testing.assert_allclose(pixels[0].permute(1, 2, 0), expected, atol=1e-6)
+    assert (fitted.pixels.permute(1, 2, 0).numpy() == np.asarray(photo)).all()
+
+
+@pytest.mark.parametrize(("fit", "box"), [("crop", (5, 0, 25, 20)), ("resize", (0, 0, 30, 20))])
+def test_the_fit_is_that_which_was_asked_for(fit, box):
+    fitted, _ = prepare(photograph(), Reading(8, MEAN, STD, CLASSES), fit=fit)
+    assert fitted.box == box
+
+
+def test_the_networks_own_size_counts_more_than_its_readings_and_what_is_asked_for_most():
+    reading, model = Reading(8, MEAN, STD, CLASSES), network()
+    larger = model.resized((12, 16))
+    unknown = SimpleNamespace(config=SimpleNamespace(img_size=None), parameters=lambda: iter(()))
+    for given, size, shape in [
+        (None, None, (8, 8)),
+        (model, None, (8, 8)),
+        (larger, None, (12, 16)),
+        (nn.Identity(), None, (8, 8)),
+        (unknown, None, (8, 8)),
+        (larger, 20, (20, 20)),
+    ]:
+        assert prepare(photograph(), reading, given, size=size)[1].shape[2:] == shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pixels_have_the_type_of_the_networks_weights(dtype):
+    reading = Reading(8, MEAN, STD, CLASSES)
+    assert prepare(photograph(), reading)[1].dtype == torch.float32
+    assert prepare(photograph(), reading, network().to(dtype))[1].dtype == dtype
+
+
+def test_one_mean_makes_the_image_grey():
+    fitted, pixels = prepare(photograph(8, 8), Reading(8, [0.5], [0.25], CLASSES))
+    assert pixels.shape == (1, 1, 8, 8)
+    grey = np.asarray(photograph(8, 8)) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(fitted.pixels[0], grey, atol=1)
+
+
+def test_an_image_is_called_like_its_file(tmp_path):
+    photograph().save(tmp_path / "cat.png")
+    with Image.open(tmp_path / "cat.png") as opened:
+        for named in (tmp_path / "cat.png", "a/cat.png", opened):
+            assert name_of(named) == "cat.png"
+    for unnamed in (photograph(), np.zeros((2, 2)), b"bytes"):
+        assert name_of(unnamed) == "image"
+
+
+# ---- one table of methods ----
+
+
+def test_each_method_is_the_function_that_it_is_named_for():
+    model, images = network(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    record = record_attention(model, images, gradients_of=1)
+    assert methods_for(record) == list(METHODS)
+    assert set(METHODS) == {"last_layer", "rollout", *RELEVANCE_METHODS}
+    expected = {"last_layer": attention_map(record, layer=1), "rollout": rollout(record)}
+    expected |= {method: relevance(record, method=method) for method in RELEVANCE_METHODS}
+    for method in METHODS:
+        assert_close(heat_map(record, method), expected[method], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"one of last_layer, rollout, .*, got 'last-layer'"):
+        heat_map(record, "last-layer")
+
+
+def test_without_gradients_and_without_a_known_head_there_are_fewer_methods():
+    model, images = MyViT().eval(), torch.randn(2, 3, 64, 64)
+    assert methods_for(record_attention(model, images)) == ["last_layer", "rollout"]
+    graded = record_attention(model, images, gradients_of=1)
+    assert methods_for(graded) == [method for method in METHODS if method != "legrad"]
+
+
+# ---- explanations ----
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_explanation_is_of_the_most_probable_class(method):
+    model, reading = network(), Reading(8, MEAN, STD, CLASSES)
+    explanation = explain(model, photograph(), reading, method=method)
+    _, pixels = prepare(photograph(), reading, model)
+    probabilities = model(pixels).softmax(dim=1)[0].detach()
+    assert explanation.names == [CLASSES[i] for i in probabilities.argsort(descending=True)]
+    expected = sorted(probabilities.tolist(), reverse=True)
+    assert explanation.probabilities == pytest.approx(expected, rel=1e-6)
+    graded = record_attention(model, pixels, gradients_of=int(probabilities.argmax()))
+    assert_close(explanation.heat, heat_map(graded, method)[0].float())
+    assert any(METHODS[method] in words for words in words_in(explanation.figure()))
+    assert any(METHODS[method] in words for words in words_in(contact_sheet([explanation])))
+
+
+def test_a_page_shows_the_method_that_was_asked_for(tmp_path):
+    photograph().save(tmp_path / "photo.png")
+    model, reading = network(), Reading(8, MEAN, STD, CLASSES)
+    for method in METHODS:
+        show = {"last_layer": "mean", "rollout": "rollout"}.get(method, METHODS[method])
+        (page,) = write_pages(
+            model, [tmp_path / "photo.png"], reading, tmp_path / "page.html", method=method
+        )
+        assert f'"show":"{show}"' in page.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_explained_is_a_sentence():
+    model, photo = network(), photograph()
+    with pytest.raises(ValueError, match="MyViT does not tell 3 classes apart"):
+        explain(MyViT(), photo, Reading(64, MEAN, STD, CLASSES))
+    with pytest.raises(ValueError, match=r"method must be one of last_layer, .*, got 'magic'"):
+        explain(model, photo, Reading(8, MEAN, STD, CLASSES), method="magic")

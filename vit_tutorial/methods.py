@@ -1,0 +1,24 @@
+"""The ways to explain what a network says by its attention: their names, and what each is called.
+
+Nothing is imported here, so that `--help` can name them at once; they are computed in `attention`.
+"""
+
+METHODS = {  # how a person asks for it -> what pictures and buttons call it
+    "last_layer": "Attention of the last layer",
+    "rollout": "Attention rollout",
+    "chefer": "Chefer",
+    "grad_rollout": "Gradient rollout",
+    "legrad": "LeGrad",
+    "grad_cam": "Grad-CAM",
+}
+RELEVANCE_METHODS = ("chefer", "grad_rollout", "legrad", "grad_cam")  # those that are for a class
+
+
+def require_method(method: str) -> None:
+    """See that a method is one of `METHODS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

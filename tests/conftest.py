@@ -192,7 +192,7 @@ def open_file(browser):
         page.requested, page.problems = [], []
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda message: page.problems.append(message.text))
+        page.on("console", lambda told: told.type == "error" and page.problems.append(told.text))
         page.goto(path.as_uri())
         return page
 

@@ -376,8 +376,8 @@ def lab(port, browser):
 
 
 def free_port(wanted):
-    """Return `wanted` if it can be had; where nothing is wanted, the first free one."""
-    for port in [wanted] if wanted else [*range(8888, 8900), 0]:
+    """Return `wanted` if it can be had, 0 for any; where no port is wanted, the first free one."""
+    for port in [*range(8888, 8900), 0] if wanted is None else [wanted]:
         with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
             if os.name != "nt":  # where it would find every port free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -411,8 +411,10 @@ def end(server):
     server.wait()
 
 
-def test(arguments):
+def test(arguments, quick):
     """Lint, check formats and types, and run the tests, whose count is the last line."""
+    two_at_once = ["-n", "2", "--dist", "loadfile"]  # more would take more memory, 4 GB each
+    arguments = [*two_at_once, *(["-m", "heart"] if quick else []), *arguments]
     codes = [
         run("-m", "ruff", "check"),
         run("-m", "ruff", "format", "--check"),
@@ -449,9 +451,10 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     sub = commands.add_parser("lab", help="open the lessons in JupyterLab")
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
-    sub.add_argument("--port", type=int, help="default: the first free one from 8888")
+    sub.add_argument("--port", type=int, help="default: the first free one from 8888; 0: any")
     sub.add_argument("--cpu", action="store_true", help="PyTorch without GPU, a small download")
-    commands.add_parser("test", help="run every check and test; options go to pytest")
+    sub = commands.add_parser("test", help="run every check and test; options go to pytest")
+    sub.add_argument("--quick", action="store_true", help="only the heart of them: two minutes")
     commands.add_parser("build", help="make the notebooks from notebooks/src")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")
     sub = commands.add_parser("reset", help="start a lesson afresh, keeping your copy beside it")
@@ -468,7 +471,9 @@ def main(arguments=None):
             set_up("lab", cpu=options.cpu)
             return lab(options.port, not options.no_browser)
         set_up("lab", "test")
-        return {"test": test, "build": build, "lock": lock}[options.command](rest)
+        if options.command == "test":
+            return test(rest, options.quick)
+        return {"build": build, "lock": lock}[options.command](rest)
     except KeyboardInterrupt:
         problem = f"Stopped; {AGAIN} and it goes on."
     except Stop as stop:

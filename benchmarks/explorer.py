@@ -16,13 +16,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import lesson_in_browser as lesson
 import nbformat
 import torch
 from playwright.sync_api import Browser, Page
-from results import write_results
+from results import ROOT, write_results
 
 from vit_tutorial import AttentionExplorer, Reading, VisionTransformer, ViTConfig, load_checkpoint
+
+sys.path.append(str(ROOT / "tests"))  # which drive the same browser
+from browser import (
+    ATTENTION,
+    COUNT_MESSAGES,
+    address_of,
+    find_chromium,
+    open_page,
+    run_all_cells,
+    running_chromium,
+    running_lab,
+    scroll_to,
+)
 
 ROUNDS, MOVES, SLIDES = 5, 100, 30
 NETWORKS = ("size of ViT-B/16, 144 maps", "cifar10")
@@ -114,7 +126,7 @@ def in_a_saved_page(browser: Browser, network: str, folder: Path) -> list[dict[s
     path = folder / "page.html"
     explorer_of(network).save_html(path)
     facts = {"network": network, "in": "saved page", "page_mb": round(path.stat().st_size / 1e6, 2)}
-    with lesson.open_page(browser, path.as_uri()) as view:
+    with open_page(browser, path.as_uri()) as view:
         view.locator(".ae-stage").first.wait_for()
         return measure(view, facts)
 
@@ -125,14 +137,14 @@ def in_jupyterlab(browser: Browser, network: str, folder: Path) -> list[dict[str
     code = CELL.format(folder=str(Path(__file__).parent), network=network)
     notebook.cells = [nbformat.v4.new_code_cell(code)]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    with lesson.running_lab(folder) as url:
+    with running_lab(folder) as url:
         path = folder / "work" / "explorer.ipynb"
         nbformat.write(notebook, path)
-        with lesson.open_page(browser, lesson.address_of(path.name, url)) as view:
-            lesson.run_all_cells(view, path)
-            lesson.scroll_to(view, lesson.ATTENTION)
+        with open_page(browser, address_of(path.name, url)) as view:
+            run_all_cells(view, path)
+            scroll_to(view, ATTENTION)
             view.mouse.move(0, 0)
-            view.evaluate(lesson.COUNT_MESSAGES)
+            view.evaluate(COUNT_MESSAGES)
             rows = measure(view, {"network": network, "in": "JupyterLab"})
             messages = view.evaluate("messages")
     return [{**row, "messages_to_kernel": messages} for row in rows]
@@ -140,11 +152,11 @@ def in_jupyterlab(browser: Browser, network: str, folder: Path) -> list[dict[str
 
 def main() -> int:
     """Measure pointer and sliders, for both networks, in a page and in JupyterLab."""
-    if lesson.find_chromium() is None:
+    if find_chromium() is None:
         print("needs Chromium: apt-get install chromium", file=sys.stderr)
         return 2
     rows = []
-    with lesson.running_chromium() as browser:
+    with running_chromium() as browser:
         for network in NETWORKS:
             for where in (in_a_saved_page, in_jupyterlab):
                 with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,20 @@
-"""What the tests share: randomised weights, a seed, and no way out to the network."""
+"""What the tests share: randomised weights, a seed, programs, a browser, no way to the network."""
 
+import contextlib
 import io
+import json
 import os
+import signal
 import socket
+import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as vit_tutorial/__init__.py, which comes later
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other wait long if busy
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,6 +22,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import nn
+
+from vit_tutorial import VisionTransformer, ViTConfig
+
+# not square, or swapped rows and columns would go unseen
+SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -29,6 +40,17 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def tiny_model(**changes) -> VisionTransformer:
+    """Our network with random weights, small enough to be asked hundreds of times; float64."""
+    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
+
+
+def pictures(count: int = 2, size: tuple[int, int] = SMALL["img_size"]) -> torch.Tensor:
+    """Random pixels (count, 3, *size) for `tiny_model`."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(count, 3, *size, dtype=torch.float64, generator=generator)
+
+
 def contrast(one: Sequence[float], other: Sequence[float]) -> float:
     """Compare two colours, red, green and blue in 0..1, from 1 to 21 (WCAG 2.1)."""
     lights = []
@@ -38,12 +60,31 @@ def contrast(one: Sequence[float], other: Sequence[float]) -> float:
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
-def words_in(figure: Figure) -> list[str]:
-    """Every text that is drawn, once it has been: a missing glyph or a bad layout would warn."""
+@pytest.fixture
+def results_root(tmp_path, monkeypatch) -> Path:
+    """Benchmarks write below an empty folder, and find no GPU."""
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr("results.ROOT", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return tmp_path
+
+
+def stored(root: Path, name: str) -> dict:
+    """What a benchmark has written below `root`."""
+    return json.loads((root / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def drawn(figure: Figure) -> Figure:
+    """Draw a figure, and return it: a missing glyph or a bad layout would warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+    return figure
+
+
+def words_in(figure: Figure) -> list[str]:
+    """Every text that is drawn, once it has been."""
+    return [text.get_text() for text in drawn(figure).findobj(Text) if text.get_text()]
 
 
 @pytest.fixture(autouse=True)
@@ -76,13 +117,103 @@ def _this_machine_only(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@contextlib.contextmanager
+def hearing_ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt here, even where the tests were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def programs():
+    """Give a function like `Popen`; what it started, and what that started, ends with the block."""
+    started = []
+
+    def start(*command: str | os.PathLike, **options) -> subprocess.Popen[str]:
+        with hearing_ctrl_c():  # as the program will: that a signal is ignored is inherited
+            process = subprocess.Popen(command, text=True, start_new_session=True, **options)
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:  # all have ended, unless the test failed
+            with process:  # closes its pipes, too
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+
+
+@pytest.fixture
+def start():
+    """Start programs that do not outlive the test."""
+    with programs() as start:
+        yield start
+
+
+@pytest.fixture
+def ctrl_c():
+    """Signals may be sent."""
+    with hearing_ctrl_c():
+        yield
+
+
+NO_BROWSER = "needs Chromium"
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium without a window, started once."""
-    pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    import lesson_in_browser
+    from browser import find_chromium, running_chromium
 
-    if lesson_in_browser.find_chromium() is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with lesson_in_browser.running_chromium() as opened:
+    if find_chromium() is None:
+        pytest.skip(NO_BROWSER)
+    with running_chromium() as opened:
         yield opened
+
+
+@pytest.fixture
+def open_file(browser):
+    """Open saved pages: none may have an error, or ask for anything but itself."""
+    from browser import PATIENCE
+
+    pages = []
+
+    def one(path: Path, width=1000, height=700, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        pages.append(page)
+        page.set_default_timeout(1000 * PATIENCE)
+        page.requested, page.problems = [], []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda told: told.type == "error" and page.problems.append(told.text))
+        page.goto(path.as_uri())
+        return page
+
+    yield one
+    for page in pages:
+        page.close()
+        assert page.problems == []
+        fetched = {url for url in page.requested if not url.startswith(("blob:", "data:"))}
+        assert fetched == {page.url}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where there is no browser, say what was not tested for want of one, and how to get it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    missed = [report.nodeid for report in skipped if NO_BROWSER in str(report.longrepr)]
+    files = Counter(test.partition("::")[0] for test in missed)
+    if files:
+        terminalreporter.section("not everything was tested: there is no browser here")
+        for name, count in sorted(files.items()):
+            terminalreporter.line(f"{count:5} tests of {name}")
+        terminalreporter.line(
+            "These did not run. To run them, install Chromium or Chrome (on Debian and Ubuntu: "
+            "sudo apt install chromium) and start the tests again."
+        )

@@ -11,6 +11,8 @@ import pytest
 
 import vit_tutorial
 
+pytestmark = pytest.mark.heart
+
 PACKAGE = Path(vit_tutorial.__file__).parent
 ROOT = PACKAGE.parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))

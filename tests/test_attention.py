@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import randomize
+from conftest import pictures, tiny_model
 from torch.testing import assert_close
 
-from vit_tutorial import VisionTransformer, ViTConfig, record_attention, relevance, rollout
+from vit_tutorial import record_attention, relevance, rollout
 from vit_tutorial.attention import (
     attention_distance,
     attention_entropy,
@@ -19,16 +19,7 @@ from vit_tutorial.attention import (
 from vit_tutorial.positions import patch_coordinates, sincos_2d
 from vit_tutorial.recording import RecordedAttention
 
-SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
-
-
-def tiny_model(**changes) -> VisionTransformer:
-    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
-
-
-def pictures(count: int = 2) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, 16, 24, dtype=torch.float64, generator=generator)
+pytestmark = pytest.mark.heart
 
 
 def random_record(batch=2, heads=3, layers=4, grid=(2, 3), num_prefix=1, seed=0):

@@ -1,40 +1,32 @@
 """The benchmark of lesson 13: who sees which labels, what is kept, and where it goes on."""
 
 import importlib
-import json
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 
+import conftest
 import pytest
 import torch
+from test_train import stripes
 
-from vit_tutorial import ImageSet, ViTConfig
+from vit_tutorial import ViTConfig
 from vit_tutorial.mae import MAEConfig
 from vit_tutorial.recipes import TrainConfig
 
 benchmark: ModuleType = importlib.import_module("without_labels")
 tables: ModuleType = importlib.import_module("tables")
 
+stored = partial(conftest.stored, name="without_labels")
 ENCODER = ViTConfig(
     img_size=8, in_chans=1, num_classes=2, embed_dim=8, depth=1, num_heads=2, pos_embed="sincos"
 )
 
 
-def stripes(count: int = 200) -> ImageSet:
-    images = torch.randint(0, 100, (count, 1, 8, 8))
-    labels = torch.arange(count) % 2
-    images[labels == 0, :, ::2] += 150
-    return ImageSet(images.to(torch.uint8), labels, ("lying", "none"), "stripes")
-
-
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(results_root, monkeypatch):
     """Results and runs land in an empty folder; networks, data and trainings are small."""
-    (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(benchmark.results, "ROOT", tmp_path)
-    monkeypatch.setattr("accuracy.results.ROOT", tmp_path)
-    monkeypatch.setattr(benchmark, "load_train_test", lambda *_, **__: (stripes(), stripes(40)))
+    monkeypatch.setattr(benchmark, "load_train_test", lambda *_, **__: (stripes(200), stripes(40)))
     network = MAEConfig(ENCODER, decoder_dim=8, decoder_depth=1, decoder_heads=2)
     monkeypatch.setattr(benchmark.Experiment, "__init__", _small(benchmark.Experiment, network))
     monkeypatch.setattr(benchmark, "PRETRAINING", TrainConfig(epochs=2, batch_size=50))
@@ -45,8 +37,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(
         benchmark, "CANDIDATES", {"fine-tuned": rates, "from scratch": [{"lr": 1e-3}]}
     )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
+    return results_root
 
 
 def _small(kind, network):
@@ -70,10 +61,6 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(benchmark, "fit", noted)
     return seen
-
-
-def stored(root: Path) -> dict:
-    return json.loads((root / "benchmarks/results/without_labels.json").read_text("utf-8"))
 
 
 def test_labels_are_drawn_from_each_class_alike_and_anew():
@@ -160,7 +147,7 @@ def test_a_stopped_pretraining_goes_on(root, monkeypatch, capsys):
 
 
 def test_fine_tuning_starts_from_what_was_pretrained_and_a_probe_leaves_it(root, monkeypatch):
-    experiment = benchmark.Experiment(stripes(), stripes(40))
+    experiment = benchmark.Experiment(stripes(200), stripes(40))
     torch.manual_seed(5)
     mae = benchmark.MaskedAutoencoder(experiment.network)
     starts = []
@@ -181,7 +168,7 @@ def test_fine_tuning_starts_from_what_was_pretrained_and_a_probe_leaves_it(root,
 
 
 def test_the_card_says_how_well_hidden_patches_are_known(root):
-    experiment = benchmark.Experiment(stripes(), stripes(40))
+    experiment = benchmark.Experiment(stripes(200), stripes(40))
     benchmark.pretrain(experiment)
     _, card = benchmark.load_checkpoint(
         root / "runs/benchmarks/cifar10_mae", benchmark.MaskedAutoencoder

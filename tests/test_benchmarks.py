@@ -9,6 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from conftest import stored
+from test_train import stripes
 
 from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, load_checkpoint
 from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
@@ -18,7 +20,6 @@ ablation: ModuleType = importlib.import_module("ablation")
 train_step: ModuleType = importlib.import_module("train_step")
 vit_and_cnn: ModuleType = importlib.import_module("vit_and_cnn")
 compress: ModuleType = importlib.import_module("compress")
-results: ModuleType = importlib.import_module("results")
 build: ModuleType = importlib.import_module("build")
 
 SMALL = Recipe(
@@ -30,22 +31,12 @@ SMALL = Recipe(
 )
 
 
-def stripes(count: int = 64, name: str = "stripes") -> ImageSet:
-    images = torch.randint(0, 100, (count, 1, 8, 8))
-    labels = torch.arange(count) % 2
-    images[labels == 0, :, ::2] += 150
-    return ImageSet(images.to(torch.uint8), labels, ("lying", "none"), name)
-
-
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(results_root, monkeypatch):
     """Results and runs land in an empty folder; the data are stripes, the recipe is a small one."""
-    (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(accuracy, "load_train_test", lambda *_, **__: (stripes(), stripes(20)))
     monkeypatch.setitem(RECIPES, "small", SMALL)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
+    return results_root
 
 
 @pytest.fixture
@@ -60,10 +51,6 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(accuracy, "fit", noted)
     return seen
-
-
-def stored(root: Path, name: str) -> dict:
-    return json.loads((root / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
 
 
 # ---- settings ----
@@ -130,7 +117,7 @@ def test_what_is_measured_has_a_name_of_its_own():
         for name, value in (("lr", 0.5), ("epochs", 2), ("pool", "mean"), ("drop_path", 0.1))
     ]
     others += [replace(base, train=stripes(32)), replace(base, test=stripes(10))]
-    others += [replace(base, train=stripes(name="dots")), replace(base, minutes=1.0)]
+    others += [replace(base, train=replace(stripes(), name="dots")), replace(base, minutes=1.0)]
     assert same.key == base.key
     assert len({base.key, *(other.key for other in others)}) == 1 + len(others)
 

@@ -1,12 +1,11 @@
 """The benchmarks of lesson 14: what they compare, and what they write."""
 
 import importlib
-import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from conftest import stored
 from torch import nn
 
 from vit_tutorial.model import ViTConfig
@@ -14,22 +13,9 @@ from vit_tutorial.recipes import RECIPES, Recipe, TrainConfig
 
 scaling: ModuleType = importlib.import_module("scaling")
 batch_size: ModuleType = importlib.import_module("batch_size")
-results: ModuleType = importlib.import_module("results")
 tables: ModuleType = importlib.import_module("tables")
 
 TINY = ViTConfig(img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=1, num_heads=2)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """Results land in an empty folder."""
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    return tmp_path
-
-
-def stored(root: Path, name: str) -> dict:
-    (root / "benchmarks").mkdir(exist_ok=True)
-    return json.loads((root / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
 
 
 # ---- scaling.py ----
@@ -59,12 +45,11 @@ def test_it_starts_two_processes_of_one_thread_each(monkeypatch):
     assert seen["threads"] == "1"
 
 
-def test_both_ways_are_timed_in_turns_and_written(root, monkeypatch, tmp_path):
+def test_both_ways_are_timed_in_turns_and_written(results_root, monkeypatch, tmp_path):
     """In one process, which is a group of its own."""
     monkeypatch.setitem(RECIPES, "small", Recipe(TINY, TrainConfig(epochs=1), ""))
     monkeypatch.setattr(scaling, "NETWORKS", {"small": 4})
     monkeypatch.setenv("WORLD_SIZE", "1")
-    (root / "benchmarks").mkdir()
     address = (tmp_path / "store").as_uri()
     torch.distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
     try:
@@ -73,10 +58,10 @@ def test_both_ways_are_timed_in_turns_and_written(root, monkeypatch, tmp_path):
     finally:
         torch.set_num_threads(threads)
         torch.distributed.destroy_process_group()
-    rows = stored(root, "scaling_cpu")["rows"]
+    rows = stored(results_root, "scaling_cpu")["rows"]
     assert [row["what"] for row in rows] == ["small, 1 thread", "small, 2 threads"]
     assert all(row["ratio_low"] <= row["ratio_median"] <= row["ratio_high"] for row in rows)
-    table = tables.results_table(root, "scaling_cpu")
+    table = tables.results_table(results_root, "scaling_cpu")
     assert "| small, " in table
     assert "one process, 2 threads" in table
 
@@ -99,7 +84,7 @@ def test_a_training_learns_and_can_be_repeated(optimizer, monkeypatch):
     assert batch_size.loss_on(one, data, data) < batch_size.loss_on(fresh, data, data)
 
 
-def test_rules_are_powers_of_the_ratio_and_every_row_is_written(root, monkeypatch):
+def test_rules_are_powers_of_the_ratio_and_every_row_is_written(results_root, monkeypatch):
     seen = []
 
     def trained(optimizer, batch, rate, warmup, seed, data):
@@ -107,11 +92,10 @@ def test_rules_are_powers_of_the_ratio_and_every_row_is_written(root, monkeypatc
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
     monkeypatch.setattr(batch_size, "trained", trained)
-    (root / "benchmarks").mkdir()
     threads = torch.get_num_threads()
     assert batch_size.main(["--seeds", "2"]) == 0
     torch.set_num_threads(threads)
-    rows = {row["what"]: row for row in stored(root, "batch_size_digits")["rows"]}
+    rows = {row["what"]: row for row in stored(results_root, "batch_size_digits")["rows"]}
     assert len(rows) == 2 * (1 + 2 * 3)
     base = batch_size.RATES["AdamW"]
     assert rows["AdamW, 512, kept"]["lr"] == base
@@ -121,7 +105,7 @@ def test_rules_are_powers_of_the_ratio_and_every_row_is_written(root, monkeypatc
     assert {(warmup, seed) for *_, warmup, seed in seen} == {(0.0, 0), (0.0, 1), (0.2, 0), (0.2, 1)}
     for row in rows.values():
         assert row["loss_warm_low"] <= row["loss_warm"] <= row["loss_warm_high"]
-    table = tables.results_table(root, "batch_size_digits")
+    table = tables.results_table(results_root, "batch_size_digits")
     assert "| AdamW | 512 | linear | 0.032 | 16 |" in table
 
 

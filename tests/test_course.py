@@ -36,7 +36,7 @@ with open(os.environ["FAKE_LOG"], "a") as log:
 if "FAKE_ERROR" in os.environ:
     print("first line\\n" * 30 + os.environ["FAKE_ERROR"])
     sys.exit(2)
-for _ in range(3000):  # a minute at most
+for _ in range(30000):  # ten minutes at most
     if os.path.exists(os.environ.get("FAKE_WHILE", "")):
         time.sleep(0.02)
 python = pathlib.Path(sys.argv[sys.argv.index("--python") + 1])
@@ -63,9 +63,6 @@ http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
 
-STARTED: list[subprocess.Popen[str]] = []
-
-
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """A copy of course.py in a folder of its own, with uv the only program on PATH."""
@@ -87,10 +84,6 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Mo
     on_sigterm = signal.getsignal(signal.SIGTERM)
     yield load(root / "course.py")
     signal.signal(signal.SIGTERM, on_sigterm)
-    while STARTED:  # ended already, unless the test failed
-        process = STARTED.pop()
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def load(path: Path) -> types.ModuleType:
@@ -102,18 +95,20 @@ def load(path: Path) -> types.ModuleType:
     return module
 
 
-def start(course: types.ModuleType, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def start_course(course, start) -> Callable[..., subprocess.Popen[str]]:
     """Start course.py as a person does; what it says comes through one pipe."""
-    process = subprocess.Popen(
-        [sys.executable, str(course.ROOT / "course.py"), *arguments],
-        env={**os.environ, **environment},
-        stdin=subprocess.PIPE,  # like a terminal: whoever waits for an answer here waits in vain
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    STARTED.append(process)
-    return process
+
+    def one(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return start(
+            *(sys.executable, course.ROOT / "course.py", *arguments),
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,  # like a terminal: whoever waits for an answer waits in vain
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    return one
 
 
 def uv_calls() -> list[list[str]]:
@@ -126,10 +121,10 @@ def read_uv_log() -> list[dict]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+def wait_for_uv(process: subprocess.Popen[str]) -> None:
+    """Return once course.py has started uv."""
+    while not read_uv_log():
+        assert process.poll() is None, "it ended without uv"
         time.sleep(0.02)
 
 
@@ -431,11 +426,11 @@ def test_any_other_system_error_is_one_sentence_too(course, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_set_up_goes_on(course, how: signal.Signals):
-    first = start(course, "lab", "--no-browser", FAKE_WHILE=str(course.ROOT))
-    wait_until(read_uv_log)
+def test_an_interrupted_set_up_goes_on(course, start_course, how: signal.Signals):
+    first = start_course("lab", "--no-browser", FAKE_WHILE=str(course.ROOT))
+    wait_for_uv(first)
     first.send_signal(how)
-    said, _ = first.communicate(timeout=60)
+    said, _ = first.communicate()
     assert first.returncode == 1
     assert said.splitlines()[-1] == (
         "course.py: Stopped; run the same command again and it goes on."
@@ -449,21 +444,21 @@ def test_an_interrupted_set_up_goes_on(course, how: signal.Signals):
     assert len(uv_calls()) == 2
 
 
-def test_a_killed_set_up_is_waited_for_and_made_afresh(course, tmp_path):
+def test_a_killed_set_up_is_waited_for_and_made_afresh(course, start_course, tmp_path):
     pytest.importorskip("fcntl")
     busy = tmp_path / "busy"
     busy.touch()
-    first = start(course, "lab", FAKE_WHILE=str(busy))
-    wait_until(read_uv_log)
+    first = start_course("lab", FAKE_WHILE=str(busy))
+    wait_for_uv(first)
     first.kill()
-    first.communicate(timeout=60)
+    first.wait()
     (course.VENV / "half").touch()
 
-    second = start(course, "test")
+    second = start_course("test")
     assert second.stdout
     assert second.stdout.readline() == "Another set-up is at work here: waiting for it.\n"
     busy.unlink()
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate()
     assert "Making .venv afresh" in said
     assert not (course.VENV / "half").exists()
     assert course.is_ready(["lab", "test"], cpu=False)
@@ -493,15 +488,15 @@ def test_jupyterlab_that_does_not_start(course, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_the_printed_address_answers_until_it_is_ended(course, how: signal.Signals):
-    port = course.free_port(None)
-    lab = start(course, "lab", "--no-browser", "--port", str(port))
+def test_the_printed_address_answers_until_it_is_ended(course, start_course, how: signal.Signals):
+    port = course.free_port(0)  # any: another test may have the first
+    lab = start_course("lab", "--no-browser", "--port", str(port))
     assert lab.stdout
     line = next(line for line in lab.stdout if "http://" in line)
     prefix = f"    http://127.0.0.1:{port}/lab/tree/work/00_start_here.ipynb?token="
     assert line.startswith(prefix)
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", line.strip().removeprefix(f"http://127.0.0.1:{port}"))
     server = json.loads(connection.getresponse().read())
     connection.close()
@@ -519,7 +514,7 @@ def test_the_printed_address_answers_until_it_is_ended(course, how: signal.Signa
     assert ("--allow-root" in server["arguments"]) == (os.geteuid() == 0)
 
     lab.send_signal(how)
-    said, _ = lab.communicate(timeout=60)
+    said, _ = lab.communicate()
     assert lab.returncode == 0
     assert "Traceback" not in said
     with pytest.raises(ConnectionRefusedError):
@@ -635,8 +630,17 @@ def test_test_runs_every_check_and_fails_where_one_does(course, monkeypatch, fai
 
     monkeypatch.setattr(course, "run", run)
     assert course.main(["test", "-k", "one", "tests"]) == (1 if failing else 0)
-    assert ran == ["ruff check", "ruff format --check", "ty check", "pytest -k one tests"]
+    assert ran[:3] == ["ruff check", "ruff format --check", "ty check"]
+    assert ran[3:] == ["pytest -n 2 --dist loadfile -k one tests"]
     assert uv_calls()[0][-1] == ".[lab,test]"
+
+
+def test_the_quick_test_runs_the_checks_and_the_heart_of_the_tests(course, monkeypatch):
+    ran = []
+    monkeypatch.setattr(course, "run", lambda *arguments: ran.append(arguments) or 0)
+    assert course.main(["test", "--quick", "-x"]) == 0
+    assert [arguments[1] for arguments in ran] == ["ruff", "ruff", "ty", "pytest"]
+    assert ran[-1][-3:] == ("-m", "heart", "-x")
 
 
 def test_build_runs_the_builder(course):

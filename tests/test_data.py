@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             server.closing.wait(20)
             body = b""
         elif kind == "drip":
-            while body and not server.closing.wait(0.02):
+            while body and not server.closing.wait(0.03):
                 self.wfile.write(body[: len(server.payload) // 50])
                 body = body[len(server.payload) // 50 :]
         self.wfile.write(body)
@@ -115,7 +115,7 @@ def get(server, tmp_path):
 
     def get(*kinds, **options):
         sources = [kind if "://" in kind else server.url(kind) for kind in kinds]
-        options = {"stall": 1.0, "slow": 0.0} | options
+        options = {"stall": 60.0, "slow": 0.0} | options
         fetch(
             sources,
             tmp_path / "new" / "file.bin",
@@ -200,18 +200,18 @@ def test_the_next_call_continues_a_download_that_broke_off(get, server, tmp_path
 
 
 def test_a_stalled_server_is_left_for_the_next(get, server):
-    assert get("stall", "good").read_bytes() == server.payload
+    assert get("stall", "good", stall=1.0).read_bytes() == server.payload
     assert server.requests == [("stall", None), ("good", "bytes=1000-")]
 
 
 def test_a_slow_server_is_left_for_a_faster_one(get, server):
-    assert get("drip", "good", stall=0.5, slow=1e6).read_bytes() == server.payload
+    assert get("drip", "good", stall=1.0, slow=1e6).read_bytes() == server.payload
     assert [kind for kind, _ in server.requests] == ["drip", "good"]
     assert server.requests[1][1] is not None  # what the slow one sent is kept
 
 
 def test_a_slow_server_serves_if_there_is_no_faster_one(get, server):
-    assert get("drip", "missing", stall=0.5, slow=1e6).read_bytes() == server.payload
+    assert get("drip", "missing", stall=1.0, slow=1e6).read_bytes() == server.payload
     assert [kind for kind, _ in server.requests] == ["drip", "missing", "drip"]
 
 
@@ -230,7 +230,7 @@ def test_a_server_that_continues_elsewhere_is_refused(get, server, tmp_path):
 def test_if_every_source_fails_the_message_says_what_each_did(get, tmp_path):
     refused = "http://127.0.0.1:1/refused"
     with pytest.raises(OSError, match=r"file\.bin could not be downloaded") as raised:
-        get("missing", "wrong", "page", "stall", refused)
+        get("missing", "wrong", "page", "stall", refused, stall=1.0)
     message = str(raised.value)
     for words in (
         r"/missing/file\.bin: HTTP 404 Not Found",

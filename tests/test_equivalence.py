@@ -20,6 +20,8 @@ from torch.testing import assert_close
 import vit_tutorial.model
 from vit_tutorial.weights import from_library
 
+pytestmark = pytest.mark.heart
+
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5)
 
 
@@ -289,7 +291,8 @@ PLANTED_BUGS = {
     "one position for all": ("x = x + self.pos_embed", "x = x + self.pos_embed[:, :1]"),
     "blocks share one set of weights": (
         "for _ in range(config.depth)\n        )",
-        "for _ in range(1)\n        )\n        self.blocks = self.blocks * config.depth",
+        "for _ in range(1)\n        )\n"
+        "        self.blocks = nn.ModuleList(list(self.blocks) * config.depth)",
     ),
     "only queries rotated": ("rotate(q, rope), rotate(k, rope)", "rotate(q, rope), k"),
     "CLS rotated too": ("config.head_dim), prefix)", "config.head_dim), prefix, value=1.0)"),
@@ -321,6 +324,6 @@ def test_planted_bug_is_caught(bug, monkeypatch):
     for claim in CLAIMS:
         try:
             claim(broken)
-        except Exception:
+        except AssertionError:  # an answer that differs, and no network that cannot be asked
             return
     pytest.fail(f"no claim noticed: {bug}")

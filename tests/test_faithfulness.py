@@ -1,12 +1,13 @@
 """Scores of maps: curves with known ends, an oracle whose best order is known, honest intervals."""
 
+from functools import partial
+
+import conftest
 import pytest
 import torch
-from conftest import randomize
 from torch import nn
 from torch.testing import assert_close
 
-from vit_tutorial import VisionTransformer, ViTConfig
 from vit_tutorial.faithfulness import (
     METHODS,
     METRICS,
@@ -18,16 +19,11 @@ from vit_tutorial.faithfulness import (
     points_at,
 )
 
-SMALL = dict(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=2, num_classes=5)
+tiny_model = partial(conftest.tiny_model, img_size=16, patch_size=4)
 
 
-def tiny_model(**changes) -> VisionTransformer:
-    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
-
-
-def pictures(count: int = 6, size: int = 16) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, size, size, dtype=torch.float64, generator=generator)
+def pictures(count: int = 6) -> torch.Tensor:
+    return conftest.pictures(count, (16, 16))
 
 
 class Sum(nn.Module):

@@ -1,13 +1,9 @@
 """Figures say what they must and stay closed; the sliders' picture and words follow."""
 
-import io
-import warnings
-
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from conftest import drawn, words_in
 from matplotlib.patches import Rectangle
 
 from vit_tutorial import plots
@@ -16,27 +12,6 @@ CLASSES = ("cat", "dog", "frog")
 GENERATOR = np.random.default_rng(0)
 PHOTO = GENERATOR.integers(0, 256, (12, 16, 3)).astype(np.uint8)
 HEAT = GENERATOR.random((12, 16))
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open():
-    plt.close("all")
-    yield
-    assert plt.get_fignums() == []
-
-
-def words_in(figure: Figure) -> list[str]:
-    """Every text that is drawn, in no order."""
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
-
-
-def drawn(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a glyph that is missing, a layout that does not fit
-        figure.savefig(file, format="png", dpi=40)
-    return file.getvalue()
-
 
 # ---- overlay ----
 
@@ -96,7 +71,7 @@ def test_probabilities_are_sorted_and_written_beside_their_bars():
     assert [bar.get_width() for bar in axes.patches] == [0.7, 0.2]
     assert [text.get_text() for text in axes.texts] == ["70%", "20%"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the most probable one on top
-    assert drawn(figure)[:4] == b"\x89PNG"
+    drawn(figure)
     assert len(plots.probabilities(CLASSES, [0.2, 0.7, 0.1]).axes[0].patches) == 3
 
 
@@ -121,7 +96,7 @@ def test_an_explanation_shows_the_photograph_what_was_said_and_where_it_looked()
     assert len(given.patches) == 2
     assert len(says.patches) == 3
     assert figure.get_facecolor() == (1, 1, 1, 1)
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_an_explanation_without_any_heat_is_the_photograph():
@@ -146,13 +121,13 @@ def test_a_grid_of_maps_has_labelled_pictures_each_with_its_own_scale():
     pictures = [axes.images[0].get_array() for axes in figure.axes]
     assert np.abs(pictures[1].astype(int) - pictures[2]).max() <= 1
     assert np.array_equal(pictures[4], PHOTO)
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_a_row_of_pictures_has_its_titles():
     figure = plots.photo_row([PHOTO, PHOTO[..., 0]], ["one", "two"])
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two"]
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_an_explanation_frames_a_part_and_says_when_it_is_the_whole():

@@ -1,9 +1,8 @@
 """Figures of a whole network: what is drawn, and what is refused."""
 
-import io
-
 import numpy as np
 import pytest
+from conftest import drawn
 
 from vit_tutorial import plots
 
@@ -14,12 +13,6 @@ def words_in(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def drawn(figure):
-    file = io.BytesIO()
-    figure.savefig(file)
-    return file.getvalue()
-
-
 def test_stages_stand_in_a_row_with_what_they_return_and_hold():
     figure = plots.network_stages(["in", "middle", "out"], ["1", "2", "3"], ["", "77", ""], "All")
     boxes = figure.axes[0].patches
@@ -28,7 +21,7 @@ def test_stages_stand_in_a_row_with_what_they_return_and_hold():
     assert boxes[1].get_facecolor() != boxes[0].get_facecolor()  # it has parameters
     assert {"in", "middle", "out", "1", "2", "3", "77"} <= set(words_in(figure))
     assert figure.axes[0].get_title(loc="left") == "All"
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_bars_are_cut_into_shares_and_small_ones_have_no_number():
@@ -40,7 +33,7 @@ def test_bars_are_cut_into_shares_and_small_ones_have_no_number():
     assert words_in(figure) == ["75%", "25%", "25%", "25%", "50%", "4", "4.0 billion"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["parameters", "operations"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "c"]
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_spreads_are_lines_with_their_names_in_powers_of_ten():
@@ -50,7 +43,7 @@ def test_spreads_are_lines_with_their_names_in_powers_of_ten():
     assert axes.get_yscale() == "log"
     assert words_in(figure) == ["σ = 1", "σ = 0.02"]
     assert (axes.get_ylabel(), axes.get_title(loc="left")) == ("std of the tokens", "Loud")
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_losses_are_drawn_with_their_levels():
@@ -60,7 +53,7 @@ def test_losses_are_drawn_with_their_levels():
     assert list(curve.get_ydata()) == [3, 2, 1]
     assert words_in(figure) == ["ln 10"]
     assert figure.axes[0].get_ylim()[0] == 0
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 def test_wrong_answers_are_named_with_the_truth():
@@ -69,7 +62,7 @@ def test_wrong_answers_are_named_with_the_truth():
     titles = [axes.title for axes in figure.axes]
     assert [title.get_text() for title in titles] == ["7", "8, not 3", "1", ""]
     assert titles[0].get_color() == titles[2].get_color() != titles[1].get_color()
-    assert len(drawn(figure)) > 1000
+    drawn(figure)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 """Figures of lesson 07: what is drawn, what it says, and what is refused."""
 
-import io
 import math
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import contrast
+from conftest import contrast, drawn
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 from vit_tutorial import plots
 
@@ -21,13 +18,6 @@ ROWS = [
 ]
 PICTURES = GENERATOR.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
 GREY = PICTURES[..., 0]
-
-
-def drawn(figure: Figure) -> Figure:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a glyph that is missing, a layout that does not fit
-        figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return figure
 
 
 def words_in(axes) -> list[str]:

@@ -18,6 +18,8 @@ from vit_tutorial.positions import (
     sincos_2d,
 )
 
+pytestmark = pytest.mark.heart
+
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=5)
 KINDS = ("none", "learned", "sincos", "rope")
 

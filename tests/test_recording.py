@@ -8,24 +8,14 @@ import torch.nn.functional as F
 import torchvision
 import transformers
 import vit_pytorch
-from conftest import randomize
+from conftest import pictures, randomize, tiny_model
 from torch import nn
 from torch.testing import assert_close
 
-from vit_tutorial import VisionTransformer, ViTConfig, record_attention, rollout
+from vit_tutorial import VisionTransformer, record_attention, rollout
 from vit_tutorial.positions import rotate
 
-SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5)
-
-
-def tiny_model(**changes) -> VisionTransformer:
-    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
-
-
-def pictures(count: int = 2, size: tuple[int, int] = (16, 24)) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, *size, dtype=torch.float64, generator=generator)
-
+pytestmark = pytest.mark.heart
 
 # ---- this package's network ----
 

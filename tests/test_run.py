@@ -1,5 +1,6 @@
 """A training that is stopped, killed, starved of memory or disk, or shared by two processes."""
 
+import contextlib
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ from torch import nn
 from torch.testing import assert_close
 from tqdm import tqdm
 
-from vit_tutorial import VisionTransformer, fit
+from vit_tutorial import VisionTransformer, cli, fit
 from vit_tutorial.progress import Progress
 from vit_tutorial.recipes import TrainConfig
 from vit_tutorial.run import read_state, state_path
@@ -109,45 +110,50 @@ def test_a_finished_run_is_resumed_without_any_work(tmp_path, monkeypatch):
     assert_same_bits(again, model)
 
 
+# Saves after every step, of one optimizer or two; says that it is well on its way; never ends.
 KILLED_FOR_REAL = """
-import sys, vit_tutorial.train, vit_tutorial.cli
-vit_tutorial.train.SAVE_EVERY = 0.0
-sys.exit(vit_tutorial.cli.main(sys.argv[1:]))
+import sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from vit_tutorial import cli, train
+
+steps = []
+
+def count(*_):
+    steps.append(1)
+    if len(steps) == 20:
+        print("on its way", flush=True)
+    if len(steps) == 40:
+        sys.stdin.read()
+
+register_optimizer_step_post_hook(count)
+train.SAVE_EVERY = 0.0
+cli.main(sys.argv[1:])
 """
 
 
-def test_a_process_that_is_killed_goes_on_with_the_same_command(tmp_path):
+def test_a_process_that_is_killed_goes_on_with_the_same_command(start, tmp_path, capsys):
     """SIGKILL, in the middle of whatever it does, then --resume: the same file as in one go."""
-    command = [sys.executable, "-c", KILLED_FOR_REAL, "train", "--recipe", "digits"]
-    command += ["--data", "digits", "--device", "cpu"]
+    command = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
     # the same bits need the same way, and several processes may find different ones
     command += ["--precision", "float32", "--attention", "fused", "--threads", "1"]
+    out = {name: ["--out", str(tmp_path / f"{name}.safetensors")] for name in ("killed", "whole")}
 
-    def started(out, *more):
-        return subprocess.Popen(
-            [*command, "--out", str(tmp_path / out), *more],
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    killed = started("killed.safetensors", "--epochs", "2")
-    state = tmp_path / "killed.state"
-    until = time.monotonic() + 60
-    while time.monotonic() < until:  # until it is well on its way
-        if state.exists() and read_state(state)["step"] > 5:
-            break
-        time.sleep(0.05)
+    killed = start(
+        *(sys.executable, "-c", KILLED_FOR_REAL, *command, *out["killed"], "--epochs", "2"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert "on its way\n" in iter(killed.stdout.readline, "")
     killed.kill()
-    killed.communicate()
+    killed.wait()
+    state = tmp_path / "killed.state"
     assert 5 < read_state(state)["step"] < 44
     assert not (tmp_path / "killed.safetensors").exists()
 
-    whole = started("whole.safetensors", "--epochs", "2")
-    said = started("killed.safetensors", "--resume").communicate(timeout=120)[0]
-    whole.communicate(timeout=120)
-    assert "images of the digits" in said or "named rightly" in said
-    first, second = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("killed", "whole"))
+    assert cli.main([*command, *out["killed"], "--resume"]) == 0
+    assert cli.main([*command, *out["whole"], "--epochs", "2"]) == 0
+    capsys.readouterr()
+    first, second = (Path(path).read_bytes() for _, path in out.values())
     assert first == second
     assert not state.exists()
     lines = (tmp_path / "killed.csv").read_text().splitlines()
@@ -157,6 +163,7 @@ def test_a_process_that_is_killed_goes_on_with_the_same_command(tmp_path):
 # ---- being asked to stop ----
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_request_to_stop_waits_for_the_step_and_saves_it(number, tmp_path):
     """The signal comes in the middle of a step; the state on disk is that of a whole step."""
@@ -180,6 +187,7 @@ def test_a_request_to_stop_waits_for_the_step_and_saves_it(number, tmp_path):
     assert_same_bits(model, whole)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     model = tiny_model()
 
@@ -193,6 +201,22 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model, stripes(), stripes(16), EVERYTHING, save_to=tmp_path / "run")
     assert read_state(tmp_path / "run")["step"] == 0  # what was there is still there
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_training_in_the_background_of_a_script_leaves_ctrl_c_to_others():
+    """A shell starts it so that it ignores Ctrl-C, which is meant for what is in front."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    rows = []
+
+    def interrupt(row):
+        rows.append(row)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(tiny_model(), stripes(), stripes(16), EVERYTHING, on_epoch=interrupt)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 # ---- what does not fit together ----
@@ -345,26 +369,15 @@ def in_parallel_model() -> nn.Module:
     return randomize(new_model()).train()
 
 
-def test_two_processes_train_as_one_with_the_same_batch(tmp_path):
+def test_two_processes_train_as_one_with_the_same_batch(start, tmp_path):
     """By torchrun, gloo, float64: equal weights; each process took half of every batch."""
     script = tmp_path / "script.py"
     tests = str(Path(__file__).parent)
     script.write_text(TWO_PROCESSES.format(tests=tests, out=str(tmp_path)))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "--standalone",
-            script,
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    both = start(*torchrun, script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    problems = both.communicate()[1]
+    assert both.returncode == 0, problems
     alone = in_parallel_model()
     rows = fit(alone, stripes(70), stripes(16), PARALLEL)
     for rank in (0, 1):

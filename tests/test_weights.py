@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 
+import conftest
 import pytest
 import timm
 import torch
@@ -17,7 +18,6 @@ from torch.testing import assert_close
 
 from vit_tutorial import (
     VisionTransformer,
-    ViTConfig,
     data,
     fit_image,
     from_library,
@@ -31,15 +31,12 @@ from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.mae import MaskedAutoencoder
 from vit_tutorial.weights import BUNDLED, Card, bundled
 
-SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=5)
+SMALL = {**conftest.SMALL, "depth": 2}
+tiny_model = partial(conftest.tiny_model, depth=2)
 
 
 def pictures(*shape: int) -> torch.Tensor:
     return torch.randn(shape or (2, 3, 16, 24), dtype=torch.float64)
-
-
-def tiny_model(**changes) -> VisionTransformer:
-    return randomize(VisionTransformer(ViTConfig(**{**SMALL, **changes})))
 
 
 def card_of(model: VisionTransformer, **changes) -> Card:
@@ -120,7 +117,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_whole(step, saved, monkeyp
         monkeypatch.setattr(
             Card, "write", lambda card, path: disk_full(path.with_suffix(".partial"), None)
         )
-    other = randomize(VisionTransformer(ViTConfig(**SMALL)), seed=1)
+    other = randomize(tiny_model(), seed=1)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(other, saved, card_of(other))
     assert {name: (saved.parent / name).read_bytes() for name in before} == before

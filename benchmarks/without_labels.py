@@ -31,6 +31,7 @@ import torch
 from accuracy import run_command, stored_rows
 from torch import nn
 
+from vit_tutorial.augment import draw_order
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.files import whole_file
@@ -38,7 +39,6 @@ from vit_tutorial.images import normalize
 from vit_tutorial.mae import (
     MAEConfig,
     MaskedAutoencoder,
-    draw_order,
     hidden_patches,
     pixel_targets,
     reconstruction,

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "images", "modes", "intervals"},
     "cnn": set(),
     "compress": {"model", "files", "modes"},
-    "mae": {"model", "positions"},
+    "mae": {"model", "positions", "augment"},
     "weights": {"model", "cnn", "mae", "files"},
     "pretrained": {"weights", "model", "images"},
     "transfer": {"model", "images", "files", "modes"},
@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"files", "plots", "distributed"},
     "run": {"data", "recipes", "optimizers", "progress", "distributed", "files", "compute"}
     | {"provenance"},
-    "train": {"data", "images", "augment", "model", "mae", "optimizers", "evaluation", "weights"}
+    "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
     "explorer": {"explorer", "recording", "attention", "methods", "modes"}
     | {"files", "images", "plots"},

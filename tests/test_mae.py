@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from conftest import randomize
 from torch.testing import assert_close
 
+from vit_tutorial.augment import draw_order
 from vit_tutorial.mae import (
     Decoder,
     MAEConfig,
     MaskedAutoencoder,
-    draw_order,
     hidden_patches,
     pixel_targets,
     reconstruction,

@@ -22,7 +22,7 @@ def heat_map(record: RecordedAttention, method: str) -> Tensor:
     require_method(method)
     if method in RELEVANCE_METHODS:
         return relevance(record, method=method)
-    return rollout(record) if method == "rollout" else attention_map(record)
+    return {"rollout": rollout, "last_layer": attention_map}[method](record)
 
 
 def methods_for(record: RecordedAttention) -> list[str]:
@@ -221,10 +221,12 @@ def relevance(
     if method == "grad_rollout":
         fused = [product.mean(dim=1).clamp_min(0) for product in products]
         return _follow(record, fused, 0.5, query)
-    row = _start(record, query)
-    for product in reversed(products):
-        row = row + row @ product.clamp_min(0).mean(dim=1)
-    return _on_the_grid(record, row)
+    if method == "chefer":
+        row = _start(record, query)
+        for product in reversed(products):
+            row = row + row @ product.clamp_min(0).mean(dim=1)
+        return _on_the_grid(record, row)
+    raise NotImplementedError(method)
 
 
 def attention_distance(record: RecordedAttention) -> Tensor:

@@ -352,6 +352,18 @@ def mix_targets(targets: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
     return _blended("targets", targets, partner, weight.mean(dim=(1, 2, 3))[:, None])
 
 
+def draw_order(batch: int, num_patches: int, device: Device = None) -> Tensor:
+    """Shuffle the patches of each image on its own: (B, N), every row a permutation of 0..N-1.
+
+    The first V of a row are the patches that stay visible.
+
+    Examples:
+        >>> draw_order(2, 4).sort(dim=1).values.tolist()
+        [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    return torch.rand(batch, num_patches, device=device).argsort(dim=1)
+
+
 def _blended(name: str, values: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
     _require_shape("partner", partner, len(values))
     if not values.is_floating_point():

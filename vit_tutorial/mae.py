@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vit_tutorial.augment import draw_order
 from vit_tutorial.model import (
     Block,
     VisionTransformer,
@@ -87,18 +88,6 @@ class MAEConfig:
         """V, how many patches the encoder sees in training; at least one is seen, one hidden."""
         count = self.encoder.num_patches
         return min(max(round((1 - self.mask_ratio) * count), 1), count - 1)
-
-
-def draw_order(batch: int, num_patches: int, device: torch.device | None = None) -> Tensor:
-    """Shuffle the patches of each image on its own: (B, N), every row a permutation of 0..N-1.
-
-    The first V of a row are the patches that stay visible.
-
-    Examples:
-        >>> draw_order(2, 4).sort(dim=1).values.tolist()
-        [[0, 1, 2, 3], [0, 1, 2, 3]]
-    """
-    return torch.rand(batch, num_patches, device=device).argsort(dim=1)
 
 
 def take(tokens: Tensor, places: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The ways to explain what a network says by its attention: their names, and what each is called.
 
-Nothing is imported here, so that `--help` can name them at once; they are computed in `attention`.
+A new one needs a line here and its branch in `attention`: in `relevance` where it explains a
+class, else in `heat_map`. The command line, the explorer (those for a class) and the benchmark take
+it from here. Nothing is imported, so that `--help` can name them at once.
 """
 
 METHODS = {  # how a person asks for it -> what pictures and buttons call it

@@ -22,6 +22,7 @@ from vit_tutorial.augment import (
     draw_crop_flip,
     draw_erase,
     draw_mix,
+    draw_order,
     draw_trivial_augment,
     erase,
     mix,
@@ -34,7 +35,6 @@ from vit_tutorial.distributed import broadcast, data_parallel, rank, world_size
 from vit_tutorial.evaluation import evaluate
 from vit_tutorial.hardware import compiled, memory_errors_explained
 from vit_tutorial.images import normalize
-from vit_tutorial.mae import draw_order
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor
 from vit_tutorial.progress import Row, say

@@ -42,7 +42,8 @@ from vit_tutorial import (
     plots,
     unpatchify,
 )
-from vit_tutorial.mae import MaskedAutoencoder, draw_order, hidden_patches
+from vit_tutorial.augment import draw_order
+from vit_tutorial.mae import MaskedAutoencoder, hidden_patches
 
 # %%
 MY_PHOTO = ""  # for example "my_dog.jpg"
@@ -184,7 +185,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-# %% definition="vit_tutorial.mae.draw_order"
+from vit_tutorial.augment import Device
+
+# %% definition="vit_tutorial.augment.draw_order"
 
 # %% definition="vit_tutorial.mae.take"
 

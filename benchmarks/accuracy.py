@@ -40,7 +40,7 @@ SETTINGS: dict[str, type] = {
     for name, kind in typing.get_type_hints(config).items()
     if kind in (bool, int, float, str) and name not in ("seed", "in_chans", "num_classes")
 }
-KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number"}
 
 
 @dataclass(frozen=True)

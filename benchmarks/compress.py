@@ -47,7 +47,7 @@ from vit_tutorial.compress import (
 )
 from vit_tutorial.data import ImageSet, load_train_test
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.images import normalize
 from vit_tutorial.intervals import accuracy_change
 from vit_tutorial.model import VisionTransformer
@@ -107,7 +107,7 @@ def kept(path: Path, measure: Callable[[], Any]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     found = measure()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(found), encoding="utf-8")
     return found
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.lessons.lesson_10.changes import hybrids, occluded, shifted, shuffled
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.provenance import provenance
@@ -105,7 +105,7 @@ def remembered(key: str) -> dict[str, Any] | None:
 def remember(key: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """Keep the numbers of one piece of work."""
     kept(key).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(kept(key)) as beside:
+    with atomic_write(kept(key)) as beside:
         beside.write_text(json.dumps(numbers), encoding="utf-8")
     return numbers
 

@@ -33,7 +33,7 @@ from torch import nn
 
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.images import normalize
 from vit_tutorial.mae import (
     MAEConfig,
@@ -239,7 +239,7 @@ def chosen_rates(
                 name = trial.key(method, share, rates)
                 if name not in tried:
                     tried[name], _ = measure(method, share, 100, rates, mae, trial)
-                    with whole_file(path) as beside:
+                    with atomic_write(path) as beside:
                         beside.write_text(json.dumps(tried), encoding="utf-8")
                 print(f"{share} {method} {rates}: {tried[name]:.2f}% of held out", flush=True)
                 if (share, method) not in best or tried[name] > best[share, method][0]:

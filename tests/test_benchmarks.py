@@ -78,7 +78,7 @@ def test_settings_have_the_kind_of_their_field():
         (["speed=9"], r"--set knows no 'speed'; it knows attention, .*, weight_decay"),
         (["seed=3"], "--set knows no 'seed'"),
         (["num_classes=3"], "--set knows no 'num_classes'"),
-        (["depth=6.5"], "--set depth must be a whole number, got '6.5'"),
+        (["depth=6.5"], "--set depth must be an integer, got '6.5'"),
         (["lr=fast"], "--set lr must be a number, got 'fast'"),
         (["flip=yes"], "--set flip must be true or false, got 'yes'"),
     ],

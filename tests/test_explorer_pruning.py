@@ -118,7 +118,7 @@ def test_the_figure_says_what_the_browser_shows():
     made = PruningExplorer(network(in_chans=1), images, about, SCORES)
     made.gone, made.shown = [1, 3], 4
     words = words_in(made.figure())
-    assert f"{made.right()} of 40 images right ({made.right([])} with all heads)" in words
+    assert f"{made.right()} of 40 images correct ({made.right([])} with all heads)" in words
     assert any(text.endswith("(it is bee)") for text in words)
     assert repr(made) == "PruningExplorer: 6 heads, 40 images"
 

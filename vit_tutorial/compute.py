@@ -123,14 +123,14 @@ def fastest_way(
             setting_up, step = seconds(way), seconds(way)
             times[way] = [step]
             used += setting_up + step
-    medians = {way: taken[0] for way, taken in times.items()}
+    medians = {way: durations[0] for way, durations in times.items()}
     for _ in range(ROUNDS):
         limit = WORTH_TRYING * min(medians.values())
         for way in medians:
             if medians[way] <= limit and used < budget:
                 times[way].append(seconds(way))
                 used += times[way][-1]
-        medians = {way: statistics.median(taken) for way, taken in times.items()}
+        medians = {way: statistics.median(durations) for way, durations in times.items()}
     best = min(medians, key=lambda way: medians[way])
     gain = medians[ways[0]] / medians[best]
     return (best, gain) if gain >= WORTH_TAKING else (ways[0], 1.0)

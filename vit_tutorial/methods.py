@@ -1,9 +1,9 @@
 """The ways to explain what a network says by its attention: their names, and what each is called.
 
-Nothing is imported here, so that `--help` can name them at once; they are computed in `attention`.
+No imports, so that `--help` can name them at once; they are computed in `attention`.
 """
 
-METHODS = {  # how a person asks for it -> what pictures and buttons call it
+METHODS = {  # name in the API and on the command line -> label in pictures and buttons
     "last_layer": "Attention of the last layer",
     "rollout": "Attention rollout",
     "chefer": "Chefer",

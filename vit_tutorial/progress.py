@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from vit_tutorial.distributed import rank
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 
 Row = dict[str, float]
 COLUMNS = ("epoch", "loss", "test_accuracy", "lr", "images_per_second", "seconds")
@@ -115,7 +115,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")
 
 

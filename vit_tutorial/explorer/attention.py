@@ -14,7 +14,7 @@ from PIL import Image
 
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.explorer.scene import make_scene
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 from vit_tutorial.plots import heat_colours
 
@@ -258,7 +258,7 @@ class AttentionExplorer(Explorer):
         Raises:
             OSError: it cannot be written; a file that was there before is still whole.
         """
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             self.figure(**setting).savefig(beside, format="png", dpi=144)
 
     def save_gif(self, path: str | Path, over: str = "layer", seconds: float = 0.6) -> None:
@@ -288,7 +288,7 @@ class AttentionExplorer(Explorer):
             file = io.BytesIO()
             self.figure(**{over: value}).savefig(file, format="png", dpi=80)
             frames.append(Image.open(file).convert("RGB").quantize(dither=Image.Dither.NONE))
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
             frames[0].save(beside, format="GIF", save_all=True, **options)
 

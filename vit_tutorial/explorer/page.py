@@ -9,7 +9,7 @@ from typing import Any
 
 import anywidget
 
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 
 # What a browser may do with the page: run what is written in it, and show its own pictures.
 POLICY = (
@@ -111,7 +111,7 @@ class Explorer(anywidget.AnyWidget):
         Raises:
             OSError: it cannot be written; a file that was there before is still whole.
         """
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             beside.write_text(self.html(), encoding="utf-8")
 
     def _repr_html_(self) -> str:

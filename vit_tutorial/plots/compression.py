@@ -23,7 +23,7 @@ def interval_curves(
     x: Sequence[float],
     curves: Mapping[str, ArrayLike],
     xlabel: str,
-    ylabel: str = "test images right, %",
+    ylabel: str = "test images correct, %",
     *,
     level: tuple[str, float] | None = None,
     backwards: bool = False,
@@ -207,7 +207,7 @@ def pruning_view(
         maps: (layers, heads, rows, columns), each drawn to its own maximum.
         keep: (layers, heads) bool; the others are crossed out.
         words: stand below the picture.
-        right: images right with these heads, with all heads, and how many images there are.
+        right: images correct with these heads, with all heads, and how many images there are.
 
     Raises:
         ValueError: no colour picture, other shapes, a last layer without a head, or counts that
@@ -221,7 +221,7 @@ def pruning_view(
         )
     count, whole, images = right
     if not (0 <= count <= images and 0 <= whole <= images and images):
-        raise ValueError(f"{count} and {whole} of {images} images cannot be right")
+        raise ValueError(f"{count} and {whole} of {images} images cannot be correct")
     layers, heads = keep.shape
     heat = maps[-1][keep[-1]].mean(axis=0)
     scale = max(1, 320 // max(picture.shape[:2]))
@@ -236,7 +236,7 @@ def pruning_view(
         axes = left.subplots()
         photo_axes(axes, overlay(large, heat[np.ix_(rows, columns)] / heat.max()), "")
         axes.set_title(words, fontsize=10)
-        said = f"{count} of {images} images right ({whole} with all heads)"
+        said = f"{count} of {images} images correct ({whole} with all heads)"
         left.supxlabel(said, fontsize=10, color=INK)
         grid = middle.subplots(layers, heads, squeeze=False)
         for layer, head in np.ndindex(layers, heads):

@@ -123,7 +123,7 @@ def test_pictures_are_as_sharp_as_the_original_but_not_huge():
     ("options", "said"),
     [
         ({"img_size": (10, 20)}, r"images of \(10, 20\) pixels cannot be cut into patches of 4"),
-        ({"sizes": (1, 4)}, r"sizes must be whole numbers from 1 to 3, .*got \(1, 4\)"),
+        ({"sizes": (1, 4)}, r"sizes must be integers from 1 to 3, .*got \(1, 4\)"),
         ({"sizes": (2, 1)}, "the smallest first"),
         ({"sizes": ()}, "sizes must be whole numbers"),
         ({"img_size": 84}, f"at most {MAX_PATCHES} patches, got 21x21"),
@@ -160,7 +160,7 @@ def test_no_network_and_no_image_are_refused():
         ("size", 4, r"size must be one of \[1, 2, 3\], got 4"),
         ("place", (3, 0), "place must be a patch .* 3x5 grid"),
         ("place", (0, -1), "place must be a patch"),
-        ("watched", 4, "watched must be the number of a class, from 0 to 3, got 4"),
+        ("watched", 4, "watched must be the index of a class, from 0 to 3, got 4"),
     ],
 )
 def test_a_setting_that_is_not_there_is_refused(name, value, said):

@@ -240,7 +240,7 @@ class AttentionExplorer(Explorer):
             else fitted.patch_box(patch // columns, patch % columns, (rows, columns)),
             chosen=chosen,
             title=" · ".join(part for part in (facts["name"], facts["answer"]) if part),
-            words=self._caption(view),
+            caption=self._caption(view),
         )
 
     def _caption(self, view: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Outputs of networks while a grey square hides a part of a picture, at every position beforehand."""
+"""What networks output while a grey square hides a part of a picture, for every position."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ class OcclusionExplorer(Explorer):
                 for name, fall in zip(self.names, falls, strict=True)
             },
             title=self.titles[view["image"]],
-            words=self.caption(**view),
+            caption=self.caption(**view),
         )
 
 

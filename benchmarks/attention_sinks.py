@@ -56,7 +56,7 @@ def heads(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> dict[str, Any]:
-    """Ask one network; return a row of results."""
+    """Measure one network; return a row of results."""
     pixels = normalize(test.images, *map(torch.tensor, (mean, std)))
     corner, patches = heads(model.eval(), pixels)
     return {
@@ -95,9 +95,9 @@ def _ask(options: argparse.Namespace) -> None:
         model, card = load_network(name)
         rows.append(row_of(Path(name).stem, model, test, card.mean, card.std))
         print(rows[-1], flush=True)
-    shown = ["--data", Path(options.data).name, "--images", str(options.images)]
-    shown += ["--data-name", options.data_name] if options.data_name else []
-    command = shlex.join([".venv/bin/python", "benchmarks/attention_sinks.py", *shown])
+    arguments = ["--data", Path(options.data).name, "--images", str(options.images)]
+    arguments += ["--data-name", options.data_name] if options.data_name else []
+    command = shlex.join([".venv/bin/python", "benchmarks/attention_sinks.py", *arguments])
     write_results(options.name, command=command, data=test.name, rows=rows)
 
 

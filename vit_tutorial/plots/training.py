@@ -268,8 +268,8 @@ def _signed(difference: float) -> str:
 def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw how often each class (a row) was named as each (a column), coloured by share of the row.
 
-    Correct predictions stand on the diagonal; their share, the recall, is written beside the row. Up
-    to 20 classes, the counts are written in the cells.
+    Correct predictions stand on the diagonal; their share, the recall, is written beside the row.
+    Up to 20 classes, the counts are written in the cells.
 
     Args:
         confusion: (C, C) counts.

@@ -115,7 +115,7 @@ def _follow(
 ) -> Tensor:
     """Go down through layers (B, T, T), mixed with the identity and scaled to rows of sum 1.
 
-    Rows times matrices, from the newest layer on: no product of whole matrices is ever made.
+    Rows times matrices, from the newest layer on: no product of two matrices is ever made.
     """
     row = _start(record, query)  # (1, T), or (T, T) for all queries
     for layer in reversed(layers):
@@ -141,7 +141,7 @@ def _start(record: RecordedAttention, query: int | tuple[int, int] | None) -> Te
 
 
 def _on_the_grid(record: RecordedAttention, row: Tensor) -> Tensor:
-    """Give the patches of rows (B, 1, T) their place: (B, rows, columns)."""
+    """Lay the patches of rows (B, 1, T) out on their grid: (B, rows, columns)."""
     return row[:, 0, record.num_prefix :].reshape(-1, *record.grid)
 
 
@@ -272,7 +272,7 @@ def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
 
     Entry (i, j) is the cosine of the angle between the vectors of patches i and j: 1 where they
     point the same way, 0 where they are orthogonal. The `num_prefix` rows in front (CLS)
-    have no position in the image and are left out. A row of zeros is like nothing: 0.
+    have no position in the image and are left out. A row of zeros has similarity 0.
 
     Raises:
         ValueError: a table of another shape, or one without a row for a patch.

@@ -1,4 +1,4 @@
-"""Random changes that leave the label true, for a whole batch at once, drawn for each image.
+"""Random changes that leave the label true, for a batch at once, drawn for each image.
 
 What is drawn (`draw_...`) is apart from what is done with it. Random numbers come from PyTorch's
 own generator of the device. No function waits for a GPU: no number is read in between, and none is
@@ -22,7 +22,7 @@ Device = torch.device | str | None
 def draw_crop_flip(
     count: int, padding: int, flip: bool, device: Device = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw one shift and one flip per image: (B, 2) whole pixels in +-`padding`, and (B,) bool.
+    """Draw one shift and one flip per image: (B, 2) integer pixels in +-`padding`, and (B,) bool.
 
     Raises:
         ValueError: a negative count or padding.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vit_tutorial.recipes import TrainConfig
     from vit_tutorial.weights import Card
 
-# torch and matplotlib are imported where they are needed, so that --help answers at once.
+# torch and matplotlib are imported where they are needed, so that --help is printed at once.
 WAYS = ("precision", "attention", "threads")  # to compute a step
 OVERRIDABLE = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
 

@@ -88,7 +88,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     return [Compute(p, a, n) for p in precisions for a in attentions for n in threads]
 
 
-@cache  # asked in every training
+@cache  # called in every training
 def bfloat16_is_faster() -> bool:
     """Tell whether this CPU multiplies matrices faster in bfloat16 than in float32.
 

@@ -30,7 +30,7 @@ def fetch(
 ) -> None:
     """Fetch `target` from the first of several URLs that delivers `size` bytes with that checksum.
 
-    What has arrived lies beside the target, its name ending in `.part`, until it is whole and
+    What has arrived lies beside the target, its name ending in `.part`, until it is complete and
     checked; the next source, or the next call after an interruption, continues it.
 
     Args:

@@ -119,7 +119,7 @@ class FittedImage:
     def patch_box(self, row: int, col: int, grid: tuple[int, int]) -> Box:
         """Find one patch of a grid (rows, columns): its left, top, right, bottom on the original.
 
-        A patch of a padded image can lie outside the original, in part or whole.
+        A patch of a padded image can lie outside the original, partly or completely.
 
         Raises:
             ValueError: a patch that the grid does not have.
@@ -153,8 +153,8 @@ def fit_image(image: Source, img_size: Size, *, fit: str = "crop") -> FittedImag
         image: What `open_image` opens.
         img_size: The side of a square, or (height, width), in pixels.
         fit: "crop" keeps the largest centred part that has the proportions of `img_size`. "pad"
-            keeps the whole image and fills the rest with mid-grey (128), which is close to zero
-            once normalised. "resize" keeps the whole image and stretches it.
+            keeps all of the image and fills the rest with mid-grey (128), which is close to zero
+            once normalised. "resize" keeps all of the image and stretches it.
 
     Raises:
         ValueError: a size that is not positive, an unknown fit, or an image that cannot be opened.

@@ -42,7 +42,7 @@ def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bound the mean that endless seeds would give, by Student's t; of one value nothing is known.
+    """Bound the mean that endless seeds would give, by Student's t; one value gives no bound.
 
     Examples:
         >>> low, high = student_interval([1.0, 2.0, 3.0])

@@ -110,7 +110,7 @@ def _to_tensorboard(writer: Any, row: Row) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write all rows of a run, beside and then renamed; empty where nothing was measured."""
+    """Write all rows of a run, beside and then renamed; empty where a value was not measured."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()

@@ -1,4 +1,4 @@
-"""Read what every head of every layer attends to, in any Vision Transformer, changing nothing.
+"""Read what every head of every layer attends to, in any Vision Transformer, without changing it.
 
 Needs torch alone. What the maps mean, and how layers are joined, is in `attention`.
 """
@@ -25,7 +25,7 @@ class RecordedAttention:
     """The attention weights of one forward pass, per layer (B, h, T, T): query rows sum to 1.
 
     `grid` is (rows, columns) of patches, `num_prefix` the number of tokens before them, `layers`
-    the index of the block that each entry of `weights` came from, `logits` (B, num_classes) the
+    the index of the block of each entry of `weights`, `logits` (B, num_classes) the
     model's output. `gradients`, if requested, are d(score) / d(weights) in the same shapes, and
     `own_gradients` those of the score that the model's head would give to the layer's own output.
 
@@ -100,7 +100,7 @@ def record_attention(
     the memory of the others.
 
     `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
-    logit, or of a function of the logits (B, num_classes) -> (B,) (of the whole output, where a
+    logit, or of a function of the logits (B, num_classes) -> (B,) (of the full output, where a
     model gives no logits). Fused attention is then computed from the recorded weights, so that
     gradients flow through them.
 
@@ -224,7 +224,7 @@ class _Call(NamedTuple):
 
 
 class _Reached(Exception):
-    """The first attention has been reached, and nothing more is wanted of the forward pass."""
+    """The first attention has been reached; the rest of the forward pass is not needed."""
 
 
 class _Watch(TorchFunctionMode):

@@ -221,7 +221,7 @@ class LinearProbe:
     """A linear layer on features, how tightly it was bound, and how that was chosen.
 
     `scores` holds for each strength the accuracy in percent on features that were left out, one
-    number for each fold: (folds,). It is empty where nothing had to be chosen.
+    number for each fold: (folds,). It is empty where there was no choice.
     """
 
     head: nn.Linear
@@ -248,7 +248,7 @@ def linear_probe(
         features: one row for each image.
         labels: (n,), from 0.
         num_classes: by default one more than the highest label.
-        strengths: of one alone nothing is chosen, and no cross-validation is needed.
+        strengths: a single one needs no cross-validation.
         folds: fewer, where a class has fewer examples.
 
     Raises:
@@ -282,7 +282,7 @@ def linear_probe(
             raise ValueError(
                 f"cross-validation needs two folds and two examples of each class or more, got "
                 f"{folds} folds and {least} of class {int(counts.argmin())}; with "
-                f"strengths=[0.1] nothing has to be chosen"
+                f"strengths=[0.1] no choice is needed"
             )
         cuts = StratifiedKFold(min(folds, least), shuffle=True, random_state=0)
         for strength in sorted(strengths):

@@ -1,9 +1,9 @@
 """Look for attention that says little: heads that look at corners, or always at few patches.
 
 Run it with `.venv/bin/python benchmarks/attention_sinks.py --data cifar10` (or an image folder with
-the subfolders `train` and `test`, and `--data-name`); `--checkpoint` asks other networks than those
-that come with the course. What counts is where the CLS token looks; without one, the mean of the
-patches. Uniform attention would give the four corners of an 8x8 grid a share of 6.25%.
+the subfolders `train` and `test`, and `--data-name`); `--checkpoint` measures networks other than
+those that come with the course. What counts is where the CLS token looks; without one, the mean of
+the patches. Uniform attention would give the four corners of an 8x8 grid a share of 6.25%.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def row_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> dict[s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ask the networks and write; return the exit code."""
+    """Measure the networks and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="cifar10, or an image folder")
     parser.add_argument("--data-name", help="what results call the data")

@@ -125,7 +125,7 @@ def test_pictures_are_as_sharp_as_the_original_but_not_huge():
         ({"img_size": (10, 20)}, r"images of \(10, 20\) pixels cannot be cut into patches of 4"),
         ({"sizes": (1, 4)}, r"sizes must be integers from 1 to 3, .*got \(1, 4\)"),
         ({"sizes": (2, 1)}, "the smallest first"),
-        ({"sizes": ()}, "sizes must be whole numbers"),
+        ({"sizes": ()}, "sizes must be integers"),
         ({"img_size": 84}, f"at most {MAX_PATCHES} patches, got 21x21"),
     ],
 )

@@ -55,7 +55,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     worth trying where it multiplies matrices faster than float32.
 
     Raises:
-        ValueError: the config asks for what this network cannot do.
+        ValueError: the config sets what this network cannot do.
     """
     first = next(model.parameters())
     on_cpu, full = first.device.type == "cpu", str(first.dtype).removeprefix("torch.")
@@ -92,7 +92,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
 def bfloat16_is_faster() -> bool:
     """Tell whether this CPU multiplies matrices faster in bfloat16 than in float32.
 
-    Those that imitate bfloat16 take up to ten times as long; this asks them for milliseconds.
+    Those that imitate bfloat16 take up to ten times as long; this takes them milliseconds.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -85,7 +85,7 @@ def fit(
 
     Raises:
         ValueError: fewer training images than a batch, a saved run that does not fit, or a config
-            that asks for what this network cannot do.
+            that sets what this network cannot do.
         FloatingPointError: the loss is no longer a number, or far worse than that of guessing.
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: a signal to stop, and the run has been saved.
@@ -269,7 +269,7 @@ def fastest(
     is left as it is. Several processes try together and do what suits the first.
 
     Raises:
-        ValueError: the config asks for what this network cannot do.
+        ValueError: the config sets what this network cannot do.
     """
     ways = ways_to_compute(model, config)
     work = sum(p.numel() for p in model.parameters()) * len(train) * config.epochs

@@ -281,6 +281,6 @@ def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int)
 
 
 def _require_as_many(classes: Sequence[str], values: Sequence[float]) -> None:
-    """Ask before a figure is opened, or the error would leave it behind."""
+    """Check before a figure is opened, or the error would leave it behind."""
     if len(classes) != len(values):
         raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")

@@ -108,15 +108,15 @@ def _measure_changes(options: argparse.Namespace) -> None:
     name = f"ablation_{'digits' if options.data == 'digits' else 'cifar10'}"
     before = stored_rows(name)
     base = load_experiment(chosen_recipe(options.recipe, options), options.data, options.data_name)
-    words = ["--recipe", options.recipe, *(["--all"] if options.all else [])]
-    command = command_line("ablation", options, *words)
+    arguments = ["--recipe", options.recipe, *(["--all"] if options.all else [])]
+    command = command_line("ablation", options, *arguments)
     listed = changes(base.recipe)
     rows = [_row(options.recipe, change, base, before) for change in listed]
-    for place, change in enumerate(listed):
+    for index, change in enumerate(listed):
         if change.long and not (options.all or torch.cuda.is_available()):
             continue
         for numbers in measure(_changed(base, change), options.seeds, before):
-            rows[place] = {**rows[place], "measured": True, **numbers}
+            rows[index] = {**rows[index], "measured": True, **numbers}
             results.write_results(name, command=command, data=base.train.name, rows=table(rows))
             print(f"{change.name}: {numbers['test_accuracies']}", flush=True)
 

@@ -40,12 +40,12 @@ SETTINGS: dict[str, type] = {
     for name, kind in typing.get_type_hints(config).items()
     if kind in (bool, int, float, str) and name not in ("seed", "in_chans", "num_classes")
 }
-KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number"}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a result depends on, but for the seed; with `minutes`, the epochs are found out."""
+    """All that a result depends on, but for the seed; with `minutes`, the epochs are measured."""
 
     recipe: Recipe
     train: ImageSet
@@ -54,7 +54,7 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """Name what is measured, and on what, so that nothing else is taken for it."""
+        """Name what is measured, and on what, so that no other is taken for it."""
         config = asdict(self.recipe.train)
         del config["seed"]
         if self.minutes is not None:
@@ -108,7 +108,7 @@ def load_experiment(
 ) -> Experiment:
     """Load the data for a recipe; with `split` "validation" the test set is left alone.
 
-    A tenth of the training set, the same one every time, then takes its place.
+    A tenth of the training set, the same one every time, then replaces it.
     """
     mode = colour_mode(recipe.model.in_chans)
     sets = load_train_test(source, img_size=recipe.model.img_size, mode=mode)
@@ -127,12 +127,12 @@ def measure(
     Runs that are in a row of `before` are not made again, and a stopped one goes on. When all is
     done, and the caller has kept it, the saved runs are removed.
     """
-    known = next((row for row in before if row.get("experiment") == experiment.key), None)
+    prior = next((row for row in before if row.get("experiment") == experiment.key), None)
     runs: dict[int, tuple[float, float]] = {}
-    if known:
-        each = zip(known["seeds"], known["test_accuracies"], known["seconds_each"], strict=True)
+    if prior:
+        each = zip(prior["seeds"], prior["test_accuracies"], prior["seconds_each"], strict=True)
         runs = {seed: (accuracy, seconds) for seed, accuracy, seconds in each}
-    epochs, how = _plan(experiment, known)
+    epochs, how = _plan(experiment, prior)
     config = replace(experiment.recipe.train, epochs=epochs)
     for seed in range(count):
         if seed in runs:
@@ -163,13 +163,13 @@ def _new_model(experiment: Experiment, seed: int) -> VisionTransformer:
     return VisionTransformer(experiment.recipe.model).to(device)
 
 
-def _plan(experiment: Experiment, known: dict[str, Any] | None) -> tuple[int, Compute | None]:
+def _plan(experiment: Experiment, prior: dict[str, Any] | None) -> tuple[int, Compute | None]:
     """Find out how many epochs fit, once for all seeds, and how their steps are computed."""
     config = experiment.recipe.train
     if experiment.minutes is None:
         return config.epochs, None
-    if known:
-        return known["epochs"], None
+    if prior:
+        return prior["epochs"], None
     first = experiment.save_to(0)
     if state_path(first).exists():
         return read_state(first)["config"]["epochs"], None
@@ -215,7 +215,7 @@ def stored_rows(name: str) -> list[dict[str, Any]]:
 
 
 def add_options(parser: argparse.ArgumentParser, seeds: int) -> None:
-    """Add what every benchmark that trains can be told."""
+    """Add the options of every benchmark that trains."""
     parser.add_argument("--data", required=True, help="cifar10, digits, or an image folder")
     parser.add_argument("--data-name", help="what results call the data")
     parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help="0 to N - 1")

@@ -1,9 +1,9 @@
 """Look for attention that says little: heads that look at corners, or always at few patches.
 
 Run it with `.venv/bin/python benchmarks/attention_sinks.py --data cifar10` (or an image folder with
-the subfolders `train` and `test`, and `--data-name`); `--checkpoint` asks other networks than those
-that come with the course. What counts is where the CLS token looks; without one, the mean of the
-patches. Uniform attention would give the four corners of an 8x8 grid a share of 6.25%.
+the subfolders `train` and `test`, and `--data-name`); `--checkpoint` measures networks other than
+those that come with the course. What counts is where the CLS token looks; without one, the mean of
+the patches. Uniform attention would give the four corners of an 8x8 grid a share of 6.25%.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def heads(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> dict[str, Any]:
-    """Ask one network; return a row of results."""
+    """Measure one network; return a row of results."""
     pixels = normalize(test.images, *map(torch.tensor, (mean, std)))
     corner, patches = heads(model.eval(), pixels)
     return {
@@ -75,7 +75,7 @@ def row_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> dict[s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ask the networks and write; return the exit code."""
+    """Measure the networks and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="cifar10, or an image folder")
     parser.add_argument("--data-name", help="what results call the data")
@@ -95,9 +95,9 @@ def _ask(options: argparse.Namespace) -> None:
         model, card = load_network(name)
         rows.append(row_of(Path(name).stem, model, test, card.mean, card.std))
         print(rows[-1], flush=True)
-    shown = ["--data", Path(options.data).name, "--images", str(options.images)]
-    shown += ["--data-name", options.data_name] if options.data_name else []
-    command = shlex.join([".venv/bin/python", "benchmarks/attention_sinks.py", *shown])
+    arguments = ["--data", Path(options.data).name, "--images", str(options.images)]
+    arguments += ["--data-name", options.data_name] if options.data_name else []
+    command = shlex.join([".venv/bin/python", "benchmarks/attention_sinks.py", *arguments])
     write_results(options.name, command=command, data=test.name, rows=rows)
 
 

@@ -82,15 +82,15 @@ def choose() -> dict[str, float]:
     """Return the rates for batches of `BASE` whose loss on the images left over is lowest."""
     data = digits("train")
     train, rest = data[:IMAGES], data[IMAGES:]
-    found = {}
+    best = {}
     for optimizer, rates in TRIED.items():
         losses = {}
         for rate in rates:
             models = [trained(optimizer, BASE, rate, WARMUPS["warm"], s, train) for s in (0, 1)]
             losses[rate] = statistics.mean(loss_on(model, rest, train) for model in models)
             print(f"{optimizer}, {rate:g}: {losses[rate]:.4f}", flush=True)
-        found[optimizer] = min(losses, key=losses.__getitem__)
-    return found
+        best[optimizer] = min(losses, key=losses.__getitem__)
+    return best
 
 
 def measure(seeds: int) -> list[dict]:

@@ -47,7 +47,7 @@ from vit_tutorial.compress import (
 )
 from vit_tutorial.data import ImageSet, load_train_test
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.images import normalize
 from vit_tutorial.intervals import accuracy_change
 from vit_tutorial.model import VisionTransformer
@@ -77,39 +77,39 @@ class Work:
     test: ImageSet
     epochs: int
 
-    def kept_at(self, what: str, *how: Any) -> Path:
-        """Return where the numbers of one thing are kept, so that nothing else is taken for it."""
+    def cache_path(self, what: str, *how: Any) -> Path:
+        """Return where the numbers of one thing are kept, so that no other is taken for it."""
         weights = hashlib.sha256()
         for value in self.model.state_dict().values():
             weights.update(value.numpy().tobytes())
         data = [self.train.name, len(self.train), len(self.test)]
-        said = [what, weights.hexdigest(), data, *how]
-        key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+        parts = [what, weights.hexdigest(), data, *how]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         return results.ROOT / "runs" / "benchmarks" / f"compress_{key}.json"
 
-    def measured_at(self, what: str) -> Path:
+    def measurement_path(self, what: str) -> Path:
         """Return where a measurement is kept until all are done."""
-        return self.kept_at(what, provenance()["hardware"], torch.get_num_threads())
+        return self.cache_path(what, provenance()["hardware"], torch.get_num_threads())
 
     def once(self, what: str, measure: Callable[[], Any]) -> Any:
         """Return what a stopped run has measured already, or measure it."""
-        return kept(self.measured_at(what), measure)
+        return load_or_measure(self.measurement_path(what), measure)
 
-    def student_at(self, what: str, seed: int) -> Path:
+    def student_path(self, what: str, seed: int) -> Path:
         """Return where the numbers of one student are kept; its training is kept beside it."""
         training = {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")}
-        return self.kept_at(what, seed, self.epochs, training)
+        return self.cache_path(what, seed, self.epochs, training)
 
 
-def kept(path: Path, measure: Callable[[], Any]) -> Any:
-    """Return what is kept at `path`; where nothing is, measure it and keep it."""
+def load_or_measure(path: Path, measure: Callable[[], Any]) -> Any:
+    """Return the result cached at `path`; where there is none, measure and cache it."""
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    found = measure()
+    result = measure()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
-        beside.write_text(json.dumps(found), encoding="utf-8")
-    return found
+    with atomic_write(path) as beside:
+        beside.write_text(json.dumps(result), encoding="utf-8")
+    return result
 
 
 # ---- The networks --------------------------------------------------------------------------------
@@ -129,22 +129,22 @@ def importance(work: Work) -> list[list[float]]:
 
 def magnitude(model: VisionTransformer) -> list[Tensor]:
     """Take the norm of the weights that read each head: for each layer, (heads,)."""
-    heads, found = model.config.num_heads, []
+    heads, norms = model.config.num_heads, []
     for block in model.blocks:
         columns = block.attn.proj.weight.detach().unflatten(1, (heads, -1))  # ty: ignore
-        found.append(columns.norm(dim=(0, 2)))
-    return found
+        norms.append(columns.norm(dim=(0, 2)))
+    return norms
 
 
 def first_heads(scores: Sequence[Tensor], count: int) -> dict[int, list[int]]:
     """Choose the `count` heads of the lowest scores, never all of a layer: {layer: heads}."""
-    gone: dict[int, list[int]] = {}
+    removed: dict[int, list[int]] = {}
     heads = len(scores[0])
-    for number in torch.cat(list(scores)).argsort().tolist():
-        layer, head = divmod(number, heads)
-        if sum(map(len, gone.values())) < count and len(gone.get(layer, [])) < heads - 1:
-            gone.setdefault(layer, []).append(head)
-    return gone
+    for index in torch.cat(list(scores)).argsort().tolist():
+        layer, head = divmod(index, heads)
+        if sum(map(len, removed.values())) < count and len(removed.get(layer, [])) < heads - 1:
+            removed.setdefault(layer, []).append(head)
+    return removed
 
 
 def variants(work: Work) -> Iterator[tuple[str, str, nn.Module]]:
@@ -153,8 +153,8 @@ def variants(work: Work) -> Iterator[tuple[str, str, nn.Module]]:
     yield "none", UNTOUCHED, model
     yield "precision", "bfloat16", Half(model)
     yield "precision", "8 bits, ours", to_int8(model)
-    if (theirs := torch_int8(model)) is not None:
-        yield "precision", "8 bits, PyTorch's", theirs
+    if (quantised := torch_int8(model)) is not None:
+        yield "precision", "8 bits, PyTorch's", quantised
     heads = model.config.depth * model.config.num_heads
     measured = work.once("importance", partial(importance, work))
     scores = {
@@ -162,12 +162,12 @@ def variants(work: Work) -> Iterator[tuple[str, str, nn.Module]]:
         "by magnitude": magnitude(model),
     }
     for draw in range(DRAWS):
-        chance = torch.rand(heads, generator=_seeded(draw)).split(model.config.num_heads)
-        scores[f"at random ({draw})"] = list(chance)
+        random = torch.rand(heads, generator=_seeded(draw)).split(model.config.num_heads)
+        scores[f"at random ({draw})"] = list(random)
     for share in SHARES:
-        for rule, numbers in scores.items():
-            gone = first_heads(numbers, round(share * heads))
-            yield "heads", f"{share:.0%} of the heads gone, {rule}", prune_heads(model, gone)
+        for rule, head_scores in scores.items():
+            removed = first_heads(head_scores, round(share * heads))
+            yield "heads", f"{share:.0%} of the heads gone, {rule}", prune_heads(model, removed)
     for r in MERGED:
         yield "tokens", f"{r} pairs of tokens merged a layer", TokenMerging(model, r)
     yield "layers", CUT, every_other_layer(model)
@@ -186,16 +186,16 @@ class Half(nn.Module):
 
 
 def torch_int8(model: nn.Module) -> nn.Module | None:
-    """Let PyTorch quantise the linear layers, with kernels for whole numbers; None if it cannot."""
+    """Let PyTorch quantise the linear layers, with integer kernels; None if it cannot."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it will go one day, and says so
         try:
             library: Any = torch.ao.quantization
-            made = library.quantize_dynamic(copy.deepcopy(model), {nn.Linear})
-            made(torch.zeros(1, *images_shape(model)))
+            quantised = library.quantize_dynamic(copy.deepcopy(model), {nn.Linear})
+            quantised(torch.zeros(1, *images_shape(model)))
         except (AttributeError, ImportError, RuntimeError):
             return None
-    return made
+    return quantised
 
 
 def images_shape(model: Any) -> tuple[int, int, int]:
@@ -217,7 +217,7 @@ def student(work: Work, what: str, seed: int) -> VisionTransformer:
         options["objective"] = distillation(work.model)
     config = replace(TRAINING, epochs=work.epochs, seed=seed)
     config = replace(config, batch_size=min(config.batch_size, len(work.train)))
-    path = work.student_at(what, seed)
+    path = work.student_path(what, seed)
     resume = state_path(path).exists()
     fit(network.train(), work.train, None, config, save_to=path, resume=resume, **options)
     return network.eval()
@@ -226,8 +226,8 @@ def student(work: Work, what: str, seed: int) -> VisionTransformer:
 # ---- Measuring -----------------------------------------------------------------------------------
 
 
-def named(work: Work, network: nn.Module) -> dict[str, Any]:
-    """Name all test images: the accuracy with its interval, and which images are "wrong"."""
+def classify(work: Work, network: nn.Module) -> dict[str, Any]:
+    """Classify all test images: the accuracy with its interval, and which images are "wrong"."""
     result = evaluate(network, work.test, work.card.mean, work.card.std)
     low, high = result.interval
     return {
@@ -240,15 +240,15 @@ def named(work: Work, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def right(answers: Mapping[str, Any]) -> Tensor:
-    """Return which images were named rightly, (n,) bool."""
-    missed = torch.tensor(answers["wrong"], dtype=torch.long)
-    return torch.ones(answers["n"], dtype=torch.bool).index_fill(0, missed, False)
+def correct_images(predictions: Mapping[str, Any]) -> Tensor:
+    """Return which images were classified correctly, (n,) bool."""
+    missed = torch.tensor(predictions["wrong"], dtype=torch.long)
+    return torch.ones(predictions["n"], dtype=torch.bool).index_fill(0, missed, False)
 
 
-def compared(right: Tensor, original: Tensor) -> dict[str, float]:
-    """Say how many percent more are right than by the original, image by image, with interval."""
-    middle, low, high = accuracy_change(original, right)
+def compared(correct: Tensor, original: Tensor) -> dict[str, float]:
+    """Compare accuracy with the original's on the same images: points, with interval."""
+    middle, low, high = accuracy_change(original, correct)
     return {
         "difference": round(middle, 2),
         "difference_low": round(low, 2),
@@ -261,10 +261,10 @@ def timed(calls: Mapping[str, Callable[[], object]], base: str) -> dict[str, dic
     with torch.inference_mode():
         seconds = time_in_turns(calls, ROUNDS)
     rows = {}
-    for name, each in seconds.items():
-        middle, low, high = ratio(each, seconds[base])
+    for name, times in seconds.items():
+        middle, low, high = ratio(times, seconds[base])
         rows[name] = {
-            "ms": round(1000 * statistics.median(each), 3),
+            "ms": round(1000 * statistics.median(times), 3),
             "ratio_median": round(middle, 3),
             "ratio_low": round(low, 3),
             "ratio_high": round(high, 3),
@@ -309,22 +309,22 @@ def network_rows(work: Work) -> list[dict[str, Any]]:
     times = work.once("times", lambda: timed(calls, UNTOUCHED))
     original, rows = torch.empty(0), []
     for what, (kind, network) in networks.items():
-        answers = work.once(what, partial(named, work, network))
-        original = right(answers) if what == UNTOUCHED else original
+        predictions = work.once(what, partial(classify, work, network))
+        original = correct_images(predictions) if what == UNTOUCHED else original
         rows.append(
             {
                 "table": "networks",
                 "kind": kind,
                 "what": what,
-                **{name: value for name, value in answers.items() if name != "wrong"},
-                **compared(right(answers), original),
+                **{name: value for name, value in predictions.items() if name != "wrong"},
+                **compared(correct_images(predictions), original),
                 **times[what],
                 "bytes": size(network),
                 "threads": torch.get_num_threads(),
                 "batch": len(images),
             }
         )
-        print(f"{what}: {answers['accuracy']}%, x{times[what]['ratio_median']}", flush=True)
+        print(f"{what}: {predictions['accuracy']}%, x{times[what]['ratio_median']}", flush=True)
     return rows
 
 
@@ -344,35 +344,35 @@ def student_row(
 
     Time and size are those of the network that all students have, in a row of `fixed` already.
     """
-    paths = {seed: work.student_at(what, seed) for seed in range(seeds)}
+    paths = {seed: work.student_path(what, seed) for seed in range(seeds)}
     texts = {
         seed: path.read_text(encoding="utf-8") for seed, path in paths.items() if path.exists()
     }
-    found = {seed: json.loads(text) for seed, text in texts.items()}
-    if not found:
+    by_seed = {seed: json.loads(text) for seed, text in texts.items()}
+    if not by_seed:
         return None
-    accuracies = [numbers["accuracy"] for numbers in found.values()]
+    accuracies = [numbers["accuracy"] for numbers in by_seed.values()]
     same = ("ms", "ratio_median", "ratio_low", "ratio_high", "bytes", "threads", "batch")
     mean = statistics.mean(accuracies)
     return {
         "table": "students",
         "kind": "layers",
         "what": what,
-        "seeds": list(found),
+        "seeds": list(by_seed),
         "epochs": work.epochs,
         "test_accuracy_mean": round(mean, 2),
-        "test_accuracy_std": round(statistics.stdev(accuracies), 2) if len(found) > 1 else None,
+        "test_accuracy_std": round(statistics.stdev(accuracies), 2) if len(by_seed) > 1 else None,
         "test_accuracies": accuracies,
         "difference": round(mean - fixed[UNTOUCHED]["accuracy"], 2),
         **{name: fixed[CUT][name] for name in same},
-        "seconds": round(statistics.mean(numbers["seconds"] for numbers in found.values()), 1),
+        "seconds": round(statistics.mean(numbers["seconds"] for numbers in by_seed.values()), 1),
     }
 
 
 def train_student(work: Work, what: str, seed: int) -> dict[str, Any]:
     """Train one student, and return its accuracy and how long it took."""
-    path = work.student_at(what, seed)
-    accuracy = named(work, student(work, what, seed))["accuracy"]
+    path = work.student_path(what, seed)
+    accuracy = classify(work, student(work, what, seed))["accuracy"]
     print(f"{what}, seed {seed}: {accuracy}%", flush=True)
     return {"accuracy": accuracy, "seconds": seconds_of(path.with_suffix(".csv"))}
 
@@ -416,12 +416,12 @@ def _compress(options: argparse.Namespace) -> None:
         )
         train, test = train[: options.images], test[: options.images]
     work = Work(model.eval().requires_grad_(False), card, train, test, options.epochs)
-    shown = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
+    arguments = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
     for name, default in (("epochs", 4), ("images", None), ("threads", 1), ("name", "compress")):
         if getattr(options, name) != default:
-            shown += [f"--{name}", str(getattr(options, name))]
-    shown += ["--data-name", options.data_name] if options.data_name else []
-    command = shlex.join([".venv/bin/python", "benchmarks/compress.py", *shown])
+            arguments += [f"--{name}", str(getattr(options, name))]
+    arguments += ["--data-name", options.data_name] if options.data_name else []
+    command = shlex.join([".venv/bin/python", "benchmarks/compress.py", *arguments])
     fixed = network_rows(work)
     attention = work.once("attention", partial(attention_rows, work))
     by_name = {row["what"]: row for row in fixed}
@@ -438,12 +438,12 @@ def _compress(options: argparse.Namespace) -> None:
     write()
     for seed in range(options.seeds):
         for what in STUDENTS:
-            path = work.student_at(what, seed)
-            kept(path, partial(train_student, work, what, seed))
+            path = work.student_path(what, seed)
+            load_or_measure(path, partial(train_student, work, what, seed))
             state_path(path).unlink(missing_ok=True)
             write()
     for what in ("importance", "times", "attention", *by_name):
-        work.measured_at(what).unlink(missing_ok=True)
+        work.measurement_path(what).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

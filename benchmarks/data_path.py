@@ -50,7 +50,7 @@ OURS_IN_A_BLOCK = 4  # epochs, or it would be too short to be timed
 
 
 class Pictures(Dataset):
-    """The images as PIL has them, each changed when it is asked for."""
+    """The images as PIL has them, each changed when it is read."""
 
     def __init__(self, data: ImageSet) -> None:
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.images]
@@ -103,7 +103,7 @@ class UsualWay:
         )
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw pixels and targets of every whole batch, on the device."""
+        """Draw pixels and targets of every full batch, on the device."""
         for batch in self.loader:
             pixels, targets = (part.to(self.device, non_blocking=True) for part in batch)
             yield pixels, targets
@@ -113,15 +113,15 @@ class OurWay:
     """Epochs as `fit` draws them."""
 
     def __init__(self, data: ImageSet, device: str) -> None:
-        config = ViTConfig(img_size=SIZE, embed_dim=12, depth=1, num_heads=1)  # is not asked
+        config = ViTConfig(img_size=SIZE, embed_dim=12, depth=1, num_heads=1)  # not used
         network = VisionTransformer(config).to(device)
         self.run = Run(network, SETTINGS, data)
         self.images, self.labels = data.images.to(device), data.labels.to(device)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw pixels and targets of every whole batch, on the device."""
-        whole = len(self.images) // SETTINGS.batch_size * SETTINGS.batch_size
-        for batch in self.run.order()[:whole].split(SETTINGS.batch_size):
+        """Draw pixels and targets of every full batch, on the device."""
+        count = len(self.images) // SETTINGS.batch_size * SETTINGS.batch_size
+        for batch in self.run.order()[:count].split(SETTINGS.batch_size):
             yield augment_batch(self.run, self.images[batch], self.labels[batch])
 
 
@@ -179,12 +179,12 @@ def main() -> int:
         "device": device,
         "batch_size": SETTINGS.batch_size,
     }
-    shown = [Path(options.data).name] if options.data else []
-    shown += ["--data-name", options.data_name] if options.data_name else []
+    arguments = [Path(options.data).name] if options.data else []
+    arguments += ["--data-name", options.data_name] if options.data_name else []
     for name in ("workers", "images", "blocks"):
         if getattr(options, name) != parser.get_default(name):
-            shown += [f"--{name}", str(getattr(options, name))]
-    command = shlex.join([".venv/bin/python", "benchmarks/data_path.py", *shown])
+            arguments += [f"--{name}", str(getattr(options, name))]
+    command = shlex.join([".venv/bin/python", "benchmarks/data_path.py", *arguments])
     write_results("data_path", command=command, data=options.data_name or data.name, rows=[row])
     print(row)
     return 0

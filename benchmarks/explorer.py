@@ -89,9 +89,9 @@ def row(facts: dict[str, Any], what: str, rounds: list[list[list[float]]]) -> di
     """Sum up times in milliseconds: the median and the 95th percentile of the median round."""
     summed = {**facts, "what": what, "rounds": len(rounds), "times": sum(map(len, rounds))}
     for n, name in enumerate(("event", "work")):
-        found = [[time[n] for time in times] for times in rounds]
-        middle = statistics.median(map(statistics.median, found))
-        late = statistics.median(statistics.quantiles(times, n=20)[-1] for times in found)
+        columns = [[time[n] for time in times] for times in rounds]
+        middle = statistics.median(map(statistics.median, columns))
+        late = statistics.median(statistics.quantiles(times, n=20)[-1] for times in columns)
         summed[f"{name}_ms_median"], summed[f"{name}_ms_p95"] = round(middle, 1), round(late, 1)
     return summed
 
@@ -161,8 +161,8 @@ def main() -> int:
             for where in (in_a_saved_page, in_jupyterlab):
                 with tempfile.TemporaryDirectory() as folder:
                     rows += where(browser, network, Path(folder))
-    for each in rows:
-        print(each)
+    for row in rows:
+        print(row)
     write_results(
         "explorer", command=".venv/bin/python benchmarks/explorer.py", data=None, rows=rows
     )

@@ -1,8 +1,9 @@
-"""Score every way to explain a network's answer, with a random map as the floor.
+"""Score every way to explain a network's prediction, with a random map as the floor.
 
 Run it with `.venv/bin/python benchmarks/faithfulness.py --data cifar10` (or an image folder with
 the subfolders `train` and `test`, and `--data-name`). It takes test images that the bundled network
-names rightly, removes patches in the order of each map, and plays the pointing game on collages.
+classifies correctly, removes patches in the order of each map, and plays the pointing game on
+collages.
 """
 
 from __future__ import annotations
@@ -37,17 +38,19 @@ def main() -> int:
     started = time.perf_counter()
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
     chosen, pixels, count = [], [], 0
-    for batch in order.split(500):  # until enough are named rightly
+    for batch in order.split(500):  # until enough are classified correctly
         images = normalize(test.images[batch], card.mean, card.std)
         with torch.no_grad():
-            right = model(images).argmax(dim=1) == test.labels[batch]
-        chosen.append(test.labels[batch][right])
-        pixels.append(images[right])
-        count += int(right.sum())
+            correct = model(images).argmax(dim=1) == test.labels[batch]
+        chosen.append(test.labels[batch][correct])
+        pixels.append(images[correct])
+        count += int(correct.sum())
         if count >= options.images:
             break
     if count < options.images:
-        print(f"only {count} images are named rightly, not {options.images}", file=sys.stderr)
+        print(
+            f"only {count} images are classified correctly, not {options.images}", file=sys.stderr
+        )
         return 2
     images, labels = torch.cat(pixels)[: options.images], torch.cat(chosen)[: options.images]
     rows = []
@@ -64,20 +67,20 @@ def main() -> int:
             )
         for method in METHODS:
             row = {"method": method, "baseline": baseline, "images": len(images)}
-            for found in table:
-                if found["method"] == method:
-                    name = found["metric"].replace(" ", "_")
+            for score in table:
+                if score["method"] == method:
+                    name = score["metric"].replace(" ", "_")
                     for field in ("mean", "low", "high", "gain", "gain_low", "gain_high"):
-                        row[f"{name}_{field}"] = round(found[field], 4)
+                        row[f"{name}_{field}"] = round(score[field], 4)
             assert len(row) == 3 + 6 * len(METRICS)
             rows.append(row)
     rows[0]["seconds"] = round(time.perf_counter() - started, 1)
-    shown = ["--data", Path(options.data).name, "--images", str(options.images)]
-    shown += ["--seed", str(options.seed)]
-    shown += ["--data-name", options.data_name] if options.data_name else []
+    arguments = ["--data", Path(options.data).name, "--images", str(options.images)]
+    arguments += ["--seed", str(options.seed)]
+    arguments += ["--data-name", options.data_name] if options.data_name else []
     write_results(
         "faithfulness",
-        command=shlex.join([".venv/bin/python", "benchmarks/faithfulness.py", *shown]),
+        command=shlex.join([".venv/bin/python", "benchmarks/faithfulness.py", *arguments]),
         data=options.data_name or test.name,
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""Measure how long `course.py lab` takes, once it is set up, until its address answers.
+"""Measure how long `course.py lab` takes, once it is set up, until its address responds.
 
 Run it with `python3 benchmarks/lab_start.py`; it needs no package.
 """
@@ -53,7 +53,7 @@ def time_start() -> float:
 
 
 def free_port() -> int:
-    """Return a port that nothing uses."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -46,22 +46,22 @@ def timed(what: str, to: str, times: list[float]) -> dict:
 def main() -> None:
     """Move the pointer over the patches of both explorers, and a slider back and forth."""
     # from patch to patch, all over the grid of 8 x 8
-    places = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
+    points = [((i % 8 + 0.5) / 8, (3 * i % 8 + 0.5) / 8) for i in range(MOVES + 1)]
     rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
         running_lab(Path(folder)) as url,
         running_chromium() as browser,
     ):
-        for lesson, selector, words in (
+        for lesson, selector, caption in (
             (LESSON, ATTENTION, ".ae-words"),
             (POSITIONS_LESSON, POSITIONS, ".pe-words"),
         ):
             with open_page(browser, address_of(lesson, url)) as page:
                 run_all_cells(page, Path(folder) / "work" / lesson)
-                stage, view = scroll_to(page, selector), page.locator(words).first
+                stage, view = scroll_to(page, selector), page.locator(caption).first
                 # the first of each warms up
-                times = [hover(page, stage, place, view) for place in places][1:]
+                times = [hover(page, stage, point, view) for point in points][1:]
                 where = f"lesson {lesson[:2]}"
                 rows.append(timed(f"pointer on another patch, {where}", "new map on screen", times))
                 if lesson == LESSON:

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that a benchmark of the set-up runs before any set-up
 
-from vit_tutorial.files import whole_file  # noqa: E402
+from vit_tutorial.files import atomic_write  # noqa: E402
 from vit_tutorial.provenance import provenance  # noqa: E402
 
 
@@ -30,7 +30,7 @@ def write_results(name: str, *, command: str, data: str | None, rows: Sequence[d
     result = {"name": name, "command": command, **provenance(), "data": data, "rows": list(rows)}
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path
 

@@ -36,15 +36,15 @@ def popular_rollout(weights: list[torch.Tensor], fusion: str, discard: float) ->
     return joined[0, 0, 1:] / joined[0, 0, 1:].max()
 
 
-def in_turns(one: Callable[[], object], other: Callable[[], object]) -> tuple[list, list]:
+def in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[list, list]:
     """Return the seconds of both, turn by turn, after one turn that does not count."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(TURNS + 1):
-        for work, kept in zip((one, other), times, strict=True):
+        for work, durations in zip((first, second), times, strict=True):
             start = time.perf_counter()
             work()
             if turn:
-                kept.append(time.perf_counter() - start)
+                durations.append(time.perf_counter() - start)
     return times
 
 

@@ -107,15 +107,17 @@ def require_equal_work(library: str, theirs: nn.Module, config: ViTConfig) -> in
         ValueError: it is another network.
     """
     ours = VisionTransformer(config)
-    count, wanted = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
-    same = abs(count / wanted - 1) < 0.02
+    count, expected = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
+    same = abs(count / expected - 1) < 0.02
     if library != "vit-pytorch":
-        found = from_library(theirs).config
-        same = count == wanted and replace(found, img_size=found.image_hw) == replace(
-            config, img_size=config.image_hw
-        )
+        config_of_theirs = from_library(theirs).config
+        same = count == expected and replace(
+            config_of_theirs, img_size=config_of_theirs.image_hw
+        ) == replace(config, img_size=config.image_hw)
     if not same:
-        raise ValueError(f"{library} has {count:,} parameters and ours {wanted:,}: other networks")
+        raise ValueError(
+            f"{library} has {count:,} parameters and ours {expected:,}: other networks"
+        )
     return count
 
 
@@ -134,8 +136,8 @@ def stepper(
         with computing(model, chosen):
             optimizer.zero_grad()
             with torch.autocast(device, half, enabled=half is not None):
-                answer = model(images)
-                logits = answer if isinstance(answer, Tensor) else answer.logits
+                output = model(images)
+                logits = output if isinstance(output, Tensor) else output.logits
                 loss = F.cross_entropy(logits, labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -145,7 +147,7 @@ def stepper(
 
 
 def usual_way(model: nn.Module) -> Compute:
-    """Return how PyTorch computes if nobody asks for anything; half precision on a GPU."""
+    """Return how PyTorch computes by default; half precision on a GPU."""
     return ways_to_compute(model, TrainConfig(epochs=1))[0]
 
 
@@ -215,14 +217,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         mlp_ratio=options.mlp_ratio,
     )
     rows = measure(config, options.batch_size, options.steps, "cuda" if gpu else "cpu")
-    shown = [
-        word
+    arguments = [
+        argument
         for name, value in vars(options).items()
-        for word in (f"--{name.replace('_', '-')}", f"{value:g}")
+        for argument in (f"--{name.replace('_', '-')}", f"{value:g}")
     ]
     write_results(
         f"train_step_{'gpu' if gpu else 'cpu'}",
-        command=shlex.join([".venv/bin/python", "benchmarks/train_step.py", *shown]),
+        command=shlex.join([".venv/bin/python", "benchmarks/train_step.py", *arguments]),
         data=None,
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""Compare a ViT with a ResNet: few training images and many, and what each answer hangs on.
+"""Compare a ViT with a ResNet: few training images and many, and what each prediction depends on.
 
 Run it with `.venv/bin/python benchmarks/vit_and_cnn.py --data cifar10 --seeds 3` (or an image
 folder with the subfolders `train` and `test`, and `--data-name`). Both networks have about as many
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.lessons.lesson_10.changes import hybrids, occluded, shifted, shuffled
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.provenance import provenance
@@ -74,38 +74,42 @@ class Comparison:
     test: ImageSet
     seeds: int
     longer: float
-    command: str  # that asks for all of it
+    command: str  # that measures all of it
 
     def key(self, **facts: Any) -> str:
-        """Name one piece of work, so that nothing else is taken for it."""
-        everything = {
+        """Name one piece of work, so that no other is taken for it."""
+        parts = {
             "data": [self.train.name, len(self.train), len(self.test)],
             "training": {k: v for k, v in asdict(TRAINING).items() if k not in ("epochs", "seed")},
             "networks": {name: asdict(config) for name, config in NETWORKS.items()},
             "hardware": provenance()["hardware"],
             **facts,
         }
-        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def steps(self, share: float) -> int:
         """Return how many steps are taken with a share of the training images."""
         return round(STEPS[share] * self.longer)
 
 
-def kept(key: str) -> Path:
+def cache_path(key: str) -> Path:
     """Return where the numbers of one piece of work are kept, and beside it its training."""
     return results.ROOT / "runs" / "benchmarks" / f"vit_and_cnn_{key}.json"
 
 
-def remembered(key: str) -> dict[str, Any] | None:
+def load_cached(key: str) -> dict[str, Any] | None:
     """Return the numbers of one piece of work, None where it has not been done."""
-    return json.loads(kept(key).read_text(encoding="utf-8")) if kept(key).exists() else None
+    return (
+        json.loads(cache_path(key).read_text(encoding="utf-8"))
+        if cache_path(key).exists()
+        else None
+    )
 
 
-def remember(key: str, numbers: dict[str, Any]) -> dict[str, Any]:
+def store(key: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """Keep the numbers of one piece of work."""
-    kept(key).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(kept(key)) as beside:
+    cache_path(key).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(cache_path(key)) as beside:
         beside.write_text(json.dumps(numbers), encoding="utf-8")
     return numbers
 
@@ -124,7 +128,7 @@ def trained(
     training = replace(TRAINING, **choice, seed=seed, batch_size=min(128, len(train)))
     epochs = max(round(steps / (len(train) // training.batch_size)), 1)
     training = replace(training, epochs=epochs)
-    path = kept(key).with_suffix(".run")
+    path = cache_path(key).with_suffix(".run")
     rows = fit(model, train, None, training, save_to=path, resume=state_path(path).exists())
     return model, training, rows[-1]["seconds"]
 
@@ -141,13 +145,13 @@ def chosen(
     """
     steps = comparison.steps(share)
     few = round(min(CHOICE_STEPS, STEPS[share]) * comparison.longer)
-    short = {said(choice): tried(comparison, name, share, few, choice) for choice in CHOICES}
-    choice = max(CHOICES, key=lambda choice: short[said(choice)])
-    full = {said(choice): tried(comparison, name, share, steps, choice)}
+    short = {choice_name(choice): tried(comparison, name, share, few, choice) for choice in CHOICES}
+    choice = max(CHOICES, key=lambda choice: short[choice_name(choice)])
+    full = {choice_name(choice): tried(comparison, name, share, steps, choice)}
     for rate in sorted((rate for rate in RATES if rate < choice["lr"]), reverse=True):
         lower = {**choice, "lr": rate}
-        full[said(lower)] = tried(comparison, name, share, steps, lower)
-        if full[said(lower)] <= full[said(choice)]:
+        full[choice_name(lower)] = tried(comparison, name, share, steps, lower)
+        if full[choice_name(lower)] <= full[choice_name(choice)]:
             break
         choice = lower
     return choice, short, full
@@ -158,7 +162,7 @@ def tried(
 ) -> float:
     """Return the validation accuracy of one choice after so many steps, in percent."""
     key = comparison.key(work="choice", name=name, share=share, steps=steps, **choice)
-    numbers = remembered(key)
+    numbers = load_cached(key)
     if numbers is None:
         rest, validation = hold_out(comparison.train, 0.1, seed=0)
         part = rest[stratified(rest.labels, share)]
@@ -167,29 +171,32 @@ def tried(
             accuracy = evaluate(model, validation, *channel_stats(part.images)).accuracy
         except FloatingPointError:  # far too high
             accuracy = 0.0
-        numbers = remember(key, {"accuracy": accuracy})
-        state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
-        print(f"{name}, {share:.0%}, {steps} steps, {said(choice)}: {accuracy:.1f}%", flush=True)
+        numbers = store(key, {"accuracy": accuracy})
+        state_path(cache_path(key).with_suffix(".run")).unlink(missing_ok=True)
+        print(
+            f"{name}, {share:.0%}, {steps} steps, {choice_name(choice)}: {accuracy:.1f}%",
+            flush=True,
+        )
     return round(numbers["accuracy"], 2)
 
 
-def said(choice: dict[str, Any]) -> str:
+def choice_name(choice: dict[str, Any]) -> str:
     """Name an optimizer and its rate.
 
     Examples:
-        >>> said({"optimizer": "muon", "lr": 3e-3})
+        >>> choice_name({"optimizer": "muon", "lr": 3e-3})
         'muon 0.003'
     """
     return f"{choice['optimizer']} {choice['lr']:g}"
 
 
 def run_of(comparison: Comparison, name: str, share: float, seed: int) -> dict[str, Any]:
-    """Train one network on a subset of its own and measure it; with all images, ask it more."""
+    """Train one network on a subset and measure it; with all images, its robustness too."""
     choice, _, _ = chosen(comparison, name, share)
-    steps, whole = comparison.steps(share), share == 1
-    asked = [SHIFTS, OCCLUDED, PIECES, SIZES, SIGMAS] if whole else []
-    key = comparison.key(name=name, share=share, seed=seed, steps=steps, asked=asked, **choice)
-    if numbers := remembered(key):
+    steps, full = comparison.steps(share), share == 1
+    settings = [SHIFTS, OCCLUDED, PIECES, SIZES, SIGMAS] if full else []
+    key = comparison.key(name=name, share=share, seed=seed, steps=steps, asked=settings, **choice)
+    if numbers := load_cached(key):
         return numbers
     part = comparison.train[stratified(comparison.train.labels, share, seed)]
     model, config, seconds = trained(name, part, steps, choice, seed, key)
@@ -197,17 +204,17 @@ def run_of(comparison: Comparison, name: str, share: float, seed: int) -> dict[s
     result = evaluate(model, comparison.test, mean, std)
     numbers = {
         "accuracy": result.accuracy,
-        "choice": said(choice),
+        "choice": choice_name(choice),
         "images": len(part),
         "epochs": config.epochs,
         "steps": config.epochs * (len(part) // config.batch_size),
         "seconds": seconds,
-        "answers": answers(model, comparison.test, mean, std) if whole else {},
+        "answers": robustness(model, comparison.test, mean, std) if full else {},
     }
-    if whole and seed == 0 and name == "resnet":
+    if full and seed == 0 and name == "resnet":
         save(model, comparison, config, seconds, (mean, std))
-    remember(key, numbers)
-    state_path(kept(key).with_suffix(".run")).unlink(missing_ok=True)
+    store(key, numbers)
+    state_path(cache_path(key).with_suffix(".run")).unlink(missing_ok=True)
     print(f"{name}, {share:.0%}, seed {seed}: {result.accuracy:.2f}%", flush=True)
     return numbers
 
@@ -236,10 +243,10 @@ def save(
     make_checkpoint(model.cpu(), path, card, comparison.test)
 
 
-# ---- Asking --------------------------------------------------------------------------------------
+# ---- Robustness ----------------------------------------------------------------------------------
 
 
-def questions(test: ImageSet, fill: Tensor) -> Iterator[tuple[str, str, ImageSet]]:
+def conditions(test: ImageSet, fill: Tensor) -> Iterator[tuple[str, str, ImageSet]]:
     """Change the test images in every way: part, setting and the images; sizes are left out."""
     images = test.images
     for piece in PIECES:
@@ -251,41 +258,43 @@ def questions(test: ImageSet, fill: Tensor) -> Iterator[tuple[str, str, ImageSet
         yield "occluded", f"{share:.1%}".replace(".0%", "%"), replace(test, images=changed)
 
 
-def answers(model: nn.Module, test: ImageSet, mean: Any, std: Any) -> dict[str, dict[str, float]]:
-    """Ask a trained network everything: "part, setting" -> its numbers in percent.
+def robustness(
+    model: nn.Module, test: ImageSet, mean: Any, std: Any
+) -> dict[str, dict[str, float]]:
+    """Measure a trained network on all changed images: "part, setting" -> scores in percent.
 
-    "right" is its accuracy; "kept" the share of the images which it names rightly as they are, and
-    still does. For hybrids: the share of the answers that is the coarse image's class, or the fine
-    image's.
+    "right" is its accuracy; "kept" the share of the images which it classifies correctly as they
+    are, and still does. For hybrids: the share of the predictions that is the coarse
+    image's class, or the fine image's.
     """
-    whole = evaluate(model, test, mean, std)
-    before = whole.predictions == whole.labels
+    unchanged = evaluate(model, test, mean, std)
+    before = unchanged.predictions == unchanged.labels
 
-    def told(changed: ImageSet, network: nn.Module = model) -> dict[str, float]:
+    def score(changed: ImageSet, network: nn.Module = model) -> dict[str, float]:
         result = evaluate(network, changed, mean, std)
         still = (result.predictions == result.labels) & before
         return {"right": result.accuracy, "kept": 100 * still.sum().item() / int(before.sum())}
 
     fill = (255 * torch.tensor(mean)).round()
-    found = {
-        f"{part}, {setting}": told(changed) for part, setting, changed in questions(test, fill)
+    scores = {
+        f"{part}, {setting}": score(changed) for part, setting, changed in conditions(test, fill)
     }
     for size in SIZES:
         network = model.resized(size) if isinstance(model, VisionTransformer) else model
-        found[f"size, {size}"] = told(test.resized(size), network)
+        scores[f"size, {size}"] = score(test.resized(size), network)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     other = test[order]
     differ = other.labels != test.labels
     for sigma in SIGMAS:
         joined = replace(test, images=hybrids(test.images, other.images, sigma))[differ]
-        said = evaluate(model, joined, mean, std).predictions
-        coarse, fine = said == test.labels[differ], said == other.labels[differ]
-        found[f"hybrid, {sigma:g}"] = {
+        predictions = evaluate(model, joined, mean, std).predictions
+        coarse, fine = predictions == test.labels[differ], predictions == other.labels[differ]
+        scores[f"hybrid, {sigma:g}"] = {
             "coarse": 100 * coarse.float().mean().item(),
             "fine": 100 * fine.float().mean().item(),
             "share": 100 * coarse.sum().item() / max(int((coarse | fine).sum()), 1),
         }
-    return found
+    return scores
 
 
 # ---- Rows ----------------------------------------------------------------------------------------
@@ -304,7 +313,7 @@ def spread(values: Sequence[float], name: str) -> dict[str, Any]:
 def rows_of(
     comparison: Comparison, runs: dict[tuple[str, float], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Make one row for each share of the training images, and one for each question.
+    """Make one row for each share of the training images, and one for each condition.
 
     Only seeds that both networks have trained with take part.
     """
@@ -314,8 +323,8 @@ def rows_of(
         count = min(map(len, pair))
         if not count:
             continue
-        pair = [found[:count] for found in pair]
-        accuracies = [[run["accuracy"] for run in found] for found in pair]
+        pair = [own_runs[:count] for own_runs in pair]
+        accuracies = [[run["accuracy"] for run in own_runs] for own_runs in pair]
         about = {"seeds": list(range(count))}
         row = {
             "table": "images",
@@ -324,29 +333,29 @@ def rows_of(
             **about,
             **{name: pair[0][0][name] for name in ("images", "epochs", "steps")},
         }
-        for name, found, each in zip(NETWORKS, pair, accuracies, strict=True):
+        for name, own_runs, values in zip(NETWORKS, pair, accuracies, strict=True):
             _, short, full = chosen(comparison, name, share)
-            row |= spread(each, name) | {f"{name}_choice": found[0]["choice"]}
+            row |= spread(values, name) | {f"{name}_choice": own_runs[0]["choice"]}
             row |= {f"{name}_tried": short, f"{name}_tried_long": full}
-            row[f"{name}_seconds"] = round(statistics.mean(run["seconds"] for run in found))
+            row[f"{name}_seconds"] = round(statistics.mean(run["seconds"] for run in own_runs))
         rows.append({**row, **results.difference(*accuracies)})
-        for question in pair[0][0]["answers"]:
-            asked = [[run["answers"][question] for run in found] for found in pair]
-            part, _, setting = question.partition(", ")
+        for condition in pair[0][0]["answers"]:
+            scores = [[run["answers"][condition] for run in own_runs] for own_runs in pair]
+            part, _, setting = condition.partition(", ")
             table = part if part == "hybrid" else "asked"
             line = {**about, "table": table, "part": part, "what": f"{part} {setting}"}
             line["setting"] = setting
-            for name, each in zip(NETWORKS, asked, strict=True):
-                for number in each[0]:
-                    line |= spread([one[number] for one in each], f"{name}_{number}")
+            for name, values in zip(NETWORKS, scores, strict=True):
+                for metric in values[0]:
+                    line |= spread([run[metric] for run in values], f"{name}_{metric}")
             compared = "share" if part == "hybrid" else "kept"
-            line |= results.difference(*([one[compared] for one in each] for each in asked))
+            line |= results.difference(*([run[compared] for run in values] for values in scores))
             rows.append(line)
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, ask and write; return the exit code."""
+    """Train, measure and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="cifar10, or an image folder")
     parser.add_argument("--data-name", help="what results call the data")
@@ -364,18 +373,18 @@ def _compare(options: argparse.Namespace) -> None:
         )
     train, test = load_train_test(options.data, img_size=IMG_SIZE)
     train, test = (replace(part, name=options.data_name or part.name) for part in (train, test))
-    shown = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
-    shown += ["--longer", f"{options.longer:g}"] if options.longer != 1 else []
-    shown += ["--name", options.name] if options.name != "vit_and_cnn" else []
-    shown += ["--data-name", options.data_name] if options.data_name else []
-    command = shlex.join([".venv/bin/python", "benchmarks/vit_and_cnn.py", *shown])
+    arguments = ["--data", Path(options.data).name, "--seeds", str(options.seeds)]
+    arguments += ["--longer", f"{options.longer:g}"] if options.longer != 1 else []
+    arguments += ["--name", options.name] if options.name != "vit_and_cnn" else []
+    arguments += ["--data-name", options.data_name] if options.data_name else []
+    command = shlex.join([".venv/bin/python", "benchmarks/vit_and_cnn.py", *arguments])
     comparison = Comparison(train, test, options.seeds, options.longer, command)
     runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
         for share in STEPS:
             for name in NETWORKS:
-                found = run_of(comparison, name, share, seed)
-                runs.setdefault((name, share), []).append(found)
+                result = run_of(comparison, name, share, seed)
+                runs.setdefault((name, share), []).append(result)
             results.write_results(
                 options.name, command=command, data=train.name, rows=rows_of(comparison, runs)
             )

@@ -34,7 +34,7 @@ from torch import nn
 from vit_tutorial.augment import draw_order
 from vit_tutorial.data import ImageSet, channel_stats, hold_out, load_train_test, stratified
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.images import normalize
 from vit_tutorial.mae import (
     MAEConfig,
@@ -167,13 +167,13 @@ def hidden_error(
         images = normalize(batch, mean, std)
         order = draw_order(len(images), config.encoder.num_patches)
         hidden = hidden_patches(order, visible)
-        wanted = pixel_targets(images, patch, config.norm_pixels)
+        targets = pixel_targets(images, patch, config.norm_pixels)
         filled = mae.predict(images, order, visible)
-        colours = wanted.unflatten(-1, (config.in_chans, -1))
+        colours = targets.unflatten(-1, (config.in_chans, -1))
         flat = colours.mean(dim=-1, keepdim=True).expand_as(colours).flatten(2)
-        for at, guess in enumerate((filled, flat)):
-            errors = (guess - wanted).square().mean(dim=-1)[hidden]
-            totals[at] += errors.double().mean() * len(batch)
+        for index, prediction in enumerate((filled, flat)):
+            errors = (prediction - targets).square().mean(dim=-1)[hidden]
+            totals[index] += errors.double().mean() * len(batch)
     error, one_colour = (totals / len(test)).tolist()
     return {
         "n": len(test),
@@ -239,12 +239,12 @@ def chosen_rates(
                 name = trial.key(method, share, rates)
                 if name not in tried:
                     tried[name], _ = measure(method, share, 100, rates, mae, trial)
-                    with whole_file(path) as beside:
+                    with atomic_write(path) as beside:
                         beside.write_text(json.dumps(tried), encoding="utf-8")
                 print(f"{share} {method} {rates}: {tried[name]:.2f}% of held out", flush=True)
                 if (share, method) not in best or tried[name] > best[share, method][0]:
                     best[share, method] = tried[name], rates
-    return {place: rates for place, (_, rates) in best.items()}
+    return {combination: rates for combination, (_, rates) in best.items()}
 
 
 def measurements(
@@ -252,7 +252,7 @@ def measurements(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield all rows so far after every measurement; what is in `before` is not made again."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    known = {row.get("experiment"): row for row in before}
+    prior = {row.get("experiment"): row for row in before}
     mae = pretrain(experiment)
     chosen = chosen_rates(mae, experiment)
     for draw in range(draws):
@@ -260,13 +260,13 @@ def measurements(
             for method in METHODS:
                 rates = chosen.get((share, method), {})
                 key = experiment.key(method, share, rates)
-                row = rows.get((share, method)) or known.get(key)
-                found = dict(zip(row["seeds"], row["test_accuracies"], strict=True)) if row else {}
+                row = rows.get((share, method)) or prior.get(key)
+                scores = dict(zip(row["seeds"], row["test_accuracies"], strict=True)) if row else {}
                 times = dict(zip(row["seeds"], row["seconds_each"], strict=True)) if row else {}
-                if draw not in found:
-                    found[draw], times[draw] = measure(method, share, draw, rates, mae, experiment)
-                    print(f"{share} {method}, draw {draw}: {found[draw]:.2f}%", flush=True)
-                row = {**summary(method, share, found, times, experiment), **rates}
+                if draw not in scores:
+                    scores[draw], times[draw] = measure(method, share, draw, rates, mae, experiment)
+                    print(f"{share} {method}, draw {draw}: {scores[draw]:.2f}%", flush=True)
+                row = {**summary(method, share, scores, times, experiment), **rates}
                 if method in AGAINST:
                     row |= compared(row, rows[share, AGAINST[method]])
                 rows[share, method] = {**row, "experiment": key}
@@ -276,12 +276,12 @@ def measurements(
 def summary(
     method: str,
     share: str,
-    found: dict[int, float],
+    scores: dict[int, float],
     times: dict[int, float],
     experiment: Experiment,
 ) -> dict[str, Any]:
     """Make a row of results from accuracies in percent and seconds by draw."""
-    accuracies = [round(value, 2) for _, value in sorted(found.items())]
+    accuracies = [round(value, 2) for _, value in sorted(scores.items())]
     config, count = TRAINING[share], round(SHARES[share] * len(experiment.train))
     steps = None if "probe" in method else config.epochs * (count // config.batch_size)
     return {
@@ -290,8 +290,8 @@ def summary(
         "images": count,
         "method": method,
         "test_accuracy_mean": round(statistics.mean(accuracies), 2),
-        "test_accuracy_std": round(statistics.stdev(accuracies), 2) if len(found) > 1 else None,
-        "seeds": sorted(found),
+        "test_accuracy_std": round(statistics.stdev(accuracies), 2) if len(scores) > 1 else None,
+        "seeds": sorted(scores),
         "steps": steps,
         "seconds": round(statistics.mean(times.values()), 1),
         "pretraining_epochs": experiment.pretraining.epochs,

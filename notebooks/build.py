@@ -43,7 +43,7 @@ from tables import as_table, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "benchmarks/README.md")
-PLACE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 MAX_SECONDS, MAX_BYTES = 60, 1_000_000
 LARGE_FIGURE = 30_000  # bytes; a PNG of a photograph takes five times what a JPEG does
 STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the same as the next
@@ -100,18 +100,18 @@ def build(source: Path, solved: bool, force: bool = False) -> str:
 
 def is_executed(old: NotebookNode, new: NotebookNode) -> bool:
     """Tell whether the outputs in `old` are those of the code in `new`."""
-    known = old.metadata.get("vit_tutorial", {}).get("sha256")
-    hashes = {code_hash(old.cells), code_hash(new.cells), known}
+    stored_hash = old.metadata.get("vit_tutorial", {}).get("sha256")
+    hashes = {code_hash(old.cells), code_hash(new.cells), stored_hash}
     return len(hashes) == 1 and len(code_cells(old)) == len(code_cells(new))
 
 
 def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
     """Run all cells in a fresh kernel, in place, up to the first error; return the seconds."""
-    at = 0
+    running = 0
 
     def note(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal at
-        at = cell_index + 1
+        nonlocal running
+        running = cell_index + 1
 
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as empty:
@@ -140,9 +140,9 @@ def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
         except CellExecutionError:
             pass  # stands in the outputs, where `faults` finds it
         except CellTimeoutError:
-            raise BuildError(f"{name}, cell {at}: it ran for too long") from None
+            raise BuildError(f"{name}, cell {running}: it ran for too long") from None
         except DeadKernelError:
-            raise BuildError(f"{name}, cell {at}: it ended the kernel") from None
+            raise BuildError(f"{name}, cell {running}: it ended the kernel") from None
         seconds = time.perf_counter() - began
     clean(notebook)
     return seconds
@@ -181,20 +181,20 @@ def store_small(data: NotebookNode) -> None:
 
 def faults(notebook: NotebookNode) -> list[str]:
     """Say what in a notebook's outputs must not be there, cell by cell."""
-    found = []
+    messages = []
     for number, cell in enumerate(notebook.cells, 1):
         for output in cell.get("outputs", ()):
-            said = None
+            fault = None
             if output.output_type == "error":
-                said = f"an error, {output.ename}: {output.evalue}"
+                fault = f"an error, {output.ename}: {output.evalue}"
             elif output.get("name") == "stderr":
-                said = f"a warning, {output.text.strip()}"
+                fault = f"a warning, {output.text.strip()}"
             elif traces := [*machine_traces(output)]:
-                said = f"a trace of this machine, {traces[0]}"
-            if said:
+                fault = f"a trace of this machine, {traces[0]}"
+            if fault:
                 line = cell.source.strip().partition("\n")[0]
-                found.append(f"cell {number} ({line[:60]}): {said[:500]}")
-    return found
+                messages.append(f"cell {number} ({line[:60]}): {fault[:500]}")
+    return messages
 
 
 def machine_traces(output: NotebookNode) -> Iterator[str]:
@@ -253,15 +253,15 @@ def page_with_tables(page: Path, root: Path = ROOT) -> str:
         BuildError: it wants a table that there is not.
     """
 
-    def filled(found: re.Match) -> str:
-        name = found[2]
+    def filled(match: re.Match) -> str:
+        name = match[2]
         try:
             table = lessons_table(root) if name == "lessons" else table_of(root, name)
         except LookupError as error:
             raise BuildError(f"{page.relative_to(root).as_posix()}: {error}") from None
-        return f"{found[1]}{table}{found[3]}"
+        return f"{match[1]}{table}{match[3]}"
 
-    return PLACE.sub(filled, page.read_text(encoding="utf-8"))
+    return TABLE.sub(filled, page.read_text(encoding="utf-8"))
 
 
 def lessons_table(root: Path) -> str:
@@ -277,7 +277,7 @@ def lessons_table(root: Path) -> str:
 
 def drift(root: Path = ROOT) -> list[str]:
     """Say what is not as a build would make it; nothing is executed, outputs are not compared."""
-    found = []
+    messages = []
     expected_paths = set()
     for source in sources(root):
         for solved in (False, True):
@@ -285,25 +285,25 @@ def drift(root: Path = ROOT) -> list[str]:
             expected_paths.add(path)
             name, actual = f"{path.parent.name}/{path.name}", load(path)
             if actual is None:
-                found.append(f"{name}: missing")
+                messages.append(f"{name}: missing")
                 continue
             try:
                 expected = render(source, solved)
             except BuildError as error:
-                found.append(str(error))
+                messages.append(str(error))
                 continue
-            found += [f"{name}: {difference}" for difference in differences(expected, actual)]
+            messages += [f"{name}: {difference}" for difference in differences(expected, actual)]
     for path in (root / "notebooks").glob("**/*.ipynb"):
         if path not in expected_paths and ".ipynb_checkpoints" not in path.parts:
-            found.append(f"{path.parent.name}/{path.name}: it has no source")
+            messages.append(f"{path.parent.name}/{path.name}: it has no source")
     for name in PAGES:
         path = root / name
         try:
             if path.exists() and path.read_text(encoding="utf-8") != page_with_tables(path, root):
-                found.append(f"{name}: its tables are out of date")
+                messages.append(f"{name}: its tables are out of date")
         except BuildError as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages
 
 
 def differences(expected: NotebookNode, actual: NotebookNode) -> Iterator[str]:
@@ -329,9 +329,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("lessons", nargs="*", metavar="NN", help="their numbers (default: all)")
     parser.add_argument("--force", action="store_true", help="execute what has not changed, too")
     options = parser.parse_args(arguments)
-    wanted = {number.zfill(2) for number in options.lessons}
-    chosen = [source for source in sources(root) if not wanted or source.name[:2] in wanted]
-    if missing := wanted - {source.name[:2] for source in chosen}:
+    selected = {number.zfill(2) for number in options.lessons}
+    chosen = [source for source in sources(root) if not selected or source.name[:2] in selected]
+    if missing := selected - {source.name[:2] for source in chosen}:
         print(f"build: there is no source of lesson {', '.join(sorted(missing))}", file=sys.stderr)
         return 2
     failed = False

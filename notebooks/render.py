@@ -50,7 +50,7 @@ if "google.colab" in sys.modules:  # installs the course there; elsewhere this d
 """
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/{place})"
+    "(https://colab.research.google.com/github/{repository}/blob/main/{path})"
 )
 
 
@@ -90,16 +90,16 @@ def render(source: Path, solved: bool, run_seconds: int | None = None) -> Notebo
             name, address = project(root_of(source))
             notebook += [new_code_cell(COLAB.format(name=name, address=address), id="colab")]
             continue
-        kept = {
+        metadata = {
             key: cell.metadata[key] for key in ("definition", "exercise") if key in cell.metadata
         }
-        if id := kept.get("exercise"):
+        if id := metadata.get("exercise"):
             task = find(id)
             about = f"**Exercise {id} · {task.title}** {task.dots} · about {task.minutes} minutes"
             notebook += [new_markdown_cell(about, id=f"about-{id.replace('.', '-')}")]
             text = split_solution(text, where)[solved]
         new_cell = new_code_cell if cell.cell_type == "code" else new_markdown_cell
-        notebook += [new_cell(text, id=UNNAMED, metadata=kept)]
+        notebook += [new_cell(text, id=UNNAMED, metadata=metadata)]
     other = f"[the lesson itself](../{source.stem}.ipynb)"
     if not solved:  # by a way that leads there from work/ too
         other = f"[the solved notebook](../notebooks/solutions/{source.stem}.ipynb)"
@@ -191,21 +191,21 @@ def needs(title_cell: NotebookNode) -> str:
 def define(name: str, where: str) -> str:
     """Return the package's own code of a function or class, below the name of its file."""
     try:
-        thing: Any = pkgutil.resolve_name(name)
-        code = getsource(thing).rstrip()
+        definition: Any = pkgutil.resolve_name(name)
+        code = getsource(definition).rstrip()
     except (ImportError, AttributeError, TypeError, OSError, ValueError):
         raise BuildError(f"{where}: there is no definition {name}") from None
-    return f"# {thing.__module__.replace('.', '/')}.py\n{code}"
+    return f"# {definition.__module__.replace('.', '/')}.py\n{code}"
 
 
 def split_solution(code: str, where: str) -> tuple[str, str]:
     """Return an exercise as the learner gets it, and solved."""
     block = re.compile(rf"^( +){BEGIN}\n(.+?\n)\1{END}$", re.DOTALL | re.MULTILINE)
     stub = block.sub(rf"\1{STUB}", code)
-    solution = "".join(found[2] for found in block.finditer(code))
+    solution = "".join(match[2] for match in block.finditer(code))
     if not solution or any(mark in stub + solution for mark in (BEGIN, END)):
         raise BuildError(f"{where}: expected {BEGIN!r} and {END!r}, in line, inside a function")
-    return stub, block.sub(lambda found: found[2].rstrip("\n"), code)
+    return stub, block.sub(lambda match: match[2].rstrip("\n"), code)
 
 
 def check_lengths(source: Path, cells: Iterable[NotebookNode]) -> None:
@@ -268,16 +268,16 @@ def times(source: Path, cells: Iterable[NotebookNode], run_seconds: int) -> str:
 def badge(source: Path, solved: bool) -> str:
     """Return the link that opens a notebook on Colab."""
     _, address = project(root_of(source))
-    place = notebook_path(source, solved).relative_to(root_of(source)).as_posix()
-    return BADGE.format(repository=address.removeprefix("https://github.com/"), place=place)
+    path = notebook_path(source, solved).relative_to(root_of(source)).as_posix()
+    return BADGE.format(repository=address.removeprefix("https://github.com/"), path=path)
 
 
 def neighbours(source: Path, last: str) -> str:
     """Return links to the lessons before and after, those that there are, and one more link."""
     lessons = sources(root_of(source))
-    at = lessons.index(source)
-    links = [f"← [{title(lesson)}]({lesson.stem}.ipynb)" for lesson in lessons[max(at - 1, 0) : at]]
-    links += [f"[{title(lesson)}]({lesson.stem}.ipynb) →" for lesson in lessons[at + 1 : at + 2]]
+    i = lessons.index(source)
+    links = [f"← [{title(lesson)}]({lesson.stem}.ipynb)" for lesson in lessons[max(i - 1, 0) : i]]
+    links += [f"[{title(lesson)}]({lesson.stem}.ipynb) →" for lesson in lessons[i + 1 : i + 2]]
     return " · ".join([*links, last])
 
 
@@ -285,7 +285,7 @@ def fill_fields(text: str, root: Path, where: str) -> str:
     """Fill every {{results. ...}} of a markdown cell.
 
     Raises:
-        BuildError: a field that is not written right, or that the results do not have.
+        BuildError: a field that is not well-formed, or that the results do not have.
     """
 
     def value_of(field: re.Match[str]) -> str:
@@ -299,9 +299,9 @@ def fill_fields(text: str, root: Path, where: str) -> str:
             file = root / "benchmarks" / "results" / f"{name}.json"
             value = json.loads(file.read_text(encoding="utf-8"))
             for step in steps:
-                key, named, wanted = step.partition("=")
+                key, named, expected = step.partition("=")
                 if named:
-                    value = next(row for row in value if str(row[key]) == wanted)
+                    value = next(row for row in value if str(row[key]) == expected)
                 else:
                     value = value[int(key)] if isinstance(value, list) else value[key]
             if isinstance(value, dict):
@@ -309,22 +309,22 @@ def fill_fields(text: str, root: Path, where: str) -> str:
                 return ", ".join(pair.replace(" ", "\N{NO-BREAK SPACE}") for pair in pairs)
             return format(value, form)
         except (LookupError, OSError, ValueError, TypeError, StopIteration):
-            raise BuildError(f"{where}: benchmarks/results has nothing for {field[0]}") from None
+            raise BuildError(f"{where}: benchmarks/results has no value for {field[0]}") from None
 
     return FIELD.sub(value_of, text)
 
 
 def give_ids(cells: Iterable[NotebookNode]) -> None:
     """Give each cell an id that stays the same for as long as its content does."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for cell in cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
         task = cell.metadata.get("exercise", "").replace(".", "-")
         name = cell["id"]
         if name == UNNAMED:
             name = f"exercise-{task}" if task else digest
-        seen[name] = seen.get(name, 0) + 1
-        cell["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        counts[name] = counts.get(name, 0) + 1
+        cell["id"] = name if counts[name] == 1 else f"{name}-{counts[name]}"
 
 
 def code_hash(cells: Iterable[NotebookNode]) -> str:

@@ -57,10 +57,10 @@ def spread(name: str) -> Column:
 
 def between(row: dict) -> str:
     """Say a difference in points, with its interval where there are several seeds."""
-    said = f"{row['difference']:+.1f}"
+    text = f"{row['difference']:+.1f}"
     if row["difference_low"] is None:
-        return said
-    return f"{said} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+        return text
+    return f"{text} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
 
 
 def with_interval(name: str, form: str, unit: str = "") -> str:
@@ -341,11 +341,11 @@ def results_table(root: Path, name: str) -> str:
     about, columns = RESULTS[name]
     result = json.loads(results_file(root, name).read_text(encoding="utf-8"))
     part = name.partition(".")[2]
-    found = [row for row in result["rows"] if row.get("table", part) == part]
-    rows = [tuple(show(column, row) for column in columns.values()) for row in found]
+    selected = [row for row in result["rows"] if row.get("table", part) == part]
+    rows = [tuple(show(column, row) for column in columns.values()) for row in selected]
     on = f"{result['data']}, " if result["data"] else ""
     source = f"Measured on {on}{result['hardware']}: `{result['command']}`"
-    title = about.format(**found[0])
+    title = about.format(**selected[0])
     return f"**{title}**\n\n{as_table([tuple(columns), *rows])}\n{source}\n"
 
 
@@ -359,13 +359,13 @@ def accuracy_table(root: Path) -> str:
 
     What was measured on a split of the training set is not in it.
     """
-    found = []
+    pairs = []
     for path in sorted((root / "benchmarks" / "results").glob("accuracy_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        found += [(row, result) for row in result["rows"] if row["split"] == "test"]
-    if not found:
+        pairs += [(row, result) for row in result["rows"] if row["split"] == "test"]
+    if not pairs:
         return NOT_MEASURED.format("recipes")
-    found.sort(key=lambda pair: pair[0]["parameters"])
+    pairs.sort(key=lambda pair: pair[0]["parameters"])
     heading = ("recipe", "network", "data", "epochs", "seeds", "test accuracy", "time", "hardware")
     network = "width {embed_dim}, depth {depth}, patch {patch_size}, {parameters:,} parameters"
     lines = [
@@ -379,9 +379,9 @@ def accuracy_table(root: Path) -> str:
             duration(row),
             result["hardware"],
         )
-        for row, result in found
+        for row, result in pairs
     ]
-    commands = "".join(f"- `{result['command']}`\n" for _, result in found)
+    commands = "".join(f"- `{result['command']}`\n" for _, result in pairs)
     about = "Recipes, the last epoch of each training (mean ± standard deviation over the seeds)"
     return f"**{about}**\n\n{as_table([heading, *lines])}\nMeasured by\n\n{commands}"
 
@@ -393,14 +393,14 @@ def networks_table(root: Path) -> str:
         card = json.loads(path.read_text(encoding="utf-8"))
         result, training = card["evaluation"], card["training"]
         if "accuracy" in result:
-            right = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
+            correct = f"{result['accuracy']:.1f}% ({result['correct']:,} of {result['n']:,})"
         else:  # a network that names no classes
-            right = (
+            correct = (
                 f"– (squared error on hidden patches {result.get('hidden_error', math.nan):.2f})"
             )
         took = f"{training['epochs']} epochs, {math.ceil(training['seconds'] / 60)} min"
         on = f"{took} on {training['hardware']}"
-        rows.append((card["name"], card["data"], right, on, f"`{training['command']}`"))
+        rows.append((card["name"], card["data"], correct, on, f"`{training['command']}`"))
     return f"**The bundled networks**, one seed each\n\n{as_table(rows)}\n"
 
 

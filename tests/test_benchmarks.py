@@ -78,7 +78,7 @@ def test_settings_have_the_kind_of_their_field():
         (["speed=9"], r"--set knows no 'speed'; it knows attention, .*, weight_decay"),
         (["seed=3"], "--set knows no 'seed'"),
         (["num_classes=3"], "--set knows no 'num_classes'"),
-        (["depth=6.5"], "--set depth must be a whole number, got '6.5'"),
+        (["depth=6.5"], "--set depth must be an integer, got '6.5'"),
         (["lr=fast"], "--set lr must be a number, got 'fast'"),
         (["flip=yes"], "--set flip must be true or false, got 'yes'"),
     ],
@@ -367,7 +367,7 @@ def test_from_the_best_short_training_smaller_rates_are_tried_as_long_as_they_pa
     comparison = vit_and_cnn.Comparison(stripes(8), stripes(8), 1, 1.0, "")
     choice, short, full = vit_and_cnn.chosen(comparison, "vit", 1.0)
     assert choice == {"optimizer": "muon", "lr": rate}
-    assert set(short) == {vit_and_cnn.said(choice) for choice in vit_and_cnn.CHOICES}
+    assert set(short) == {vit_and_cnn.choice_name(choice) for choice in vit_and_cnn.CHOICES}
     assert full == {f"muon {rate:g}": found for rate, found in at_length.items()}
 
 
@@ -401,7 +401,7 @@ def test_questions_are_put_to_changed_images_and_kept_means_still_right():
     images[1::2] = 250
     labels = torch.tensor([0, 1, 0, 0]).repeat(10)  # every fourth one is named wrongly
     test = ImageSet(images, labels, ("dark", "bright"), "levels")
-    found = vit_and_cnn.answers(Bright(), test, (0.5,), (0.25,))
+    found = vit_and_cnn.robustness(Bright(), test, (0.5,), (0.25,))
     assert found["shuffled, 4×4"] == {"right": 75.0, "kept": 100.0}
     assert found["occluded, 75%"] == {"right": 75.0, "kept": 100.0}
     assert found["size, 64"] == {"right": 75.0, "kept": 100.0}

@@ -90,7 +90,7 @@ def test_train_writes_a_checkpoint_whose_card_says_how_and_evaluate_agrees(tmp_p
     assert card.evaluation["n"] == 360
     assert card.evaluation["correct"] > 45  # guessing gives 36
     assert printed == (
-        f"{card.evaluation['correct']} of 360 images of scikit-learn digits named rightly: "
+        f"{card.evaluation['correct']} of 360 images of scikit-learn digits classified correctly: "
         f"{card.evaluation['accuracy']:.2f}%\n"
     )
 
@@ -123,7 +123,7 @@ def test_evaluate_measures_a_folder_of_ones_own_in_several_sizes(tiny, folder, c
     }
     assert main(arguments) == 0
     assert capsys.readouterr() == (
-        f"{expected.correct} of 9 images of mine named rightly: {expected.accuracy:.2f}% "
+        f"{expected.correct} of 9 images of mine classified correctly: {expected.accuracy:.2f}% "
         f"(95% interval: {low:.2f}% to {high:.2f}%)\n\n{expected.report()}\n",
         "",
     )
@@ -284,7 +284,7 @@ def test_evaluate_refuses_classes_that_the_network_does_not_know(tiny, folder, c
 
 def test_evaluate_refuses_a_damaged_checkpoint(tiny, folder, capsys):
     tiny.write_bytes(tiny.read_bytes()[:100])
-    assert "not a whole safetensors file" in refused(
+    assert "not a complete safetensors file" in refused(
         capsys, "evaluate", "--checkpoint", tiny, "--data", folder
     )
 
@@ -396,7 +396,7 @@ def test_train_takes_a_folder_as_people_have_it(folder, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "1 file left out" in err
     assert "broken.png" in err
-    assert "images of mine named rightly" in out
+    assert "images of mine classified correctly" in out
     card = load_checkpoint(tmp_path / "new")[1]
     assert card.classes == tuple(COLOURS)
     assert card.evaluation["n"] == 3  # one of each class

@@ -88,5 +88,5 @@ def test_it_takes_images_of_any_size():
 @pytest.mark.parametrize("name", ["blocks_per_stage", "width", "stages", "in_chans", "num_classes"])
 @pytest.mark.parametrize("value", [0, 1.5, True])
 def test_sizes_are_whole_numbers_from_one(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a positive whole number, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be a positive integer, got {value}"):
         ResNetConfig(**{name: value})

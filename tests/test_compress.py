@@ -42,7 +42,7 @@ def pictures(count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, 12, 8, dtype=torch.float64)
 
 
-# ---- whole numbers ----
+# ---- integers ----
 
 
 def test_whole_numbers_are_within_half_a_step_of_the_values_and_reach_127():

@@ -30,7 +30,7 @@ from vit_tutorial.optimizers import orthogonalized
 from vit_tutorial.positions import rope_2d
 from vit_tutorial.progress import Progress
 from vit_tutorial.recipes import TrainConfig
-from vit_tutorial.run import how_it_was_computed, read_state
+from vit_tutorial.run import read_state, saved_compute
 from vit_tutorial.train import epochs_within, fastest
 
 THREADS = torch.get_num_threads()
@@ -432,9 +432,9 @@ def test_what_was_chosen_is_kept_in_the_run(how, tmp_path, capsys):
 def test_what_a_cpu_chose_is_not_kept_on_a_gpu(tmp_path, capsys):
     killed_run(tiny_model(), EVERYTHING, tmp_path / "run", steps=5, how=ALL[5])
     gpu = nn.Linear(2, 2, device="meta")
-    assert how_it_was_computed(tmp_path / "run", gpu) is None
+    assert saved_compute(tmp_path / "run", gpu) is None
     assert "begun on another processor" in capsys.readouterr().out
-    assert how_it_was_computed(tmp_path / "run", tiny_model()) == ALL[5]
+    assert saved_compute(tmp_path / "run", tiny_model()) == ALL[5]
 
 
 def test_a_run_in_float32_goes_on_in_float16(tmp_path):

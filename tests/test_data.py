@@ -236,7 +236,7 @@ def test_if_every_source_fails_the_message_says_what_each_did(get, tmp_path):
         r"/missing/file\.bin: HTTP 404 Not Found",
         r"/wrong/file\.bin: the checksum is wrong",
         r"/page/file\.bin: it has 27 bytes instead of 200,000",
-        r"/stall/file\.bin: nothing came for 1 seconds",
+        r"/stall/file\.bin: no data for 1 seconds",
         r"/refused: .*refused",
     ):
         assert re.search(words, message)

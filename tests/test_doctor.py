@@ -52,7 +52,9 @@ def test_the_check_of_the_networks_notices_another_count(monkeypatch, capsys, tm
         assert doctor._check("networks", doctor._check_checkpoints) is well
         out = capsys.readouterr().out
         assert out.startswith("✓" if well else "✗")
-        assert well or f"digits has {true} of 360 test images right, its card says {stated}" in out
+        assert (
+            well or f"digits has {true} of 360 test images correct, its card says {stated}" in out
+        )
 
 
 def test_an_old_consoles_alphabet_does_not_stop_the_doctor():

@@ -60,13 +60,13 @@ def test_every_answer_is_that_of_the_picture_with_the_square_on_it():
         for size in SIZES:
             for row in range(GRID[0] - size + 1):
                 for column in range(GRID[1] - size + 1):
-                    came = made.answer(image=image, size=size, place=(row, column))
+                    came = made.probabilities(image=image, size=size, place=(row, column))
                     for n, name in enumerate(("ViT", "CNN")):
                         right = asked(name, image, size, (row, column))
                         np.testing.assert_allclose(came[n], right, atol=1e-5)
         for n, name in enumerate(("ViT", "CNN")):
             whole = asked(name, image, 1, None)
-            np.testing.assert_allclose(made.answer(image=image)[n], whole, atol=1e-5)
+            np.testing.assert_allclose(made.probabilities(image=image)[n], whole, atol=1e-5)
 
 
 def test_squares_come_by_size_and_row_by_row():
@@ -83,15 +83,15 @@ def test_falls_are_what_the_watched_class_loses():
     made = explorer()
     falls = made.falls(size=2, watched=3)
     assert falls.shape == (2, 2, 4)
-    lost = made.answer(place=(-1, -1))[1, 3] - made.answer(size=2, place=(1, 2))[1, 3]
+    lost = made.probabilities(place=(-1, -1))[1, 3] - made.probabilities(size=2, place=(1, 2))[1, 3]
     assert falls[1, 1, 2] == pytest.approx(lost)
     assert (falls < 0).any(), "a class may also gain"
 
 
 def test_a_square_at_the_border_is_moved_onto_the_grid():
     made = explorer()
-    inside = made.answer(size=3, place=(0, 2))
-    assert np.array_equal(made.answer(size=3, place=(2, 4)), inside)
+    inside = made.probabilities(size=3, place=(0, 2))
+    assert np.array_equal(made.probabilities(size=3, place=(2, 4)), inside)
 
 
 def test_it_starts_with_no_square_and_the_first_networks_answer():
@@ -101,7 +101,7 @@ def test_it_starts_with_no_square_and_the_first_networks_answer():
     assert made.grid == GRID
     assert made.greys == ["rgb(128, 102, 76)"] * 2
     assert repr(made) == "OcclusionExplorer: ViT, CNN on noise, more"
-    assert made.words().startswith("No square. ViT: ")
+    assert made.caption().startswith("No square. ViT: ")
 
 
 def test_one_image_and_a_grey_network_will_do():
@@ -123,9 +123,9 @@ def test_pictures_are_as_sharp_as_the_original_but_not_huge():
     ("options", "said"),
     [
         ({"img_size": (10, 20)}, r"images of \(10, 20\) pixels cannot be cut into patches of 4"),
-        ({"sizes": (1, 4)}, r"sizes must be whole numbers from 1 to 3, .*got \(1, 4\)"),
+        ({"sizes": (1, 4)}, r"sizes must be integers from 1 to 3, .*got \(1, 4\)"),
         ({"sizes": (2, 1)}, "the smallest first"),
-        ({"sizes": ()}, "sizes must be whole numbers"),
+        ({"sizes": ()}, "sizes must be integers"),
         ({"img_size": 84}, f"at most {MAX_PATCHES} patches, got 21x21"),
     ],
 )
@@ -160,7 +160,7 @@ def test_no_network_and_no_image_are_refused():
         ("size", 4, r"size must be one of \[1, 2, 3\], got 4"),
         ("place", (3, 0), "place must be a patch .* 3x5 grid"),
         ("place", (0, -1), "place must be a patch"),
-        ("watched", 4, "watched must be the number of a class, from 0 to 3, got 4"),
+        ("watched", 4, "watched must be the index of a class, from 0 to 3, got 4"),
     ],
 )
 def test_a_setting_that_is_not_there_is_refused(name, value, said):
@@ -174,7 +174,7 @@ def test_the_figure_says_what_the_browser_shows():
     figure = made.figure(place=(1, 2), size=1, watched=1)
     words = words_in(figure)
     assert "noise" in words
-    assert made.words(place=(1, 2), size=1) in words
+    assert made.caption(place=(1, 2), size=1) in words
     assert {"ViT", "CNN", "bee"} <= set(words)
     picture = figure.subfigs[0].axes[0].images[0].get_array()
     height, width = picture.shape[:2]
@@ -219,18 +219,18 @@ def point_at(page, row: float, column: float) -> None:
 
 def test_the_pointer_hides_the_square_around_it(page):
     made = explorer()
-    assert said(page) == made.words()
+    assert said(page) == made.caption()
     page.get_by_role("button", name="1×1").click()
     for row, column in ((0, 0), (2, 4), (1, 3)):
         point_at(page, row + 0.5, column + 0.5)
-        assert said(page) == made.words(size=1, place=(row, column))
+        assert said(page) == made.caption(size=1, place=(row, column))
     page.get_by_role("button", name="3×3").click()
     point_at(page, 1.5, 2.5)
-    assert said(page) == made.words(size=3, place=(0, 1))
+    assert said(page) == made.caption(size=3, place=(0, 1))
     point_at(page, 2.9, 4.9)
-    assert said(page) == made.words(size=3, place=(0, 2)), "the square stays on the picture"
+    assert said(page) == made.caption(size=3, place=(0, 2)), "the square stays on the picture"
     page.mouse.move(900, 690)
-    assert said(page) == made.words(), "without the pointer, no square"
+    assert said(page) == made.caption(), "without the pointer, no square"
 
 
 def test_a_click_holds_the_square(page):
@@ -240,36 +240,36 @@ def test_a_click_holds_the_square(page):
     page.mouse.down()
     page.mouse.up()
     point_at(page, 2, 4)
-    assert said(page) == held == made.words(size=2, place=(0, 0))
+    assert said(page) == held == made.caption(size=2, place=(0, 0))
     page.mouse.down()
     page.mouse.up()
     point_at(page, 2, 4)
-    assert said(page) == made.words(size=2, place=(1, 3))
+    assert said(page) == made.caption(size=2, place=(1, 3))
 
 
 def test_keys_move_size_and_remove_the_square(page):
     made = explorer()
     page.locator(".oe-stage").focus()
     page.keyboard.press("ArrowRight")
-    assert said(page) == made.words(size=2, place=(0, 1)), "it comes in the middle"
+    assert said(page) == made.caption(size=2, place=(0, 1)), "it comes in the middle"
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    assert said(page) == made.words(size=2, place=(1, 3))
+    assert said(page) == made.caption(size=2, place=(1, 3))
     page.keyboard.press("1")
     page.keyboard.press("ArrowDown")
-    assert said(page) == made.words(size=1, place=(2, 3))
+    assert said(page) == made.caption(size=1, place=(2, 3))
     page.keyboard.press("4")  # there is no such size
-    assert said(page) == made.words(size=1, place=(2, 3))
+    assert said(page) == made.caption(size=1, place=(2, 3))
     page.keyboard.press("Escape")
-    assert said(page) == made.words()
+    assert said(page) == made.caption()
 
 
 def test_bars_numbers_and_lines_are_the_answers(page):
     made = explorer()
     page.locator(".oe-stage").focus()
     page.keyboard.press("ArrowRight")
-    now, whole = made.answer(size=2, place=(0, 1)), made.answer()
+    now, whole = made.probabilities(size=2, place=(0, 1)), made.probabilities()
     widths = page.evaluate(
         "[...document.querySelectorAll('.oe-fill')].map((bar) => parseFloat(bar.style.width))"
     )
@@ -313,7 +313,7 @@ def test_the_other_picture_is_shown_and_asked_about(page):
     made = explorer()
     first = page.locator(".oe-photo").get_attribute("src")
     page.get_by_role("button", name="more").click()
-    assert said(page) == made.words(image=1)
+    assert said(page) == made.caption(image=1)
     assert page.locator(".oe-photo").get_attribute("src") != first
     pressed = page.locator("button[aria-pressed=true]").all_text_contents()
     assert pressed[:2] == ["more", "2×2"]

@@ -56,11 +56,11 @@ def test_what_is_right_is_counted_with_the_heads_that_are_left():
     made = explorer()
     for gone in ([], [0], [1, 5], [0, 2, 3, 4]):
         said = logits_without(gone).argmax(dim=1)
-        assert made.right(gone) == int((said == pictures().labels).sum())
-    assert made.whole == made.right([])
+        assert made.correct(gone) == int((said == pictures().labels).sum())
+    assert made.whole == made.correct([])
     made.gone = [5, 1]
     assert made.gone == [1, 5]
-    assert made.right() == made.right([1, 5])
+    assert made.correct() == made.correct([1, 5])
 
 
 def test_rules_take_the_smallest_first_and_leave_a_head_in_each_layer():
@@ -118,7 +118,7 @@ def test_the_figure_says_what_the_browser_shows():
     made = PruningExplorer(network(in_chans=1), images, about, SCORES)
     made.gone, made.shown = [1, 3], 4
     words = words_in(made.figure())
-    assert f"{made.right()} of 40 images right ({made.right([])} with all heads)" in words
+    assert f"{made.correct()} of 40 images correct ({made.correct([])} with all heads)" in words
     assert any(text.endswith("(it is bee)") for text in words)
     assert repr(made) == "PruningExplorer: 6 heads, 40 images"
 
@@ -184,12 +184,12 @@ def test_the_network_in_the_browser_is_the_one_in_python(browser, changes):
 def test_a_click_takes_a_head_away_and_counts_again(open_page):
     made = explorer()
     page = open_page(made)
-    assert counted(page).startswith(f"{made.right([])} of 40 right")
+    assert counted(page).startswith(f"{made.correct([])} of 40 right")
     for head, gone in ((1, [1]), (5, [1, 5]), (0, [0, 1, 5]), (1, [0, 5])):
         page.locator(".pr-head").nth(head).click()
         said = counted(page)
-        assert said.startswith(f"{made.right(gone)} of 40 right"), gone
-        assert f"with all heads {made.right([])}" in said
+        assert said.startswith(f"{made.correct(gone)} of 40 right"), gone
+        assert f"with all heads {made.correct([])}" in said
         pressed = page.locator(".pr-head[aria-pressed=true]").count()
         assert pressed == len(gone)
     whole = sum(value.numel() for value in network().parameters())
@@ -213,10 +213,10 @@ def test_the_slider_follows_a_rule(open_page):
     page = open_page(made)
     page.get_by_role("button", name="last").click()
     page.locator(".pr-slider").fill("3")
-    assert counted(page).startswith(f"{made.right([5, 4, 2])} of 40 right")
+    assert counted(page).startswith(f"{made.correct([5, 4, 2])} of 40 right")
     assert page.locator(".pr-count").text_content() == "3 of 6"
     page.get_by_role("button", name="first").click()
-    assert counted(page).startswith(f"{made.right([0, 1, 3])} of 40 right")
+    assert counted(page).startswith(f"{made.correct([0, 1, 3])} of 40 right")
     assert page.locator(".pr-slider").get_attribute("max") == "4"
 
 
@@ -260,5 +260,5 @@ def test_a_page_that_starts_without_some_heads_knows_the_score_of_all(open_page)
     made = explorer()
     made.gone = [0, 4]
     said = counted(open_page(made))
-    assert said.startswith(f"{made.right([0, 4])} of 40 right")
-    assert f"with all heads {made.right([])}" in said
+    assert said.startswith(f"{made.correct([0, 4])} of 40 right")
+    assert f"with all heads {made.correct([])}" in said

@@ -94,7 +94,7 @@ def test_where_compiling_fails_a_warning_says_so_and_all_goes_on(monkeypatch):
 
 def test_nothing_is_compiled_unless_wanted(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_: pytest.fail("it compiles"))
-    with compiled(new_model(), wanted=False) as worked:
+    with compiled(new_model(), enabled=False) as worked:
         assert not worked
 
 

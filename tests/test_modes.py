@@ -92,7 +92,7 @@ ASKED: dict[str, Callable[[VisionTransformer], torch.Tensor]] = {
     "head_importance": lambda model: head_importance(model, PIXELS, LABELS)[-1],
     "explain": lambda model: torch.tensor(explain(model, PHOTO, READING).probabilities),
     "AttentionExplorer": lambda model: numbers(AttentionExplorer(model, PHOTO, READING).values()),
-    "OcclusionExplorer": lambda model: numbers(occlusions(model).answer(place=(0, 0))),
+    "OcclusionExplorer": lambda model: numbers(occlusions(model).probabilities(place=(0, 0))),
 }
 
 

@@ -520,7 +520,7 @@ def test_results_become_tables(course, monkeypatch, capsys):
 
 def test_every_table_stands_on_one_page():
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in build.PAGES]
-    found = [name for page in pages for _, name, _ in build.PLACE.findall(page)]
+    found = [name for page in pages for _, name, _ in build.TABLE.findall(page)]
     assert sorted(found) == sorted(["lessons", "networks", "recipes", *tables.RESULTS])
 
 
@@ -534,7 +534,7 @@ def test_a_lesson_shows_a_table_of_results(course, source):
     table = "| positions | epochs | test accuracy |\n| --- | --- | --- |\n| rope | 3 | 61.3% |\n"
     assert f"{table}\nMeasured on photographs, a chip: `python y.py`\n\nSee" in text
     edit(source, "table.positions", "table.places")
-    with pytest.raises(lesson.BuildError, match="has nothing for"):
+    with pytest.raises(lesson.BuildError, match="has no value for"):
         lesson.render(source, True, 10)
 
 

@@ -82,7 +82,7 @@ def test_an_explanation_shows_the_photograph_what_was_said_and_where_it_looked()
     given, says, looked = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "What it was given",
-        "What it says",
+        "What it predicts",
         "Where it looked",
     ]
     assert "70%" in words_in(figure)

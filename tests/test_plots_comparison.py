@@ -88,7 +88,7 @@ def test_a_hidden_square_its_answers_and_its_falls():
     answers = {name: RANDOM.dirichlet(np.ones(6), 2) for name in ("ViT", "CNN")}
     falls = {"ViT: cat": np.array([[0.2, -0.3]]), "CNN: cat": np.array([[0.1, 0.4]])}
     figure = plots.occlusion_view(
-        picture, (10, 20, 20, 30), answers, CLASSES, falls, title="chelsea", words="2×2.", top=3
+        picture, (10, 20, 20, 30), answers, CLASSES, falls, title="chelsea", caption="2×2.", top=3
     )
     photo, bars, *maps = figure.axes[:4]
     assert len(photo.patches) == 2
@@ -107,7 +107,7 @@ def test_a_hidden_square_its_answers_and_its_falls():
 def test_answers_of_another_number_of_classes_are_refused():
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     for answers in ({}, {"ViT": np.ones((2, 5))}, {"ViT": np.ones(6)}):
-        with pytest.raises(ValueError, match=r"expected answers \(2, 6\)"):
+        with pytest.raises(ValueError, match=r"expected probabilities \(2, 6\)"):
             plots.occlusion_view(picture, None, answers, CLASSES, {"a": np.ones((2, 2))})
     with pytest.raises(ValueError, match="expected a picture"):
         plots.occlusion_view(picture[..., 0], None, {}, CLASSES, {})

@@ -136,7 +136,7 @@ def test_heads_that_are_gone_are_crossed_out():
     painted = picture.images[0].get_array()
     assert (painted[0, 0] == 9).all(), "only what the heads that are left look at is painted"
     assert not (painted[-1, -1] == 9).all()
-    assert {"says 7", "8 of 10 images right (9 with all heads)", "head 2", "layer 1"} <= set(
+    assert {"says 7", "8 of 10 images correct (9 with all heads)", "head 2", "layer 1"} <= set(
         words_in(figure)
     )
 

@@ -85,7 +85,7 @@ def test_maps_share_one_scale_around_zero():
     )
     limits = [axes.get_images()[0].get_clim() for axes in figure.axes[:2]]
     assert limits == [(-4.0, 4.0)] * 2
-    assert {"a", "b", "x", "y", "the filter's answer"} <= set(words_in(figure))
+    assert {"a", "b", "x", "y", "the filter's output"} <= set(words_in(figure))
     with pytest.raises(ValueError, match="2 maps need as many titles and remarks"):
         plots.response_maps([np.zeros((1, 1))] * 2, ["a", "b"], ["x"])
 

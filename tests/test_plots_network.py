@@ -58,7 +58,7 @@ def test_losses_are_drawn_with_their_levels():
 
 def test_wrong_answers_are_named_with_the_truth():
     images = np.zeros((3, 8, 8), np.uint8)
-    figure = plots.image_answers(images, ["7", "3", "1"], ["7", "8", "1"], columns=2)
+    figure = plots.image_predictions(images, ["7", "3", "1"], ["7", "8", "1"], columns=2)
     titles = [axes.title for axes in figure.axes]
     assert [title.get_text() for title in titles] == ["7", "8, not 3", "1", ""]
     assert titles[0].get_color() == titles[2].get_color() != titles[1].get_color()
@@ -79,8 +79,8 @@ def test_wrong_answers_are_named_with_the_truth():
         (lambda: plots.token_spreads({}, ""), "got 0"),
         (lambda: plots.token_spreads({"a": [1, 0]}, ""), "above 0"),
         (lambda: plots.loss_against_lead([0, 1], {"a": [1]}, {}, ""), r"of 2 points, got \[1\]"),
-        (lambda: plots.image_answers(np.zeros((0, 8, 8)), [], []), "0 images need"),
-        (lambda: plots.image_answers(np.zeros((1, 8, 8)), ["1"], []), "got 1 and 0"),
+        (lambda: plots.image_predictions(np.zeros((0, 8, 8)), [], []), "0 images need"),
+        (lambda: plots.image_predictions(np.zeros((1, 8, 8)), ["1"], []), "got 1 and 0"),
     ],
 )
 def test_figures_name_bad_input(call, sentence):

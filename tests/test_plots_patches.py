@@ -109,7 +109,7 @@ def test_sources_are_marked_in_their_channel():
     words = set(words_in(figure))
     assert {"my way", "2 of its numbers", "1 of its numbers", "0 of its numbers"} <= words
     assert "Orange: where the numbers of patch 7 come from" in words
-    with pytest.raises(ValueError, match="288 numbers has no such place"):
+    with pytest.raises(ValueError, match="288 numbers has no such index"):
         plots.patch_sources(image, [np.array([288])], ["my way"])
     with pytest.raises(ValueError, match="1 ways need as many titles, got 2"):
         plots.patch_sources(image, [places], ["my way", "yours"])

@@ -86,12 +86,12 @@ def test_a_clock_without_hands_is_refused(panels):
         plots.clock_hands(panels)
 
 
-# ---- place_maps ----
+# ---- position_maps ----
 
 
 def test_maps_show_their_numbers_on_one_scale():
     first, second = RNG.normal(size=(3, 5)), RNG.normal(size=(4, 2))
-    figure = plots.place_maps({"a": first, "b": second}, marks=[(2, 4), None], unit="score")
+    figure = plots.position_maps({"a": first, "b": second}, marks=[(2, 4), None], unit="score")
     assert {"a", "b", "row", "column", "score"} <= set(words_in(figure))
     np.testing.assert_allclose(shown(figure, 0), first)
     np.testing.assert_allclose(shown(figure, 1), second)
@@ -105,12 +105,12 @@ def test_maps_show_their_numbers_on_one_scale():
 @pytest.mark.parametrize("maps", [{}, {"a": np.zeros(3)}])
 def test_maps_without_rows_are_refused(maps):
     with pytest.raises(ValueError, match="expected maps of shape"):
-        plots.place_maps(maps)
+        plots.position_maps(maps)
 
 
 def test_too_few_marks_are_refused():
     with pytest.raises(ValueError, match="2 maps need as many marks, got 1"):
-        plots.place_maps({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, marks=[None])
+        plots.position_maps({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, marks=[None])
 
 
 # ---- position_views ----

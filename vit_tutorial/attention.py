@@ -115,7 +115,7 @@ def _follow(
 ) -> Tensor:
     """Go down through layers (B, T, T), mixed with the identity and scaled to rows of sum 1.
 
-    Rows times matrices, from the newest layer on: no product of whole matrices is ever made.
+    Rows times matrices, from the newest layer on: no product of two matrices is ever made.
     """
     row = _start(record, query)  # (1, T), or (T, T) for all queries
     for layer in reversed(layers):
@@ -141,7 +141,7 @@ def _start(record: RecordedAttention, query: int | tuple[int, int] | None) -> Te
 
 
 def _on_the_grid(record: RecordedAttention, row: Tensor) -> Tensor:
-    """Give the patches of rows (B, 1, T) their place: (B, rows, columns)."""
+    """Lay the patches of rows (B, 1, T) out on their grid: (B, rows, columns)."""
     return row[:, 0, record.num_prefix :].reshape(-1, *record.grid)
 
 
@@ -233,20 +233,20 @@ def attention_distance(record: RecordedAttention) -> Tensor:
     """Measure how far each head looks: (L, h), in patches, the mean over images and queries.
 
     The distance from a patch to the patches that it attends to, weighted by its attention to them
-    (Dosovitskiy et al. 2021, figure 7). Prefix tokens have no place and are left out.
+    (Dosovitskiy et al. 2021, figure 7). Prefix tokens have no position and are left out.
 
     Raises:
         ValueError: layers with different numbers of heads.
     """
     rows, columns = record.grid
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()  # (N, 2)
-    between = torch.cdist(places, places)  # (N, N)
+    positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()  # (N, 2)
+    between = torch.cdist(positions, positions)  # (N, N)
     layers = []
     for weights in _equal_heads(record):
         patches = upcast(weights)[:, :, record.num_prefix :, record.num_prefix :]
         total = patches.sum(dim=-1).clamp_min(1e-38)
-        far = (patches * between.to(patches)).sum(dim=-1) / total  # (B, h, N)
-        layers.append(far.mean(dim=(0, 2)))
+        distance = (patches * between.to(patches)).sum(dim=-1) / total  # (B, h, N)
+        layers.append(distance.mean(dim=(0, 2)))
     return torch.stack(layers)
 
 
@@ -273,8 +273,8 @@ def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
     """Compare every position with every other: (T, D) or (1, T, D) -> cosine similarity (N, N).
 
     Entry (i, j) is the cosine of the angle between the vectors of patches i and j: 1 where they
-    point the same way, 0 where they have nothing in common. The `num_prefix` rows in front (CLS)
-    have no place in the image and are left out. A row of zeros is like nothing: 0.
+    point the same way, 0 where they are orthogonal. The `num_prefix` rows in front (CLS)
+    have no position in the image and are left out. A row of zeros has similarity 0.
 
     Raises:
         ValueError: a table of another shape, or one without a row for a patch.

@@ -1,8 +1,8 @@
-"""Random changes that leave the label true, for a whole batch at once, drawn for each image.
+"""Random changes that leave the label true, for a batch at once, drawn for each image.
 
-What is drawn (`draw_...`) is apart from what is done with it. Chance comes from PyTorch's own
-generator of the device. Nothing here waits for a GPU: no number is looked at in between, and none
-is copied to it.
+What is drawn (`draw_...`) is apart from what is done with it. Random numbers come from PyTorch's
+own generator of the device. No function waits for a GPU: no number is read in between, and none is
+copied to it.
 """
 
 import math
@@ -22,7 +22,7 @@ Device = torch.device | str | None
 def draw_crop_flip(
     count: int, padding: int, flip: bool, device: Device = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw one shift and one flip per image: (B, 2) whole pixels in +-`padding`, and (B,) bool.
+    """Draw one shift and one flip per image: (B, 2) integer pixels in +-`padding`, and (B,) bool.
 
     Raises:
         ValueError: a negative count or padding.
@@ -93,7 +93,7 @@ def _moved(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return picked * inside[:, None]
 
 
-def _places(images: Tensor) -> tuple[Tensor, Tensor]:
+def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Row (1, H, 1) and column (1, 1, W) of every pixel."""
     rows = torch.arange(images.shape[2], device=images.device, dtype=torch.float32)
     columns = torch.arange(images.shape[3], device=images.device, dtype=torch.float32)
@@ -101,12 +101,12 @@ def _places(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shear_x(images: Tensor, slope: Tensor) -> Tensor:
-    rows, columns = _places(images)
+    rows, columns = _coordinates(images)
     return _moved(images, rows, columns + slope[:, None, None] * (rows + 0.5))
 
 
 def _translate_x(images: Tensor, pixels: Tensor) -> Tensor:
-    rows, columns = _places(images)
+    rows, columns = _coordinates(images)
     return _moved(images, rows, columns - pixels.trunc()[:, None, None])
 
 
@@ -116,7 +116,7 @@ def _transposed(apply: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, 
 
 
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    rows, columns = _places(images)
+    rows, columns = _coordinates(images)
     middle_row, middle_column = ((side - 1) / 2 for side in images.shape[2:])
     y, x = rows - middle_row, columns - middle_column
     cos = degrees.deg2rad().cos()[:, None, None]
@@ -131,7 +131,7 @@ def _blend(images: Tensor, other: Tensor | float, strength: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luminance (b, 1, H, W), whole numbers: ITU-R BT.601. Grey images are their own."""
+    """Luminance (b, 1, H, W), integers: ITU-R BT.601. Grey images are their own."""
     if images.shape[1] != 3:
         return images.float().mean(dim=1, keepdim=True)
     red, green, blue = images.float().split(1, dim=1)
@@ -154,7 +154,7 @@ def _sharpness(images: Tensor, strength: Tensor) -> Tensor:
     if min(images.shape[2:]) <= 2:  # no pixel has eight neighbours
         return images
     kernel = torch.ones(images.shape[1], 1, 3, 3, device=images.device)
-    kernel[:, :, 1, 1] = 5  # of 13; whole numbers are exact also where a GPU rounds factors
+    kernel[:, :, 1, 1] = 5  # of 13; integers are exact also where a GPU rounds factors
     smooth = images.float()
     inner = F.conv2d(smooth, kernel, groups=images.shape[1]) / 13
     smooth[:, :, 1:-1, 1:-1] = inner.round()  # the border stays as it is
@@ -173,7 +173,7 @@ def _solarize(images: Tensor, threshold: Tensor) -> Tensor:
 def _autocontrast(images: Tensor, strength: Tensor) -> Tensor:
     low = images.amin(dim=(2, 3), keepdim=True).float()
     reach = images.amax(dim=(2, 3), keepdim=True).float() - low
-    stretched = (images - low) * 255 / reach.clamp(min=1)  # whole numbers stay whole
+    stretched = (images - low) * 255 / reach.clamp(min=1)  # integers stay integers
     return torch.where(reach > 0, stretched.clamp(0, 255).to(torch.uint8), images)
 
 
@@ -335,7 +335,7 @@ def mix(pixels: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
     """Blend each image with its partner: (B, C, H, W) -> (B, C, H, W), after normalisation.
 
     Raises:
-        ValueError: shapes that do not fit, or pixels that are whole numbers.
+        ValueError: shapes that do not fit, or pixels that are integers.
     """
     _require_images(pixels)
     _require_shape("weight", weight, len(pixels), 1, *pixels.shape[2:])
@@ -346,7 +346,7 @@ def mix_targets(targets: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
     """Blend each image's targets (B, classes) with its partner's, by their share of the pixels.
 
     Raises:
-        ValueError: shapes that do not fit, or targets that are whole numbers.
+        ValueError: shapes that do not fit, or targets that are integers.
     """
     _require_shape("weight", weight, len(targets), 1, *weight.shape[2:])
     return _blended("targets", targets, partner, weight.mean(dim=(1, 2, 3))[:, None])

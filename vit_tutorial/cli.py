@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from vit_tutorial.recipes import TrainConfig
     from vit_tutorial.weights import Card
 
-# torch and matplotlib are imported where they are needed, so that --help answers at once.
+# torch and matplotlib are imported where they are needed, so that --help is printed at once.
 WAYS = ("precision", "attention", "threads")  # to compute a step
-ASKED = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
+OVERRIDABLE = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,8 +115,8 @@ def _train(arguments: argparse.Namespace) -> int:
             return _train_on(own_device, arguments)
         except KeyboardInterrupt:
             if distributed.rank() == 0:  # several do not wait for the end of a step to save it
-                place = "here" if distributed.world_size() == 1 else "where the run was last saved"
-                message = f"Stopped. The same command with --resume goes on from {place}."
+                point = "here" if distributed.world_size() == 1 else "where the run was last saved"
+                message = f"Stopped. The same command with --resume goes on from {point}."
                 print(message, file=sys.stderr)
             return 130
 
@@ -132,15 +132,15 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
             f"--recipe must be one of {', '.join(recipes.RECIPES)}, got {arguments.recipe!r}"
         )
     recipe = recipes.RECIPES[arguments.recipe]
-    given = vars(arguments)
-    asked = {name: given[name] for name in ASKED if given[name] is not None}
-    config = replace(recipe.train, **asked)
+    options = vars(arguments)
+    overrides = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
+    config = replace(recipe.train, **overrides)
     training, test = _sets_to_train_on(arguments, recipe.model)
     torch.manual_seed(config.seed)
     model = VisionTransformer(replace(recipe.model, num_classes=len(training.classes))).to(device)
     how = None
     if arguments.resume:
-        config = _config_of_the_run(arguments.out, asked)
+        config = _config_of_the_run(arguments.out, overrides)
     else:
         run.refuse_unfinished(arguments.out)  # before anything is measured
         if arguments.minutes is not None:
@@ -163,24 +163,25 @@ def _sets_to_train_on(arguments: argparse.Namespace, config: ViTConfig) -> list[
         sets = data.load_train_test(
             arguments.data, img_size=config.img_size, mode=mode, on_error="skip"
         )
-    return [replace(each, name=arguments.data_name or each.name) for each in sets]
+    return [replace(image_set, name=arguments.data_name or image_set.name) for image_set in sets]
 
 
-def _config_of_the_run(out: Path, asked: Mapping[str, Any]) -> TrainConfig:
+def _config_of_the_run(out: Path, overrides: Mapping[str, Any]) -> TrainConfig:
     """Return how a saved run was begun, with the epochs that were measured, for example."""
     from vit_tutorial import recipes, run
 
     config = recipes.TrainConfig(**run.read_state(out)["config"])
-    if asked.get("epochs", config.epochs) != config.epochs:
+    if overrides.get("epochs", config.epochs) != config.epochs:
         raise ValueError(
             f"{out} was begun with {config.epochs} epochs and goes on with as many, "
-            f"got --epochs {asked['epochs']}"
+            f"got --epochs {overrides['epochs']}"
         )
     for name in WAYS:
         begun = getattr(config, name)
-        if asked.get(name, begun) != begun:
+        if overrides.get(name, begun) != begun:
             raise ValueError(
-                f"{out} goes on as it was begun, with {name}={begun}, got --{name} {asked[name]}"
+                f"{out} goes on as it was begun, with {name}={begun}, "
+                f"got --{name} {overrides[name]}"
             )
     return config
 
@@ -268,12 +269,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
         _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
-    numbers = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
+    results = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
     if arguments.json:
-        print(json.dumps({**numbers, "interval": result.interval}))
+        print(json.dumps({**results, "interval": result.interval}))
         return 0
     low, high = result.interval
-    print(f"{_sentence({**numbers, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
+    print(f"{_sentence({**results, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
     print(f"\n{result.report()}")
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
@@ -294,7 +295,7 @@ def _draw_confusion(confusion: Any, classes: Sequence[str], path: Path) -> None:
     from vit_tutorial import files, plots
 
     figure = plots.confusion_matrix(confusion, classes)
-    with files.whole_file(path) as beside:
+    with files.atomic_write(path) as beside:
         figure.savefig(beside, format="png", dpi=150)
 
 
@@ -324,7 +325,7 @@ def _device(name: str) -> str:
 def _sentence(evaluation: dict) -> str:
     return (
         f"{evaluation['correct']} of {evaluation['n']} images of {evaluation['data']} "
-        f"named rightly: {evaluation['accuracy']:.2f}%"
+        f"classified correctly: {evaluation['accuracy']:.2f}%"
     )
 
 
@@ -353,22 +354,22 @@ def _explain(arguments: argparse.Namespace) -> int:
         return 0
     explained = []
     for photo in bar:
-        each = explain.explain(model, photo, reading, **options)
-        explained.append(each)
+        item = explain.explain(model, photo, reading, **options)
+        explained.append(item)
         if out is None or len(photos) == 1:
             target = out or Path(photo).with_suffix(".explained.png")
-            with files.whole_file(target) as beside:
-                each.figure().savefig(beside, format="png", dpi=150)
-            for name, probability in list(zip(each.names, each.probabilities, strict=True))[:3]:
+            with files.atomic_write(target) as beside:
+                item.figure().savefig(beside, format="png", dpi=150)
+            for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:
                 print(f"{probability:6.1%}  {name}")
             print(f"Picture: {target}")
     if out is not None and len(photos) > 1:
-        with files.whole_file(out) as beside:
+        with files.atomic_write(out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
         print(f"Picture: {out}")
     if len(reading.classes) <= 20:
-        known = ", ".join(reading.classes)
-        print(f"It knows {known}, and must name one of them whatever it is shown.")
+        classes = ", ".join(reading.classes)
+        print(f"It knows {classes}, and must name one of them whatever it is shown.")
     return 0
 
 

@@ -27,7 +27,7 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 class ResidualBlock(nn.Module):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.model import Attention, Block, VisionTransformer, ViTConfig
 from vit_tutorial.modes import evaluating
 
@@ -102,27 +102,27 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
     images of |d loss / d gate| (Michel et al. 2019, arXiv 1905.10650, equation 2).
 
     Args:
-        model: asked in evaluation mode, and left as it is.
+        model: run in evaluation mode, and left as it is.
         images: normalised, (B, C, H, W).
         labels: (B,).
     """
     blocks: list[Any] = list(model.blocks)
-    handed_on: list[Tensor] = []
+    head_outputs: list[Tensor] = []
     hooks = [
-        block.attn.proj.register_forward_pre_hook(lambda _, given: handed_on.append(given[0]))
+        block.attn.proj.register_forward_pre_hook(lambda _, inputs: head_outputs.append(inputs[0]))
         for block in blocks
     ]
     try:
         with evaluating(model, gradients=True):
             logits = model(images.detach().requires_grad_())
             loss = F.cross_entropy(logits, labels, reduction="sum")
-            gradients = torch.autograd.grad(loss, handed_on)
+            gradients = torch.autograd.grad(loss, head_outputs)
     finally:
         for hook in hooks:
             hook.remove()
     importance = []
-    for block, given, gradient in zip(blocks, handed_on, gradients, strict=True):
-        parts = rearrange(given * gradient, "b t (h d) -> b h t d", h=block.attn.num_heads)
+    for block, inputs, gradient in zip(blocks, head_outputs, gradients, strict=True):
+        parts = rearrange(inputs * gradient, "b t (h d) -> b h t d", h=block.attn.num_heads)
         importance.append(parts.sum(dim=(2, 3)).abs().mean(dim=0).detach())
     return importance
 
@@ -130,23 +130,23 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
 def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) -> VisionTransformer:
     """Copy a network without some of its heads: {layer: the heads to leave out}.
 
-    The rows of `qkv` that made them and the columns of `proj` that read them are gone, not zeroed.
+    Their rows of `qkv` and their columns of `proj` are removed, not zeroed.
 
     Raises:
         ValueError: a layer or head that is not there, or no head left in a layer.
     """
     pruned = copy.deepcopy(model)
-    for layer, gone in heads.items():
+    for layer, removed in heads.items():
         if layer not in range(len(pruned.blocks)):
             raise ValueError(f"there are layers 0 to {len(pruned.blocks) - 1}, got {layer}")
         block = pruned.blocks[layer]
         assert isinstance(block, Block)
         count = block.attn.num_heads
-        if not set(gone) <= set(range(count)):
-            raise ValueError(f"layer {layer} has heads 0 to {count - 1}, got {sorted(gone)}")
-        if len(set(gone)) == count:
+        if not set(removed) <= set(range(count)):
+            raise ValueError(f"layer {layer} has heads 0 to {count - 1}, got {sorted(removed)}")
+        if len(set(removed)) == count:
             raise ValueError(f"layer {layer} must keep one of its {count} heads")
-        block.attn = _with_heads(block.attn, [head for head in range(count) if head not in gone])
+        block.attn = _with_heads(block.attn, [head for head in range(count) if head not in removed])
     return pruned
 
 
@@ -174,7 +174,7 @@ def merge_matrix(keys: Tensor, r: int, num_prefix: int = 1) -> Tensor:
     """Say which tokens become one: keys (B, T, d) -> zeros and ones (B, T - r, T), a row for each.
 
     Tokens of even index look for the most alike among those of odd index, by the cosine of their
-    keys, and the r most alike go where they found it (Bolya et al. 2022, arXiv 2210.09461). The
+    keys, and the r most alike go where they matched (Bolya et al. 2022, arXiv 2210.09461). The
     prefix (CLS) is left alone. With fewer candidates than r, all of them merge.
 
     Raises:
@@ -197,11 +197,11 @@ def merge_matrix(keys: Tensor, r: int, num_prefix: int = 1) -> Tensor:
     chosen = best.topk(r, dim=-1).indices  # (B, r), among the even ones
     goes = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device)
     goes.scatter_(1, 2 * chosen, True)
-    place = (~goes).cumsum(dim=1) - 1  # of each token that stays, in the shorter sequence
+    index = (~goes).cumsum(dim=1) - 1  # of each remaining token, in the shorter sequence
     if r:
         target = 2 * partner.gather(1, chosen) + 1
-        place.scatter_(1, 2 * chosen, place.gather(1, target))
-    return F.one_hot(place, keys.shape[1] - r).mT
+        index.scatter_(1, 2 * chosen, index.gather(1, target))
+    return F.one_hot(index, keys.shape[1] - r).mT
 
 
 class TokenMerging(nn.Module):
@@ -268,8 +268,8 @@ def every_other_layer(model: VisionTransformer) -> VisionTransformer:
     student = VisionTransformer(replace(model.config, depth=len(blocks)))
     student = student.to(model.head.weight).train(model.training)
     state = {name: value for name, value in model.state_dict().items() if "blocks." not in name}
-    for number, block in enumerate(blocks):
-        state |= {f"blocks.{number}.{name}": v for name, v in block.state_dict().items()}
+    for index, block in enumerate(blocks):
+        state |= {f"blocks.{index}.{name}": v for name, v in block.state_dict().items()}
     student.load_state_dict(state)
     return student
 
@@ -322,8 +322,8 @@ def time_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for number in range(rounds):
-        for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
+    for turn in range(rounds):
+        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
             wait()
             began = time.perf_counter()
             calls[name]()
@@ -381,7 +381,7 @@ def save_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
             verbose=False,
         )
     assert program is not None
-    with whole_file(Path(path)) as beside:
+    with atomic_write(Path(path)) as beside:
         onnx.save(program.model_proto, str(beside))
         session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
         (theirs,) = session.run(None, {"images": images.detach().cpu().numpy()})

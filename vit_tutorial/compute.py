@@ -55,7 +55,7 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     worth trying where it multiplies matrices faster than float32.
 
     Raises:
-        ValueError: the config asks for what this network cannot do.
+        ValueError: the config sets what this network cannot do.
     """
     first = next(model.parameters())
     on_cpu, full = first.device.type == "cpu", str(first.dtype).removeprefix("torch.")
@@ -88,11 +88,11 @@ def ways_to_compute(model: nn.Module, config: TrainConfig) -> list[Compute]:
     return [Compute(p, a, n) for p in precisions for a in attentions for n in threads]
 
 
-@cache  # asked in every training
+@cache  # called in every training
 def bfloat16_is_faster() -> bool:
     """Tell whether this CPU multiplies matrices faster in bfloat16 than in float32.
 
-    Those that imitate bfloat16 take up to ten times as long; this asks them for milliseconds.
+    Those that imitate bfloat16 take up to ten times as long; this takes them milliseconds.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -123,14 +123,14 @@ def fastest_way(
             setting_up, step = seconds(way), seconds(way)
             times[way] = [step]
             used += setting_up + step
-    medians = {way: taken[0] for way, taken in times.items()}
+    medians = {way: durations[0] for way, durations in times.items()}
     for _ in range(ROUNDS):
         limit = WORTH_TRYING * min(medians.values())
         for way in medians:
             if medians[way] <= limit and used < budget:
                 times[way].append(seconds(way))
                 used += times[way][-1]
-        medians = {way: statistics.median(taken) for way, taken in times.items()}
+        medians = {way: statistics.median(durations) for way, durations in times.items()}
     best = min(medians, key=lambda way: medians[way])
     gain = medians[ways[0]] / medians[best]
     return (best, gain) if gain >= WORTH_TAKING else (ways[0], 1.0)

@@ -1,6 +1,6 @@
 """Labelled images as plain tensors: CIFAR-10, the digits, or a folder of your own.
 
-Images stay uint8 until the moment they are used: a whole training set then fits in memory
+Images stay uint8 until the moment they are used: a training set then fits in memory
 (CIFAR-10: 154 MB), and `normalize` turns a batch into what the network reads.
 """
 
@@ -143,8 +143,8 @@ def load_train_test(
         ValueError: as `load`, or a training set and a test set of other classes.
     """
     if Path(source).is_dir() and not all((Path(source) / s).is_dir() for s in ("train", "test")):
-        whole = load(source, "train", img_size=img_size, mode=mode, on_error=on_error)
-        return hold_out(whole, 0.2, seed=0)
+        images = load(source, "train", img_size=img_size, mode=mode, on_error=on_error)
+        return hold_out(images, 0.2, seed=0)
     train, test = (
         load(source, split, img_size=img_size, mode=mode, on_error=on_error)
         for split in ("train", "test")
@@ -172,8 +172,8 @@ def cifar10(split: str, root: str | Path | None = None, download: bool = True) -
     Args:
         split: "train" or "test".
         root: The folder that holds `cifar-10-batches-py` or the archive; else `data_root()`.
-        download: Whether to fetch the archive (170 MB) if it is not there. Nothing is unpacked or
-            read before its checksum is right.
+        download: Whether to fetch the archive (170 MB) if it is not there. It is neither unpacked
+            nor read before its checksum is correct.
 
     Raises:
         FileNotFoundError: it is not there and `download` is false.
@@ -203,7 +203,7 @@ def cifar10(split: str, root: str | Path | None = None, download: bool = True) -
 
 def _read_cifar10(folder: Path, split: str) -> ImageSet:
     if not (folder / "cifar-10-batches-py").is_dir():
-        raise RuntimeError(f"nothing in {folder}")  # torchvision takes seconds to import
+        raise RuntimeError(f"no files in {folder}")  # torchvision takes seconds to import
     from torchvision.datasets import CIFAR10
 
     with warnings.catch_warnings():  # the pickles are from 2009, and NumPy 2.4.0 warns of it
@@ -223,15 +223,17 @@ def require_cifar10(images: ImageSet, split: str) -> None:
     Raises:
         ValueError: counts or statistics that are not CIFAR-10's.
     """
-    each = 5000 if split == "train" else 1000
+    per_class = 5000 if split == "train" else 1000
     counts = torch.bincount(images.labels, minlength=10).tolist()
-    if counts != [each] * 10:
-        raise ValueError(f"CIFAR-10 has {each} {split} images of each of 10 classes, got {counts}")
+    if counts != [per_class] * 10:
+        raise ValueError(
+            f"CIFAR-10 has {per_class} {split} images of each of 10 classes, got {counts}"
+        )
     if split == "train":
-        found = channel_stats(images.images)
-        known = (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)
-        if not np.allclose(found, known, rtol=0, atol=2e-4):
-            raise ValueError(f"CIFAR-10's channel means and deviations are {known}, got {found}")
+        stats = channel_stats(images.images)
+        expected = (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)
+        if not np.allclose(stats, expected, rtol=0, atol=2e-4):
+            raise ValueError(f"CIFAR-10's channel means and deviations are {expected}, got {stats}")
 
 
 def digits(split: str) -> ImageSet:
@@ -251,13 +253,13 @@ def digits(split: str) -> ImageSet:
 
     scans, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(scans).reshape(-1, 1, 8, 8)  # 17 grey levels, 0 to 16
-    whole = ImageSet(
+    image_set = ImageSet(
         images=(images * (255 / 16)).round().to(torch.uint8),
         labels=torch.from_numpy(labels).long(),
         classes=tuple("0123456789"),
         name="scikit-learn digits",
     )
-    train, test = hold_out(whole, fraction=0.2, seed=0)
+    train, test = hold_out(image_set, fraction=0.2, seed=0)
     return train if split == "train" else test
 
 
@@ -322,7 +324,7 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def hold_out(whole: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Split into (the rest, a held-out fraction), each class in proportion.
 
     Raises:
@@ -330,19 +332,19 @@ def hold_out(whole: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Ima
     """
     from sklearn.model_selection import train_test_split
 
-    if 0 < fraction < 1 and math.ceil(fraction * len(whole)) < len(whole.classes):
+    if 0 < fraction < 1 and math.ceil(fraction * len(images)) < len(images.classes):
         raise ValueError(
-            f"{whole.name} holds {len(whole)} images: a test set of {fraction:.0%} cannot have one "
-            f"of each of {len(whole.classes)} classes"
+            f"{images.name} holds {len(images)} images: a test set of {fraction:.0%} cannot have "
+            f"one of each of {len(images.classes)} classes"
         )
     rest, held_out = train_test_split(
-        torch.arange(len(whole)), test_size=fraction, random_state=seed, stratify=whole.labels
+        torch.arange(len(images)), test_size=fraction, random_state=seed, stratify=images.labels
     )
-    return whole[rest], whole[held_out]
+    return images[rest], images[held_out]
 
 
 def stratified(labels: Tensor, share: float, seed: int = 0) -> Tensor:
-    """Choose a share of each class, at least one image of it: labels (n,) -> places (m,), sorted.
+    """Choose a share of each class, at least one image of it: labels (n,) -> indices (m,), sorted.
 
     With the same seed a smaller share is part of a larger one.
 
@@ -359,9 +361,9 @@ def stratified(labels: Tensor, share: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in labels.unique():
-        places = (labels == label).nonzero()[:, 0]
-        order = torch.randperm(len(places), generator=generator)
-        chosen.append(places[order[: max(round(share * len(places)), 1)]])
+        indices = (labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(indices), generator=generator)
+        chosen.append(indices[order[: max(round(share * len(indices)), 1)]])
     return torch.cat(chosen).sort().values
 
 

@@ -75,7 +75,7 @@ def _check_checkpoints() -> str:
     result = evaluation.evaluate(model, data.digits("test"), card.mean, card.std)
     if abs(result.correct - card.evaluation["correct"]) > 1:  # another chip may round otherwise
         raise ValueError(
-            f"digits has {result.correct} of {result.n} test images right, "
+            f"digits has {result.correct} of {result.n} test images correct, "
             f"its card says {card.evaluation['correct']}"
         )
     return f"{', '.join(weights.bundled())}; digits measured again: {result.accuracy:.1f}%"

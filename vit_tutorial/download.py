@@ -30,17 +30,17 @@ def fetch(
 ) -> None:
     """Fetch `target` from the first of several URLs that delivers `size` bytes with that checksum.
 
-    What has arrived lies beside the target, its name ending in `.part`, until it is whole and
+    What has arrived lies beside the target, its name ending in `.part`, until it is complete and
     checked; the next source, or the next call after an interruption, continues it.
 
     Args:
         sources: URLs, in the order in which to try them.
-        target: Where the file goes. If it is there and right, nothing is fetched.
+        target: Where the file goes. If it is there and correct, it is not fetched.
         size: Its length in bytes.
         md5: Its checksum in hexadecimal digits.
-        stall: A source that sends nothing for so many seconds is left for the next one.
+        stall: A source that sends no data for so many seconds is left for the next one.
         slow: So is one that sends fewer bytes per second; it gets a second turn, without hurry, if
-            nothing faster is found.
+            no other one is faster.
 
     Raises:
         OSError: no source delivered the file (the message says what each one did), or it could not
@@ -68,7 +68,7 @@ def fetch(
                 return
             part.unlink()
             reasons[source] = "the checksum is wrong"
-            if resumed:  # perhaps only what came before was wrong: the same source again, afresh
+            if resumed:  # perhaps only the earlier part was wrong: the same source again, afresh
                 turns.appendleft((source, lowest_speed))
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise OSError(f"{target.name} could not be downloaded. Tried {tried}")
@@ -108,9 +108,9 @@ def _continue(source: str, part: Path, size: int, stall: float, lowest_speed: fl
     headers = {"User-Agent": "vit-tutorial"} | ({"Range": f"bytes={done}-"} if done else {})
     request = urllib.request.Request(source, headers=headers)
     with urllib.request.urlopen(request, timeout=stall) as response:
-        if done and response.status == 206:  # partial content, as asked for
+        if done and response.status == 206:  # partial content, as requested
             if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-                raise _BadSource("it continues at another place than asked")
+                raise _BadSource("it continues at another offset than requested")
         else:
             done = 0
         if response.length is not None and done + response.length != size:
@@ -141,5 +141,5 @@ def _reason(error: Exception, stall: float) -> str:
             return f"HTTP {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"nothing came for {stall:g} seconds"
+        return f"no data for {stall:g} seconds"
     return str(cause) or type(cause).__name__

@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def correct(self) -> int:
-        """How many predictions are right."""
+        """How many predictions are correct."""
         return int((self.predictions == self.labels).sum())
 
     @property
@@ -54,7 +54,7 @@ class Evaluation:
     def interval(self) -> tuple[float, float]:
         """The 95% confidence interval of the accuracy, (low, high) in percent, by Wilson's score.
 
-        It holds the chance in the test images, not in the training: see `wilson_interval`.
+        It covers the draw of the test images, not of the training: see `wilson_interval`.
         """
         return wilson_interval(self.correct, self.n)
 
@@ -95,7 +95,7 @@ def evaluate(
     std: Sequence[float] | Tensor,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Ask `model` about every image, in evaluation mode, on the device it is on.
+    """Run `model` on every image, in evaluation mode, on the device it is on.
 
     Raises:
         ValueError: no images, no batch size, or another number of classes than of logits.
@@ -105,7 +105,7 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     first = next(model.parameters())
-    # All goes to the device once and comes back once: between batches nothing waits for it.
+    # One copy to the device and one back: no wait for it between batches.
     images = test.images.to(first.device)
     mean, std = (torch.as_tensor(v, device=first.device) for v in (mean, std))
     outputs = []

@@ -47,7 +47,7 @@ def explain(
     method: str = "rollout",
     fit: str = "crop",
 ) -> Explanation:
-    """Ask a network about an image, and where it looked.
+    """Run a network on an image, and find where it looked.
 
     Args:
         model: any network that `record_attention` can read.

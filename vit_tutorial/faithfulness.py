@@ -1,7 +1,7 @@
-"""Is a map right? Remove what it calls important, and see what the network says then.
+"""Is a map right? Remove what it calls important, and see what the network outputs then.
 
 A map is scored by patches: the network sees the image with the most important ones removed, or
-with nothing else left. A map of random numbers is scored beside all others, as the floor.
+with all others removed. A map of random numbers is scored beside all others, as the floor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def maps_of_all_methods(
     """Explain images (B, C, H, W) by every method, for the classes `targets` (B,).
 
     Returns the name of each method in `METHODS` -> its maps (B, rows, columns). "random",
-    "last_layer" (its attention, the mean over heads) and "rollout" know nothing of the class.
+    "last_layer" (its attention, the mean over heads) and "rollout" do not depend on the class.
     """
     picked = targets.to(images.device)[:, None]
     record = record_attention(
@@ -155,7 +155,7 @@ def collages(images: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Ten
     """Paste four images of four classes together: where an object is, is then known.
 
     Returns collages (B, C, 2H, 2W), the label (B,) of one of the four, and the quarter (B,) in
-    which it is: 0 and 1 above, 2 and 3 below. Each image is the asked one once.
+    which it is: 0 and 1 above, 2 and 3 below. Each image is the target once.
 
     Raises:
         ValueError: fewer than four classes.
@@ -163,23 +163,23 @@ def collages(images: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Ten
     if len(labels.unique()) < 4:
         raise ValueError(f"expected images of at least 4 classes, got {len(labels.unique())}")
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randint(4, (len(images),), generator=generator)
+    positions = torch.randint(4, (len(images),), generator=generator)
     chosen = torch.empty(len(images), 4, dtype=torch.long)
-    for i, place in enumerate(places.tolist()):
+    for i, quarter in enumerate(positions.tolist()):
         members = [i]
         for j in torch.randperm(len(images), generator=generator).tolist():
             if all(labels[j] != labels[member] for member in members):
                 members.append(j)
             if len(members) == 4:
                 break
-        chosen[i] = torch.tensor([*members[1 : place + 1], i, *members[place + 1 :]])
+        chosen[i] = torch.tensor([*members[1 : quarter + 1], i, *members[quarter + 1 :]])
     quarters = images[chosen]  # (B, 4, C, H, W)
     above, below = (torch.cat([quarters[:, i], quarters[:, i + 1]], dim=3) for i in (0, 2))
-    return torch.cat([above, below], dim=2), labels, places.to(labels.device)
+    return torch.cat([above, below], dim=2), labels, positions.to(labels.device)
 
 
 def points_at(maps: Tensor, quarters: Tensor, seed: int = 0) -> Tensor:
-    """Play the pointing game: is the best patch in the right quarter? (B,), booleans.
+    """Play the pointing game: is the best patch in the target's quarter? (B,), booleans.
 
     After Zhang et al. 2016 (arXiv 1608.00507). Patches on the border of two quarters do not exist:
     rows and columns must be even.
@@ -210,7 +210,7 @@ def faithfulness_table(
     """Score every method by every metric: one row for each, with a 95% bootstrap interval.
 
     Maps are made for the labels, so `images` (normalised, (B, C, H, W)) should be ones that the
-    model names rightly. `on_collages` is the model for images of twice the height and width;
+    model classifies correctly. `on_collages` is the model for images of twice the height and width;
     without it there is no pointing game. Each row also holds the mean difference from the random
     map on the same images, with its interval, signed so that more is better. `on_batch` gets the
     number of images done so far.

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 from collections.abc import Generator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[Path]:
+def atomic_write(path: Path) -> Generator[Path]:
     """Give the name of a file beside `path` to write to; it becomes `path` when all went well.
 
-    Where it did not, what was at `path` before is still there, and nothing half written is left.
+    Where it did not, what was at `path` before is still there, and no half-written file is left.
 
     Examples:
-        >>> with whole_file(getfixture("tmp_path") / "notes.txt") as beside:
+        >>> with atomic_write(getfixture("tmp_path") / "notes.txt") as beside:
         ...     _ = beside.write_text("all of it")
         >>> (getfixture("tmp_path") / "notes.txt").read_text()
         'all of it'

@@ -26,19 +26,20 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
 
 
 @contextmanager
-def compiled(model: nn.Module, wanted: bool = True) -> Generator[bool]:
+def compiled(model: nn.Module, enabled: bool = True) -> Generator[bool]:
     """Compile the blocks of `model` while the context lasts; give True where that worked.
 
-    Blocks that are equal but for their numbers are compiled once. A model without `blocks` is
-    compiled whole. Where compilation does not work, a warning says so, and all runs as before.
+    Blocks that differ in their weights alone are compiled once. A model without `blocks` is
+    compiled as one. Where compilation does not work, a warning says so, and all runs as before.
     """
-    parts = list(getattr(model, "blocks", [model])) if wanted else []
+    parts = list(getattr(model, "blocks", [model])) if enabled else []
     try:
         torch.compile(torch.nn.Identity())(torch.zeros(1)) if parts else None
     except Exception as error:  # no compiler, no Triton, an unknown GPU: many ways to fail
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"torch.compile does not work here, so nothing is compiled: {reason}", stacklevel=3
+            f"torch.compile does not work here, so the model runs uncompiled: {reason}",
+            stacklevel=3,
         )
         parts = []
     for part in parts:

@@ -52,7 +52,7 @@ def open_image(source: Source, *, mode: str = "RGB") -> Image.Image:
     if mode not in ("RGB", "L"):
         raise ValueError(f'mode must be "RGB" or "L", got {mode!r}')
     if isinstance(source, np.ndarray | Tensor):
-        return _opaque(_from_numbers(source), mode)
+        return _opaque(_from_array(source), mode)
     if isinstance(source, Image.Image):
         return _decode(source, "the PIL image", mode)
     if isinstance(source, bytes):
@@ -119,7 +119,7 @@ class FittedImage:
     def patch_box(self, row: int, col: int, grid: tuple[int, int]) -> Box:
         """Find one patch of a grid (rows, columns): its left, top, right, bottom on the original.
 
-        A patch of a padded image can lie outside the original, in part or whole.
+        A patch of a padded image can lie outside the original, partly or completely.
 
         Raises:
             ValueError: a patch that the grid does not have.
@@ -153,8 +153,8 @@ def fit_image(image: Source, img_size: Size, *, fit: str = "crop") -> FittedImag
         image: What `open_image` opens.
         img_size: The side of a square, or (height, width), in pixels.
         fit: "crop" keeps the largest centred part that has the proportions of `img_size`. "pad"
-            keeps the whole image and fills the rest with mid-grey (128), which is close to zero
-            once normalised. "resize" keeps the whole image and stretches it.
+            keeps all of the image and fills the rest with mid-grey (128), which is close to zero
+            once normalised. "resize" keeps all of the image and stretches it.
 
     Raises:
         ValueError: a size that is not positive, an unknown fit, or an image that cannot be opened.
@@ -311,7 +311,7 @@ def _view_box(original: tuple[int, int], target: tuple[int, int], fit: str) -> B
         if fit == "crop":
             side = new * min(scales)
             start = (old - side) / 2
-        else:  # padding is whole pixels of the target: a pixel is either image or padding
+        else:  # padding is an integer number of target pixels: a pixel is either image or padding
             inner = min(new, max(1, round(old / max(scales))))
             side = new * old / inner
             start = -((new - inner) // 2) * old / inner
@@ -328,26 +328,26 @@ def _render(image: Image.Image, box: Box, width: int, height: int) -> Image.Imag
     x0, x1 = (round((x - left) / (right - left) * width) for x in inside[::2])
     y0, y1 = (round((y - top) / (bottom - top) * height) for y in inside[1::2])
     # Pillow's filter is wide, which keeps fine patterns from aliasing, but it reaches out of a box:
-    # cut first, so that nothing outside the view leaks into it.
+    # cut first, so that no pixel outside the view leaks into it.
     x, y = math.floor(inside[0]), math.floor(inside[1])
     cut = image.crop((x, y, math.ceil(inside[2]), math.ceil(inside[3])))
     inside = inside[0] - x, inside[1] - y, inside[2] - x, inside[3] - y
-    seen = cut.resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BICUBIC, box=inside)
+    resized = cut.resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BICUBIC, box=inside)
     canvas = Image.new(image.mode, (width, height), "#808080")
-    canvas.paste(seen, (x0, y0))
+    canvas.paste(resized, (x0, y0))
     return canvas
 
 
 def _patch_weights(count: int, start: float, stop: float, patches: int, smooth: bool) -> np.ndarray:
     """Weigh the patches along one axis for each of its pixels: (count, patches)."""
     position = (np.arange(count) + 0.5 - start) / (stop - start) * patches  # unit: one patch
-    seen = (position >= 0) & (position < patches)
+    inside = (position >= 0) & (position < patches)
     if smooth:
         centre = np.clip(position - 0.5, 0, patches - 1)[:, None]
         weights = np.clip(1 - np.abs(centre - np.arange(patches)), 0, None)
     else:
         weights = np.floor(position)[:, None] == np.arange(patches)
-    return (weights * seen[:, None]).astype(np.float32)
+    return (weights * inside[:, None]).astype(np.float32)
 
 
 def _decode(source: Any, name: str, mode: str) -> Image.Image:
@@ -361,9 +361,9 @@ def _decode(source: Any, name: str, mode: str) -> Image.Image:
             image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits
-            numbers = np.asarray(image)
-            fits = image.mode == "I" and numbers.min() >= 0 and numbers.max() <= 65535
-            image = _from_numbers(numbers.astype(np.uint16) if fits else numbers)
+            array = np.asarray(image)
+            fits = image.mode == "I" and array.min() >= 0 and array.max() <= 65535
+            image = _from_array(array.astype(np.uint16) if fits else array)
         return _opaque(image, mode)
     except UnidentifiedImageError:
         raise ValueError(f"{name}: not an image that Pillow can read") from None
@@ -373,19 +373,19 @@ def _decode(source: Any, name: str, mode: str) -> Image.Image:
         raise ValueError(f"{name}: cannot be read as an image: {error}") from error
 
 
-def _from_numbers(numbers: np.ndarray | Tensor) -> Image.Image:
-    shape = tuple(numbers.shape)
-    is_tensor = isinstance(numbers, Tensor)
+def _from_array(array: np.ndarray | Tensor) -> Image.Image:
+    shape = tuple(array.shape)
+    is_tensor = isinstance(array, Tensor)
     channels = 1 if len(shape) == 2 else shape[0 if is_tensor else -1] if len(shape) == 3 else 0
     if channels not in (1, 3, 4) or 0 in shape:
         order = "a tensor (H, W) or (C, H, W)" if is_tensor else "an array (H, W) or (H, W, C)"
         raise ValueError(f"expected {order} with C = 1, 3 or 4 and some pixels, got shape {shape}")
-    if isinstance(numbers, Tensor):
-        numbers = numbers.detach().cpu()
-        numbers = numbers.float() if numbers.is_floating_point() else numbers  # bfloat16 too
-        numbers = (numbers.movedim(0, -1) if len(shape) == 3 else numbers).numpy()
-    numbers = numbers[:, :, 0] if numbers.ndim == 3 and channels == 1 else numbers
-    return Image.fromarray(_to_uint8(numbers))
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # bfloat16 too
+        array = (array.movedim(0, -1) if len(shape) == 3 else array).numpy()
+    array = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
+    return Image.fromarray(_to_uint8(array))
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Bound the accuracy of a network that names `correct` of `n` images right: percent.
+    """Bound the accuracy of a network that classifies `correct` of `n` images correctly: percent.
 
     With another test set of this size and kind the accuracy would differ a little; of 100 intervals
-    made like this, about 95 hold what endless images would give. It says nothing of another
+    made like this, about 95 hold what endless images would give. It does not cover another
     training seed (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
 
     Examples:
@@ -42,7 +42,7 @@ def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bound the mean that endless seeds would give, by Student's t; of one value nothing is known.
+    """Bound the mean that endless seeds would give, by Student's t; one value gives no bound.
 
     Examples:
         >>> low, high = student_interval([1.0, 2.0, 3.0])
@@ -60,13 +60,13 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def accuracy_change(before: Tensor, after: Tensor) -> tuple[float, float, float]:
-    """Tell how many percent more are right after a change: the difference and its 95% interval.
+    """Tell by how many percent accuracy changes: the difference and its 95% interval.
 
     Both networks have named the same images, so each image has a difference of its own, 1, 0 or -1,
     and the interval is that of their mean. It is much narrower than the accuracies' own intervals.
 
     Args:
-        before: (n,) bool, for which images the answer was right.
+        before: (n,) bool, for which images the prediction was correct.
         after: (n,) bool.
 
     Raises:
@@ -83,6 +83,6 @@ def accuracy_change(before: Tensor, after: Tensor) -> tuple[float, float, float]
             f"expected two (n,) of the same images, got {tuple(before.shape)} and "
             f"{tuple(after.shape)}"
         )
-    each = 100 * (after.double() - before.double())
-    middle, reach = each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
-    return middle, middle - reach, middle + reach
+    differences = 100 * (after.double() - before.double())
+    mean, margin = differences.mean().item(), 1.96 * differences.std().item() / len(before) ** 0.5
+    return mean, mean - margin, mean + margin

@@ -57,7 +57,7 @@ class MAEConfig:
         for name in ("decoder_dim", "decoder_depth", "decoder_heads"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.decoder_dim % 4 or self.decoder_dim % self.decoder_heads:
             raise ValueError(
                 f"decoder_dim must be a multiple of 4 (its positions are sin-cos) and of "
@@ -66,7 +66,9 @@ class MAEConfig:
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must be between 0 and 1, got {self.mask_ratio}")
         if self.encoder.num_patches < 2:
-            raise ValueError("one patch is all there is: nothing could be hidden and seen")
+            raise ValueError(
+                "one patch cannot be both hidden and visible: use a smaller patch_size"
+            )
 
     @property
     def img_size(self) -> int | tuple[int, int]:
@@ -90,19 +92,19 @@ class MAEConfig:
         return min(max(round((1 - self.mask_ratio) * count), 1), count - 1)
 
 
-def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """Take some tokens of each image: (B, T, D) and places (B, V) -> (B, V, D).
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Take some tokens of each image: (B, T, D) and indices (B, V) -> (B, V, D).
 
     Examples:
         >>> tokens = torch.tensor([[[10.0], [11.0], [12.0]]])
         >>> take(tokens, torch.tensor([[2, 0]])).flatten().tolist()
         [12.0, 10.0]
     """
-    return tokens.take_along_dim(places[..., None], dim=1)
+    return tokens.take_along_dim(indices[..., None], dim=1)
 
 
 def hidden_patches(order: Tensor, num_visible: int) -> Tensor:
-    """Tell which patches an order hides: (B, N) -> bool (B, N), in the places of the image.
+    """Tell which patches an order hides: (B, N) -> bool (B, N), in the order of the image.
 
     Examples:
         >>> hidden_patches(torch.tensor([[2, 0, 3, 1]]), num_visible=1).tolist()
@@ -194,8 +196,8 @@ class MaskedAutoencoder(nn.Module):
             order = draw_order(len(images), self.config.encoder.num_patches, images.device)
         visible = self.config.num_visible
         predicted = self.predict(images, order, visible)
-        wanted = pixel_targets(images, self.config.encoder.patch_size, self.config.norm_pixels)
-        errors = (predicted.to(wanted) - wanted).square().mean(dim=-1)  # (B, N)
+        targets = pixel_targets(images, self.config.encoder.patch_size, self.config.norm_pixels)
+        errors = (predicted.to(targets) - targets).square().mean(dim=-1)  # (B, N)
         return errors[hidden_patches(order, visible)].mean()
 
     def encode(self, images: Tensor, visible: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ class, else in `heat_map`. The command line, the explorer (those for a class) an
 it from here. Nothing is imported, so that `--help` can name them at once.
 """
 
-METHODS = {  # how a person asks for it -> what pictures and buttons call it
+METHODS = {  # name in the API and on the command line -> label in pictures and buttons
     "last_layer": "Attention of the last layer",
     "rollout": "Attention rollout",
     "chefer": "Chefer",

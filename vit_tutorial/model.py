@@ -1,4 +1,4 @@
-"""A Vision Transformer, whole, in reading order (Dosovitskiy et al. 2020, arXiv 2010.11929).
+"""A Vision Transformer, complete and in reading order (Dosovitskiy et al. 2020, arXiv 2010.11929).
 
 Image -> patches -> tokens + positions -> `depth` encoder blocks -> norm -> head. Names and
 state-dict keys are timm's. Built step by step in lessons 01 to 06.
@@ -48,7 +48,7 @@ class ViTConfig:
     pos_embed: str = "learned"  # "none", "learned", "sincos" or "rope"
     pool: str = "cls"  # what the head reads: the "cls" token, or the "mean" of the patch tokens
     norm_eps: float = 1e-6  # of every LayerNorm
-    drop_path: float = 0.0  # in training, the chance that a half-block skips an image
+    drop_path: float = 0.0  # in training, the probability that a half-block skips an image
     trained_grid: tuple[int, int] | None = None  # set by `resized`: where the positions were learnt
 
     def __post_init__(self) -> None:
@@ -107,9 +107,9 @@ def check_config(config: ViTConfig) -> None:
         ValueError: they do not, with both of them named.
     """
     counts = ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
-    numbers = {name: getattr(config, name) for name in counts}
-    numbers["img_size height"], numbers["img_size width"] = config.image_hw
-    for name, value in numbers.items():
+    sizes = {name: getattr(config, name) for name in counts}
+    sizes["img_size height"], sizes["img_size width"] = config.image_hw
+    for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     for side in config.image_hw:
@@ -266,7 +266,7 @@ def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
     """Drop what a branch adds, for some images of a batch: (B, T, D) -> (B, T, D).
 
     Each image loses it with probability p; where it is kept it is divided by 1 - p, so that the
-    mean stays (stochastic depth, Huang et al. 2016, arXiv 1603.09382). Nothing outside training.
+    mean stays (stochastic depth, Huang et al. 2016, arXiv 1603.09382). Identity outside training.
 
     Examples:
         >>> drop_path(torch.ones(2, 17, 64), p=0.5, training=False).mean()
@@ -312,7 +312,7 @@ class Block(nn.Module):
 def position_tables(config: ViTConfig) -> tuple[Tensor | None, Tensor | None]:
     """Compute the positions that are not learned: a sin-cos table (1, T, D), RoPE angles (T, d/2).
 
-    None for what the config does not use. The CLS token has no place in the image: its row is zero.
+    None for what the config does not use. The CLS token has no position: its row is zero.
 
     Examples:
         >>> table, angles = position_tables(ViTConfig(pos_embed="sincos"))
@@ -360,13 +360,13 @@ def keep_visible(
     if visible is None:
         return x, rope
     prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
-    places = torch.cat([prefix, visible + num_prefix], dim=1)
-    x = x.take_along_dim(places[..., None], dim=1)
-    return x, None if rope is None else rope[places][:, None]
+    indices = torch.cat([prefix, visible + num_prefix], dim=1)
+    x = x.take_along_dim(indices[..., None], dim=1)
+    return x, None if rope is None else rope[indices][:, None]
 
 
 class VisionTransformer(nn.Module):
-    """The whole network: normalised images (B, C, H, W) -> logits (B, num_classes).
+    """The complete network: normalised images (B, C, H, W) -> logits (B, num_classes).
 
     Raises:
         ValueError: images of another shape than the config says, on call.

@@ -1,4 +1,4 @@
-"""A network asked in evaluation mode, and left in the mode that it was in."""
+"""A network run in evaluation mode, and left in the mode that it was in."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module, gradients: bool = False) -> Generator[None]:
-    """Put a network into evaluation mode while the context lasts, without gradients unless asked.
+    """Put a network into evaluation mode while the context lasts, without gradients by default.
 
     Afterwards every submodule is in its own mode again, also after an error: a part that was frozen
     in evaluation mode inside a network in training stays so. Whatever mode the caller is in, what

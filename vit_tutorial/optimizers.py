@@ -18,7 +18,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     AdamW: Loshchilov & Hutter 2017, arXiv 1711.05101. Both take the same `lr`, see `Muon`.
 
     Raises:
-        ValueError: Muon or `layer_decay` is asked for, and the model has no blocks.
+        ValueError: Muon or `layer_decay` is set, and the model has no blocks.
     """
     groups = parameter_groups(model, config.weight_decay)
     if config.layer_decay != 1:
@@ -41,7 +41,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal: every step of a matrix turns and stretches nothing.
+    """Momentum, made orthogonal: the singular values of a step are all near 1.
 
     Jordan et al. 2024, kellerjordan.github.io/posts/muon; a step has the size of one of AdamW's
     (Liu et al. 2025, arXiv 2502.16982, equation 4). It computes what `torch.optim.Muon` does with
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Change every matrix that has a gradient; `closure` is not asked."""
+        """Change every matrix that has a gradient; `closure` is not called."""
         for group in self.param_groups:
             alike = defaultdict(list)  # shape -> the matrices that have it
             for matrix in group["params"]:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from vit_tutorial.distributed import rank
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 
 Row = dict[str, float]
 COLUMNS = ("epoch", "loss", "test_accuracy", "lr", "images_per_second", "seconds")
@@ -110,12 +110,12 @@ def _to_tensorboard(writer: Any, row: Row) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write all rows of a run, beside and then renamed; empty where nothing was measured."""
+    """Write all rows of a run, beside and then renamed; empty where a value was not measured."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")
 
 

@@ -47,8 +47,8 @@ def processor() -> str:
 def _processor_name() -> str:
     """Name the CPU: platform.processor() is empty or vague on Linux and on a Mac."""
     if sys.platform == "darwin":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -58,10 +58,10 @@ def _processor_name() -> str:
 
 @cache
 def _commit() -> str:
-    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        here = Path(__file__).parent
-        answer = subprocess.run(asked, cwd=here, capture_output=True, text=True)
+        folder = Path(__file__).parent
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError:  # no git
         return "none"
-    return answer.stdout.strip() or "none"
+    return result.stdout.strip() or "none"

@@ -1,4 +1,4 @@
-"""Read what every head of every layer attends to, in any Vision Transformer, changing nothing.
+"""Read what every head of every layer attends to, in any Vision Transformer, without changing it.
 
 Needs torch alone. What the maps mean, and how layers are joined, is in `attention`.
 """
@@ -25,8 +25,8 @@ class RecordedAttention:
     """The attention weights of one forward pass, per layer (B, h, T, T): query rows sum to 1.
 
     `grid` is (rows, columns) of patches, `num_prefix` the number of tokens before them, `layers`
-    the index of the block that each entry of `weights` came from, `logits` (B, num_classes) the
-    model's output. `gradients`, if asked for, are d(score) / d(weights) in the same shapes, and
+    the index of the block of each entry of `weights`, `logits` (B, num_classes) the
+    model's output. `gradients`, if requested, are d(score) / d(weights) in the same shapes, and
     `own_gradients` those of the score that the model's head would give to the layer's own output.
 
     Raises:
@@ -92,7 +92,7 @@ def record_attention(
     """Run `model` on normalised images (B, C, H, W) and keep the attention weights of its layers.
 
     Any model will do that calls `F.scaled_dot_product_attention`, the softmax of 4-D scores, or
-    `nn.MultiheadAttention`. These calls are watched from outside: nothing on the model is changed,
+    `nn.MultiheadAttention`. These calls are watched from outside: the model itself is not changed,
     and with fused attention its logits stay the same to the bit (without gradients PyTorch runs
     `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). The grid is read
     off the layer that cuts the image into patches; that the patches' tokens stand last, row by row,
@@ -100,7 +100,7 @@ def record_attention(
     the memory of the others.
 
     `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
-    logit, or of a function of the logits (B, num_classes) -> (B,) (of the whole output, where a
+    logit, or of a function of the logits (B, num_classes) -> (B,) (of the full output, where a
     model gives no logits). Fused attention is then computed from the recorded weights, so that
     gradients flow through them.
 
@@ -173,9 +173,9 @@ def _gradients(score: Tensor, weights: list[Tensor]) -> list[Tensor]:
 class _BlockOutputs:
     """What each block returns, kept while the context lasts, where the model has `blocks`."""
 
-    def __init__(self, model: nn.Module, wanted: bool) -> None:
+    def __init__(self, model: nn.Module, enabled: bool) -> None:
         parts = all(hasattr(model, name) for name in ("blocks", "norm", "forward_head"))
-        self.blocks = list(model.blocks) if wanted and parts else []  # ty: ignore
+        self.blocks = list(model.blocks) if enabled and parts else []  # ty: ignore
         self.outputs: list[Tensor] = []
 
     def __enter__(self) -> None:
@@ -224,7 +224,7 @@ class _Call(NamedTuple):
 
 
 class _Reached(Exception):
-    """The first attention has been reached, and nothing more is wanted of the forward pass."""
+    """The first attention has been reached; the rest of the forward pass is not needed."""
 
 
 class _Watch(TorchFunctionMode):
@@ -247,7 +247,7 @@ class _Watch(TorchFunctionMode):
         self.unused: dict[int, Tensor] = {}  # results of a softmax that met no values so far
         self.grid: tuple[int, int] | None = None  # that the last convolution left
         self.linear_tokens: int | None = None  # or that a linear layer made of all pixels
-        self.asked: Tensor | None = None  # (T, features) by each token in the first layer
+        self.queries: Tensor | None = None  # (T, features) of each token, or scores, in layer 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -301,15 +301,15 @@ class _Watch(TorchFunctionMode):
         if self._keep(weights, args[0]):
             self.unused[id(weights)] = weights
 
-    def _keep(self, weights: Tensor, asked: Tensor) -> bool:
+    def _keep(self, weights: Tensor, queries: Tensor) -> bool:
         """Count a call, and keep its weights if they are wanted; False if it is another kind."""
         self.latest = weights
         self.ends_with_others = weights.ndim != 4 or weights.shape[2] != weights.shape[3]
         if self.ends_with_others:
             self.others.append((weights.shape[-2], weights.shape[-1]))
             return False
-        if self.asked is None:
-            self.asked = asked[0].detach().transpose(0, 1).flatten(1)  # of the first image
+        if self.queries is None:
+            self.queries = queries[0].detach().transpose(0, 1).flatten(1)  # of the first image
         if self.only_reach:
             raise _Reached
         layer = len(self.shapes)
@@ -332,7 +332,7 @@ class _Watch(TorchFunctionMode):
         if num_prefix < 0:
             raise ValueError(
                 f"{name} cuts the image into {grid[0]}x{grid[1]} patches and attends to "
-                f"{tokens} tokens: where they come from cannot be told"
+                f"{tokens} tokens: their origin is unknown"
             )
         layout = (*grid, num_prefix, *self.images.shape[2:])
         if layout not in _TRIED_OUT.setdefault(model, set()):
@@ -350,9 +350,9 @@ class _Watch(TorchFunctionMode):
             )
         for batch, tokens in self.shapes:
             if batch != len(self.images) or tokens != self.shapes[0][1]:
-                seen = ", ".join(f"{b}x {t}x{t}" for b, t in dict.fromkeys(self.shapes))
+                maps = ", ".join(f"{b}x {t}x{t}" for b, t in dict.fromkeys(self.shapes))
                 raise ValueError(
-                    f"{name} attends within windows or at several resolutions (maps: {seen}; "
+                    f"{name} attends within windows or at several resolutions (maps: {maps}; "
                     f"images: {len(self.images)}), so its layers cannot be joined: use a network "
                     "in which all patches see each other (ViT, DeiT, BEiT, DINOv2), or Grad-CAM "
                     "on its feature maps"
@@ -394,10 +394,10 @@ class _Watch(TorchFunctionMode):
         watch = _Watch(image, only_reach=True)
         with torch.no_grad(), suppress(_Reached), watch:
             model(image)
-        # most of what a token asks changes with it; a score also with the token that is asked
-        assert watch.asked is not None
-        assert self.asked is not None
-        change = (watch.asked - self.asked).abs().median(dim=1).values
+        # most of a token's query changes with it; a score also with the key's token
+        assert watch.queries is not None
+        assert self.queries is not None
+        change = (watch.queries - self.queries).abs().median(dim=1).values
         changed = (change > 0.01 * change.max()).nonzero().flatten().tolist()
         expected = {num_prefix, num_prefix + columns - 1}
         if changed and not (expected <= set(changed) and min(changed) == num_prefix):
@@ -422,8 +422,8 @@ def _weights(
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if attn_mask is not None:
-        seen = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if seen else scores + attn_mask
+        is_boolean = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_boolean else scores + attn_mask
     return scores.softmax(dim=-1)
 
 

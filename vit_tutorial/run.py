@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.distributed import rank, world_size
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.optimizers import make_optimizers
 from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
@@ -32,7 +32,7 @@ class Run:
     """All that changes while a network is trained: what a saved run has to hold.
 
     The order of the images and all random draws are functions of the config's seed and the step,
-    so a number, the step, is all that has to be kept of them.
+    so the step is all that has to be saved of them.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Run:
         path = state_path(self.save_to)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as beside:
+            with atomic_write(path) as beside:
                 torch.save(state, beside)
         except (OSError, RuntimeError) as error:  # torch.save has RuntimeErrors for a full disk
             message = f"the run cannot be written to {path}: {str(error).splitlines()[0]}"
@@ -217,15 +217,15 @@ class Run:
         if self.save_to is None:
             raise ValueError("resume needs save_to, the name of the run to go on with")
         state = read_state(self.save_to)
-        here = asdict(self.config)
-        there = {**asdict(TrainConfig(epochs=1)), **state["config"]}  # what was added since
-        other = [name for name in here if here[name] != there[name]]
-        if other:
+        ours = asdict(self.config)
+        saved_config = {**asdict(TrainConfig(epochs=1)), **state["config"]}  # what was added since
+        different = [name for name in ours if ours[name] != saved_config[name]]
+        if different:
             raise ValueError(
                 f"the run in {state_path(self.save_to)} was started with "
-                + ", ".join(f"{name}={there[name]}" for name in other)
+                + ", ".join(f"{name}={saved_config[name]}" for name in different)
                 + ", not with "
-                + ", ".join(f"{name}={here[name]}" for name in other)
+                + ", ".join(f"{name}={ours[name]}" for name in different)
             )
         try:
             self.model.load_state_dict(state["model"])
@@ -265,18 +265,18 @@ def read_state(save_to: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
 
 
-def how_it_was_computed(save_to: str | Path | None, model: nn.Module) -> Compute | None:
+def saved_compute(save_to: str | Path | None, model: nn.Module) -> Compute | None:
     """Return how a saved run was computed, for the same bits; None on another processor.
 
     Raises:
         ValueError: there is no run, or it cannot be read.
     """
     state = {} if save_to is None else read_state(save_to)
-    here = [next(model.parameters()).device.type, processor()]
-    if "how" in state and [state["device"], state["processor"]] == here:
+    ours = [next(model.parameters()).device.type, processor()]
+    if "how" in state and [state["device"], state["processor"]] == ours:
         return Compute(**state["how"])
     if "how" in state:
-        say("The run was begun on another processor: what is fastest here is found out anew.")
+        say("The run was begun on another processor: what is fastest here is measured again.")
     return None
 
 
@@ -297,34 +297,34 @@ def refuse_unfinished(save_to: str | Path | None) -> None:
         )
 
 
-def mixed_seed(*numbers: int) -> int:
+def mixed_seed(*parts: int) -> int:
     """Make one seed of several numbers, so that no two random streams are alike."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 @contextmanager
 def stop_signals() -> Generator[Callable[[], bool]]:
     """Let Ctrl-C and a request to end wait for the end of a step; a second Ctrl-C does not wait.
 
-    Gives a function that tells whether one has come. With several processes, and outside the main
-    thread, they work as ever.
+    Gives a function that tells whether one was received. With several processes, and outside the
+    main thread, they work as ever.
     """
     if world_size() > 1 or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = False
+    requested = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
 
     # one that a script started in its background ignores Ctrl-C, which is meant for others
-    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, ask) for number in heard}
+    handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, request) for number in handled}
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """Train any network on an `ImageSet`: the loop, what one step of it does, and how long it takes.
 
-Read from the top: `fit` is the loop; `train_step` augments a batch, asks the network, and updates
+Read from the top: `fit` is the loop; `train_step` augments a batch, runs the network, and updates
 its weights. What has to survive a stop is in `run.Run`. Built step by step in lesson 07.
 """
 
@@ -39,10 +39,10 @@ from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor
 from vit_tutorial.progress import Row, say
 from vit_tutorial.recipes import TrainConfig
-from vit_tutorial.run import Run, how_it_was_computed, refuse_unfinished, stop_signals
+from vit_tutorial.run import Run, refuse_unfinished, saved_compute, stop_signals
 from vit_tutorial.weights import Card, load_checkpoint, save_checkpoint
 
-Network = Callable[[Tensor], Tensor]  # an nn.Module, or one that is told which patches to see
+Network = Callable[[Tensor], Tensor]  # an nn.Module, or one bound to the patches that it sees
 Objective = Callable[[Network, Tensor, Tensor], Tensor]
 
 MEASUREMENTS = 40  # of the test accuracy in a run: enough for a curve
@@ -53,7 +53,7 @@ TRIAL = 4.0  # seconds, at most, in which the fastest way to compute a step is l
 
 
 def cross_entropy(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
-    """Ask `network` for the classes of pixels (B, C, H, W); the loss against (B, classes): ()."""
+    """Compute `network`'s logits for pixels (B, C, H, W); the loss against (B, classes): ()."""
     logits = network(pixels)
     return F.cross_entropy(logits.to(targets.dtype), targets)
 
@@ -77,7 +77,7 @@ def fit(
     as it comes. With `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With
     `resume` it goes on from there, and ends with the same weights as if it had never stopped.
 
-    What is learnt is in `objective`: it asks the network about pixels (B, C, H, W), which may be
+    What is learnt is in `objective`: it runs the network on pixels (B, C, H, W), which may be
     mixed, and compares with targets (B, classes), or not, and returns the loss.
 
     `how` a step is computed is measured, see `fastest`, unless it is given; a run that is resumed
@@ -85,14 +85,14 @@ def fit(
 
     Raises:
         ValueError: fewer training images than a batch, a saved run that does not fit, or a config
-            that asks for what this network cannot do.
+            that sets what this network cannot do.
         FloatingPointError: the loss is no longer a number, or far worse than that of guessing.
         MemoryError: a batch does not fit into the memory of the device.
-        KeyboardInterrupt: it was asked to stop, and the run has been saved.
+        KeyboardInterrupt: a signal to stop, and the run has been saved.
     """
     check_training(model, train, config, objective)
     if resume and how is None:
-        how = how_it_was_computed(save_to, model)
+        how = saved_compute(save_to, model)
     how = how or fastest(model, train, config, objective)
     classes = len(train.classes)
     guessing_loss = math.log(classes) if objective is cross_entropy else math.inf
@@ -101,7 +101,7 @@ def fit(
         run.load()
     else:
         refuse_unfinished(save_to)
-    run.save(must=True)  # what cannot be written is found out now, not after the training
+    run.save(must=True)  # what cannot be written fails now, not after the training
     images, labels = train.images.to(run.device), train.labels.to(run.device)
     network, order = data_parallel(model), run.order()
     gpus = [run.device] if run.device.type == "cuda" else []
@@ -187,9 +187,9 @@ def train_step(
     run.seed()  # what a step draws depends on no step before it
     pixels, targets = augment_batch(run, images, labels)
     visible = visible_patches(run, len(pixels))
-    seen = network if visible is None else partial(network, visible=visible)
+    forward = network if visible is None else partial(network, visible=visible)
     with run.autocast():
-        loss = objective(seen, pixels, targets)
+        loss = objective(forward, pixels, targets)
     update(run, loss)
 
 
@@ -269,7 +269,7 @@ def fastest(
     is left as it is. Several processes try together and do what suits the first.
 
     Raises:
-        ValueError: the config asks for what this network cannot do.
+        ValueError: the config sets what this network cannot do.
     """
     ways = ways_to_compute(model, config)
     work = sum(p.numel() for p in model.parameters()) * len(train) * config.epochs
@@ -291,7 +291,7 @@ def fastest(
     with torch.random.fork_rng([]):
         seconds(ways[0], 1)  # the first step sets things up
         count, step = 1, seconds(ways[0], 1)
-        turn = 1 / (4 * len(ways))  # of the trial, for a step: slow ways are found out in time
+        turn = 1 / (4 * len(ways))  # of the trial, for a step: slow ways are noticed in time
         while step < TRIAL * turn and count < len(images):
             count = min(2 * count, len(images))
             step = seconds(ways[0], count)

@@ -1,7 +1,7 @@
 """A trained network put to another task: its features, a probe, a new head, and labels for pixels.
 
 Names as in lesson 11. *Features* are what the head of a network reads, one vector for each image;
-*patch tokens* are what stands behind each patch. Fine-tuning needs nothing of its own: `with_head`
+*patch tokens* are what stands behind each patch. Fine-tuning needs no code of its own: `with_head`
 and then `train.fit`, with `TrainConfig.layer_decay` for lower rates in lower layers.
 """
 
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.images import normalize
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.modes import evaluating
@@ -35,7 +35,7 @@ def with_head(model: VisionTransformer, head: int | nn.Linear) -> VisionTransfor
     Args:
         model: stays as it is.
         head: a linear layer, such as a probe's; or a number of classes, for a new head of zeros
-            (Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.2): the first answer is then the
+            (Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.2): the first output is then the
             same for all classes, and the loss ln C.
 
     Raises:
@@ -74,7 +74,7 @@ def renormalised(
 ) -> VisionTransformer:
     """Copy a network that reads images normalised by `old`, for images normalised by `new`.
 
-    The answers stay the same: x = (z * new_std + new_mean - old_mean) / old_std goes into the patch
+    The logits stay the same: x = (z * new_std + new_mean - old_mean) / old_std goes into the patch
     projection, which is linear. So pretrained weights can be given to whatever normalises by the
     statistics of its own training set, as `train.fit` does.
 
@@ -147,13 +147,13 @@ def features(
     key = _checksum(model, images, mean, std, patches)
     path = Path(cache).expanduser() / f"{key}.safetensors"
     if path.exists():
-        kept = _read_kept(path, key)
-        if kept is not None:
-            return kept
+        cached = _read_cached(path, key)
+        if cached is not None:
+            return cached
         warnings.warn(f"{path.name} is damaged, and computed anew", stacklevel=2)
     computed = _compute(model, images, mean, std, patches, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         save_file({"features": computed}, beside, metadata={"key": key, "sum": _sum(computed)})
     return computed
 
@@ -203,14 +203,14 @@ def _bytes(value: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # bfloat16, too, which NumPy does not know
 
 
-def _read_kept(path: Path, key: str) -> Tensor | None:
+def _read_cached(path: Path, key: str) -> Tensor | None:
     """Read kept features; None where the file is damaged or not what its name says."""
     try:
         with safe_open(path, framework="pt") as file:
-            kept, metadata = file.get_tensor("features"), file.metadata() or {}
+            cached, metadata = file.get_tensor("features"), file.metadata() or {}
     except (SafetensorError, OSError):
         return None
-    return kept if metadata == {"key": key, "sum": _sum(kept)} else None
+    return cached if metadata == {"key": key, "sum": _sum(cached)} else None
 
 
 # ---- A probe -------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class LinearProbe:
     """A linear layer on features, how tightly it was bound, and how that was chosen.
 
     `scores` holds for each strength the accuracy in percent on features that were left out, one
-    number for each fold: (folds,). It is empty where nothing had to be chosen.
+    number for each fold: (folds,). It is empty where there was no choice.
     """
 
     head: nn.Linear
@@ -248,7 +248,7 @@ def linear_probe(
         features: one row for each image.
         labels: (n,), from 0.
         num_classes: by default one more than the highest label.
-        strengths: of one alone nothing is chosen, and no cross-validation is needed.
+        strengths: a single one needs no cross-validation.
         folds: fewer, where a class has fewer examples.
 
     Raises:
@@ -282,7 +282,7 @@ def linear_probe(
             raise ValueError(
                 f"cross-validation needs two folds and two examples of each class or more, got "
                 f"{folds} folds and {least} of class {int(counts.argmin())}; with "
-                f"strengths=[0.1] nothing has to be chosen"
+                f"strengths=[0.1] no choice is needed"
             )
         cuts = StratifiedKFold(min(folds, least), shuffle=True, random_state=0)
         for strength in sorted(strengths):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vit_tutorial.cnn import ResNet, ResNetConfig
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.mae import MAEConfig, MaskedAutoencoder
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -93,7 +93,7 @@ class Card:
         name, *fields = asdict(self).items()
         fields = dict([name, ("network", NETWORKS[type(self.config)].__name__), *fields])
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-        with whole_file(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(text, encoding="utf-8")
 
 
@@ -118,7 +118,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
     if broken:
         raise ValueError(f"not finite in half precision: {', '.join(broken)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         save_file({name: value.contiguous() for name, value in state.items()}, beside)
         card.write(path.with_suffix(".json"))
 
@@ -151,7 +151,7 @@ def load_checkpoint(
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     _load(model, state, f"{path} and its card")
     return model.eval(), card
 

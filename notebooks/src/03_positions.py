@@ -314,7 +314,7 @@ from vit_tutorial.attention import position_similarity
 alike = position_similarity(vit.pos_embed, num_prefix=1)  # (64, 64)
 places = [(3, 4), (5, 1), (0, 0)]
 maps = {f"row {r}, column {c}": alike[8 * r + c].reshape(8, 8) for r, c in places}
-plots.place_maps(maps, marks=places, unit="cosine similarity")
+plots.position_maps(maps, marks=places, unit="cosine similarity")
 
 # %% [markdown]
 # Places that are near are alike: the network has found the second dimension in a table that has only one.
@@ -575,7 +575,7 @@ assert_close(table @ table.T, expected)
 line = position_similarity(sincos_1d(torch.arange(64.0), 128))
 flat = position_similarity(table)
 maps = {"1-D, by number": line[28].reshape(8, 8), "2-D, by row and column": flat[28].reshape(8, 8)}
-plots.place_maps(maps, marks=[(3, 4), (3, 4)], unit="cosine similarity")
+plots.position_maps(maps, marks=[(3, 4), (3, 4)], unit="cosine similarity")
 
 # %% [markdown]
 # Read in one dimension, the end of a row is close to the start of the next, and what lies above and below is
@@ -719,7 +719,7 @@ maps, marks = {}, [(1, 2), (4, 5)]
 for row, column in marks:
     turned = rotate(query, angles[8 * row + column][None])
     maps[f"query in row {row}, column {column}"] = (turned @ turned_keys.T).reshape(8, 8)
-plots.place_maps(maps, marks=marks, unit="score")
+plots.position_maps(maps, marks=marks, unit="score")
 
 # %% [markdown]
 # Two rows below the query and one to the right, wherever the query is. The pattern moves along with it.
@@ -783,7 +783,7 @@ maps = {}
 for grid in ((8, 8), (12, 12), (6, 10)):
     stretched = resample_table(channel, (8, 8), grid, num_prefix=1)
     maps[f"{grid[0]}×{grid[1]} patches"] = stretched[0, 1:, 0].reshape(grid)
-plots.place_maps(maps, unit="entry 11 of the position")
+plots.position_maps(maps, unit="entry 11 of the position")
 
 # %% [markdown]
 # The first row belongs to CLS. It has no place in the image, so it must be taken out before, and put back

@@ -912,7 +912,7 @@ with torch.inference_mode():
     said = mine(everything).argmax(1)
 wrong = (said != test.labels).nonzero()[:, 0]
 some = torch.cat([torch.arange(24 - len(wrong)), wrong])  # the first ones, and all mistakes
-plots.image_answers(
+plots.image_predictions(
     test.images[some, 0].numpy(),
     [test.classes[i] for i in test.labels[some]],
     [test.classes[i] for i in said[some]],

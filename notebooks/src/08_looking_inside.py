@@ -117,7 +117,7 @@ for name, place in extremes.items():
     for row, column in patches:
         title = f"{name}, from ({row}, {column}):\nlayer {layer}, head {head}"
         maps[title] = heads_from(record.token((row, column)))[layer, head].numpy() / even
-plots.place_maps(maps, marks=2 * patches, unit="× an even share")
+plots.position_maps(maps, marks=2 * patches, unit="× an even share")
 
 # %% [markdown]
 # In a head with a high number it matters who asks. In a head with a low one everybody takes from nearly the same
@@ -147,7 +147,7 @@ for layer, weights in enumerate(record.weights):
 # %%
 readers = {f"layer {n}": w[0, :, 1:, 0].mean(dim=0) / even for n, w in enumerate(record.weights)}
 maps = {name: values.reshape(rows, columns).numpy() for name, values in readers.items()}
-plots.place_maps(maps, unit="× an even share")
+plots.position_maps(maps, unit="× an even share")
 
 # %% [markdown]
 # A row adds up to 1, because a softmax made it. A column need not: one token may be read by everybody, and another
@@ -432,7 +432,7 @@ for name, place in {"nearest": trained.argmin(), "farthest": trained.argmax()}.i
         mean = many.weights[layer][:, head, many.token(patch), 1:].mean(dim=0)
         title = f"{name}, from {patch}:\nlayer {layer}, head {head}"
         maps[title] = mean.reshape(rows, columns).numpy() / even
-plots.place_maps(maps, marks=2 * [(2, 2), (6, 5)], unit="× an even share")
+plots.position_maps(maps, marks=2 * [(2, 2), (6, 5)], unit="× an even share")
 
 # %% [markdown]
 # ## The paper's three figures
@@ -973,7 +973,7 @@ for size in (32, 96):
 plots.map_grid(view, np.array([heats]), [""], titles)
 
 # %%
-plots.place_maps(positions, unit="similarity to the middle")
+plots.position_maps(positions, unit="similarity to the middle")
 
 # %% [markdown]
 # (Both maps are stretched.) The table of positions is the same, with more points. The map is finer, and it is not

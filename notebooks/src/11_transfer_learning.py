@@ -274,8 +274,8 @@ from collections.abc import Sequence
 
 from safetensors.torch import save_file
 
-from vit_tutorial.files import whole_file
-from vit_tutorial.transfer import _bytes, _compute, _read_kept, _sum
+from vit_tutorial.files import atomic_write
+from vit_tutorial.transfer import _bytes, _compute, _read_cached, _sum
 
 # %% definition="vit_tutorial.transfer._checksum"
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.explorer.scene import make_scene
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 from vit_tutorial.plots import heat_colours
 
@@ -39,7 +39,7 @@ class AttentionExplorer(Explorer):
         reading: how the network reads images: a `Reading`, or the card of a checkpoint.
         fit: "crop", "pad" or "resize", as in `fit_image`.
         name: what the image is called.
-        target: the class, by name or number, that the relevance maps are about; by default the one
+        target: the class, by name or index, that the relevance maps are about; by default the one
             that the network names.
         budget_mb: where all weights would take more, the mean of the heads is shown instead.
 
@@ -86,7 +86,7 @@ class AttentionExplorer(Explorer):
         target: int | str | None = None,
         budget_mb: float = 16.0,
     ) -> None:
-        super().__init__(palettes=b"".join(heat_colours(each).tobytes() for each in COLOURS))
+        super().__init__(palettes=b"".join(heat_colours(palette).tobytes() for palette in COLOURS))
         self._last = (model, reading, fit, budget_mb)
         self.add(image, name=name, target=target)
         self.layer = self.scenes[0]["layers"] - 1
@@ -134,11 +134,11 @@ class AttentionExplorer(Explorer):
 
     @traitlets.validate("show")
     def _show_is_there(self, proposal: Any) -> str:
-        known = ["head", "mean", "rollout"]
-        known += [name for scene in self.scenes for name in scene["methods"]]
+        allowed = ["head", "mean", "rollout"]
+        allowed += [name for scene in self.scenes for name in scene["methods"]]
         show = _called(proposal["value"])
-        if self.scenes and show not in known:
-            raise ValueError(f"show must be one of {known}, got {proposal['value']!r}")
+        if self.scenes and show not in allowed:
+            raise ValueError(f"show must be one of {allowed}, got {proposal['value']!r}")
         return show
 
     def __repr__(self) -> str:
@@ -146,11 +146,11 @@ class AttentionExplorer(Explorer):
 
     # ---- the same without a browser ----
 
-    def _setting(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+    def _view(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         names = ("scene", "layer", "head", "query", "show", "direction", "head_fusion",
                  "discard_ratio", "residual")  # fmt: skip
-        at = {**{name: getattr(self, name) for name in names}, **setting}
-        return {**at, "show": _called(at["show"])}
+        view = {**{name: getattr(self, name) for name in names}, **setting}
+        return {**view, "show": _called(view["show"])}
 
     def record(self, scene: int | None = None) -> RecordedAttention:
         """Return what the browser computes with: weights in 1/255 of a row's largest."""
@@ -158,12 +158,12 @@ class AttentionExplorer(Explorer):
 
         from vit_tutorial.recording import RecordedAttention
 
-        at = self.scene if scene is None else scene
-        facts = self.scenes[at]
+        index = self.scene if scene is None else scene
+        facts = self.scenes[index]
         tokens = facts["num_prefix"] + facts["rows"] * facts["columns"]
         shape = (facts["layers"], facts["heads"], tokens, tokens)
-        shares = np.frombuffer(self.weights[at], dtype=np.uint8).reshape(shape)
-        most = np.frombuffer(self.largest[at], dtype=np.float32).reshape(shape[:3])
+        shares = np.frombuffer(self.weights[index], dtype=np.uint8).reshape(shape)
+        most = np.frombuffer(self.largest[index], dtype=np.float32).reshape(shape[:3])
         weights = torch.from_numpy(shares * (most / 255)[..., None])
         return RecordedAttention(
             list(weights[:, None]), (facts["rows"], facts["columns"]), facts["num_prefix"]
@@ -179,49 +179,58 @@ class AttentionExplorer(Explorer):
 
         from vit_tutorial.attention import rollout
 
-        at = self._setting(setting)
-        facts, record = self.scenes[at["scene"]], self.record(at["scene"])
-        if at["show"] in facts["methods"]:
-            maps = np.frombuffer(self.relevances[at["scene"]], dtype=np.float32)
-            chosen = maps.reshape(len(facts["methods"]), -1)[facts["methods"].index(at["show"])]
+        view = self._view(setting)
+        facts, record = self.scenes[view["scene"]], self.record(view["scene"])
+        if view["show"] in facts["methods"]:
+            maps = np.frombuffer(self.relevances[view["scene"]], dtype=np.float32)
+            chosen = maps.reshape(len(facts["methods"]), -1)[facts["methods"].index(view["show"])]
             return np.concatenate([np.zeros(record.num_prefix, np.float32), chosen])
-        if at["show"] == "rollout":
-            options = {name: at[name] for name in ("head_fusion", "discard_ratio", "residual")}
-            last = slice(0, at["layer"] + 1)
+        if view["show"] == "rollout":
+            options = {name: view[name] for name in ("head_fusion", "discard_ratio", "residual")}
+            last = slice(0, view["layer"] + 1)
             table = rollout(record, **options, query=None, layers=last)[0]  # (T, T)
         else:
-            heads = record.weights[at["layer"]][0]
+            heads = record.weights[view["layer"]][0]
             table = (
-                heads.mean(0) if at["show"] == "mean" else heads[min(at["head"], len(heads) - 1)]
+                heads.mean(0)
+                if view["show"] == "mean"
+                else heads[min(view["head"], len(heads) - 1)]
             )
-        if at["query"] < 0:
+        if view["query"] < 0:
             return torch.mean(table, dim=0).numpy()
-        return (table[:, at["query"]] if at["direction"] == "to" else table[at["query"]]).numpy()
+        return (
+            table[:, view["query"]] if view["direction"] == "to" else table[view["query"]]
+        ).numpy()
 
     def figure(self, **setting: Any) -> Any:
         """Draw what the browser shows as a figure; takes what `values` takes."""
         from vit_tutorial.images import fit_image
         from vit_tutorial.plots import attention_view
 
-        at = self._setting(setting)
-        facts = self.scenes[at["scene"]]
+        view = self._view(setting)
+        facts = self.scenes[view["scene"]]
         rows, columns, prefix = facts["rows"], facts["columns"], facts["num_prefix"]
-        picture = Image.open(io.BytesIO(self.images[at["scene"]]))
+        picture = Image.open(io.BytesIO(self.images[view["scene"]]))
         scale = max(1, 600 // max(picture.size))  # small pictures are enlarged smoothly
         size = (picture.width * scale, picture.height * scale)
         picture = picture.resize(size, Image.Resampling.BICUBIC)
         fitted = fit_image(picture, (picture.height, picture.width))
-        heat = fitted.to_original(self.values(**at)[prefix:].reshape(rows, columns))
-        record = self.record(at["scene"])
-        each = [layer[0] for layer in record.weights]
-        from_one = [w.mean(1) if at["query"] < 0 else w[:, at["query"]] for w in each]  # (h, T)
+        heat = fitted.to_original(self.values(**view)[prefix:].reshape(rows, columns))
+        record = self.record(view["scene"])
+        layers = [layer[0] for layer in record.weights]
+        from_one = [
+            w.mean(1) if view["query"] < 0 else w[:, view["query"]] for w in layers
+        ]  # (h, T)
         maps = np.stack([w[:, prefix:].numpy() for w in from_one])
-        still, patch = at["show"] in facts["methods"], at["query"] - prefix
+        still, patch = view["show"] in facts["methods"], view["query"] - prefix
         chosen = {
-            "head": (slice(at["layer"], at["layer"] + 1), slice(at["head"], at["head"] + 1)),
-            "mean": (slice(at["layer"], at["layer"] + 1), slice(None)),
-            "rollout": (slice(0, at["layer"] + 1), slice(None)),
-        }.get(at["show"])
+            "head": (
+                slice(view["layer"], view["layer"] + 1),
+                slice(view["head"], view["head"] + 1),
+            ),
+            "mean": (slice(view["layer"], view["layer"] + 1), slice(None)),
+            "rollout": (slice(0, view["layer"] + 1), slice(None)),
+        }.get(view["show"])
         return attention_view(
             np.asarray(picture.convert("RGB")),
             heat,
@@ -231,34 +240,34 @@ class AttentionExplorer(Explorer):
             else fitted.patch_box(patch // columns, patch % columns, (rows, columns)),
             chosen=chosen,
             title=" · ".join(part for part in (facts["name"], facts["answer"]) if part),
-            words=self._words(at),
+            caption=self._caption(view),
         )
 
-    def _words(self, at: Mapping[str, Any]) -> str:
+    def _caption(self, view: Mapping[str, Any]) -> str:
         what = {
-            "head": f"Layer {at['layer']}, head {at['head']}",
-            "mean": f"Layer {at['layer']}, mean of its heads",
-            "rollout": f"Rollout through layers 0 to {at['layer']}",
+            "head": f"Layer {view['layer']}, head {view['head']}",
+            "mean": f"Layer {view['layer']}, mean of its heads",
+            "rollout": f"Rollout through layers 0 to {view['layer']}",
         }
-        facts = self.scenes[at["scene"]]
-        if at["show"] not in what:
-            return f"{at['show']} for {facts['target']}"
-        patch = at["query"] - facts["num_prefix"]
+        facts = self.scenes[view["scene"]]
+        if view["show"] not in what:
+            return f"{view['show']} for {facts['target']}"
+        patch = view["query"] - facts["num_prefix"]
         row, column = divmod(patch, facts["columns"])
         looking = f"the patch in row {row}, column {column}"
-        if at["query"] < 0:
+        if view["query"] < 0:
             looking = "all tokens on average"
         elif patch < 0:
-            looking = facts["prefix_names"][at["query"]]
-        return f"{what[at['show']]}: what {looking} attends to"
+            looking = facts["prefix_names"][view["query"]]
+        return f"{what[view['show']]}: what {looking} attends to"
 
     def save_png(self, path: str | Path, **setting: Any) -> None:
         """Save what the browser shows as a PNG; takes what `values` takes.
 
         Raises:
-            OSError: it cannot be written; a file that was there before is still whole.
+            OSError: it cannot be written; a file that was there before is unchanged.
         """
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             self.figure(**setting).savefig(beside, format="png", dpi=144)
 
     def save_gif(self, path: str | Path, over: str = "layer", seconds: float = 0.6) -> None:
@@ -271,7 +280,7 @@ class AttentionExplorer(Explorer):
 
         Raises:
             ValueError: something else to go over.
-            OSError: it cannot be written; a file that was there before is still whole.
+            OSError: it cannot be written; a file that was there before is unchanged.
         """
         facts = self.scenes[self.scene]
         tokens = facts["num_prefix"] + facts["rows"] * facts["columns"]
@@ -288,11 +297,11 @@ class AttentionExplorer(Explorer):
             file = io.BytesIO()
             self.figure(**{over: value}).savefig(file, format="png", dpi=80)
             frames.append(Image.open(file).convert("RGB").quantize(dither=Image.Dither.NONE))
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
             frames[0].save(beside, format="GIF", save_all=True, **options)
 
 
 def _called(show: str) -> str:
-    """Return what its button calls it, for a method that was asked for by its name."""
+    """Return what its button calls it, for a method given by its name."""
     return METHODS[show] if show in RELEVANCE_METHODS else show

@@ -1,6 +1,6 @@
 """Pictures drawn beforehand, one per setting, and sliders that choose among them.
 
-Moving a slider changes the picture in the browser, without asking the kernel: it is as fast on a
+Moving a slider changes the picture in the browser, without the kernel: it is as fast on a
 busy computer, and on Colab.
 """
 
@@ -53,15 +53,15 @@ class Flipbook(widgets.VBox):
     @property
     def words(self) -> str:
         """The words below the picture on show."""
-        at = np.ravel_multi_index(self._at(), self.pictures.shape)
-        return self.pictures.words[at]
+        index = np.ravel_multi_index(self._indices(), self.pictures.shape)
+        return self.pictures.words[index]
 
     @property
     def picture(self) -> bytes:
         """The picture on show, a PNG or JPEG file."""
-        return self.pictures.files[np.ravel_multi_index(self._at(), self.pictures.shape)]
+        return self.pictures.files[np.ravel_multi_index(self._indices(), self.pictures.shape)]
 
-    def _at(self) -> tuple[int, ...]:
+    def _indices(self) -> tuple[int, ...]:
         return tuple(slider.index for slider in self.sliders.values())
 
 
@@ -97,11 +97,11 @@ def flipbook(
             f"expected 1 to {MAX_SLIDERS} settings and 1 to {MAX_PICTURES} pictures, got "
             f"{len(options)} settings and {count if options else 0} pictures"
         )
-    at = {name: 0 for name in options}
+    indices = {name: 0 for name in options}
     for name, option in (start or {}).items():
         if option not in options.get(name, []):
             raise ValueError(f"start: {name}={option!r} is not among the settings {options}")
-        at[name] = options[name].index(option)
+        indices[name] = options[name].index(option)
 
     files, words, width = [], [], 0
     for chosen in itertools.product(*options.values()):
@@ -116,12 +116,12 @@ def flipbook(
         words=words,
         width=width,
         shape=[len(values) for values in options.values()],
-        **{f"at_{axis}": index for axis, index in enumerate(at.values())},
+        **{f"at_{axis}": index for axis, index in enumerate(indices.values())},
     )
     sliders = {
         name: widgets.SelectionSlider(
             options=[(_label(value), value) for value in values],
-            index=at[name],
+            index=indices[name],
             description=name.replace("_", " "),
             layout=widgets.Layout(width="460px"),
             style={"description_width": "120px"},
@@ -142,10 +142,10 @@ def _to_file(picture: Any) -> tuple[bytes, int]:
         picture.savefig(file, format="png", dpi=DPI)
         return file.getvalue(), round(picture.get_figwidth() * CSS_DPI)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-        came = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else picture
+        actual = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else picture
         raise ValueError(
             f"draw must return a figure or a uint8 array (H, W, 3), alone or with a sentence; "
-            f"got {type(picture).__name__} {came}"
+            f"got {type(picture).__name__} {actual}"
         )
     Image.fromarray(picture).save(file, "JPEG", quality=92)
     return file.getvalue(), picture.shape[1]

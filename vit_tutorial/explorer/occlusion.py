@@ -1,4 +1,4 @@
-"""What networks say while a grey square hides a part of a picture, at every place beforehand."""
+"""What networks output while a grey square hides a part of a picture, for every position."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_NETWORKS, MAX_PATCHES, MAX_CLASSES = 3, 400, 20
 
 
 class OcclusionExplorer(Explorer):
-    """Hide squares of patches under the pointer, and watch the answers of several networks.
+    """Hide squares of patches under the pointer, and watch the outputs of several networks.
 
-    Every answer is computed beforehand: in the browser nothing is asked of the kernel. Networks of
+    Every output is computed beforehand: the browser needs no kernel. Networks of
     any kind take part, as long as they read images of one size and name the same classes.
 
     Args:
@@ -55,7 +55,7 @@ class OcclusionExplorer(Explorer):
     titles = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of the images
     pictures = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)  # JPEG
     greys = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # "rgb(...)" of each
-    # float32 (networks, 1 + places, classes) of each image: first of the whole picture, then with
+    # float32 (networks, 1 + positions, classes) of each image: first of the full picture, then with
     # the squares of the first size, row by row, then with those of the next
     answers = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)
     palette = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8, (256, 3)
@@ -86,12 +86,12 @@ class OcclusionExplorer(Explorer):
         named = images if isinstance(images, Mapping) else {name_of(images): images}
         if not named:
             raise ValueError("expected at least one image, got none")
-        pictures, greys, answers = [], [], []
+        pictures, greys, tables = [], [], []
         for image in named.values():
-            picture, grey, outputs = _answers(networks, image, side, patch_size, sizes)
+            picture, grey, outputs = _probabilities(networks, image, side, patch_size, sizes)
             pictures.append(picture)
             greys.append(grey)
-            answers.append(outputs.astype(np.float32).tobytes())
+            tables.append(outputs.astype(np.float32).tobytes())
         fixed = {
             "names": [str(name) for name in networks],
             "classes": classes,
@@ -100,13 +100,13 @@ class OcclusionExplorer(Explorer):
             "titles": [str(name) for name in named],
             "pictures": pictures,
             "greys": greys,
-            "answers": answers,
+            "answers": tables,
             "palette": heat_colours().tobytes(),
         }
         for name, value in fixed.items():
             self.set_trait(name, value)
         super().__init__(size=self.sizes[min(1, len(sizes) - 1)], place=(-1, -1))
-        self.watched = int(self.answer(place=(-1, -1))[0].argmax())
+        self.watched = int(self.probabilities(place=(-1, -1))[0].argmax())
 
     def __repr__(self) -> str:
         return f"OcclusionExplorer: {', '.join(self.names)} on {', '.join(self.titles)}"
@@ -141,90 +141,96 @@ class OcclusionExplorer(Explorer):
     def _class_is_there(self, proposal: Any) -> int:
         if proposal["value"] not in range(len(self.classes)):
             raise ValueError(
-                f"watched must be the number of a class, from 0 to {len(self.classes) - 1}, got "
+                f"watched must be the index of a class, from 0 to {len(self.classes) - 1}, got "
                 f"{proposal['value']}"
             )
         return proposal["value"]
 
     # ---- the same without a browser ----
 
-    def _at(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+    def _view(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         names = ("image", "size", "place", "watched")
         return {**{name: getattr(self, name) for name in names}, **setting}
 
-    def _square(self, at: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the first row and column of the square, moved so that it is on the grid whole."""
-        if tuple(at["place"]) == (-1, -1):
+    def _square(self, view: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the first row and column of the square, moved so that all of it is on the grid."""
+        if tuple(view["place"]) == (-1, -1):
             return None
-        row, column = at["place"]
-        return min(row, self.grid[0] - at["size"]), min(column, self.grid[1] - at["size"])
+        row, column = view["place"]
+        return min(row, self.grid[0] - view["size"]), min(column, self.grid[1] - view["size"])
 
     def _table(self, image: int) -> NDArray[np.float32]:
         flat = np.frombuffer(self.answers[image], dtype=np.float32)
         return flat.reshape(len(self.names), -1, len(self.classes))
 
-    def answer(self, **setting: Any) -> NDArray[np.float32]:
-        """Look up what each network says: probabilities (networks, classes).
+    def probabilities(self, **setting: Any) -> NDArray[np.float32]:
+        """Look up each network's probabilities: (networks, classes).
 
         Takes the explorer's own setting, where no other is given for one of its fields: `image`,
         `size`, `place`.
         """
-        at = self._at(setting)
-        square, table = self._square(at), self._table(at["image"])
+        view = self._view(setting)
+        square, table = self._square(view), self._table(view["image"])
         if square is None:
             return table[:, 0]
         first = 1 + sum(
             (self.grid[0] - size + 1) * (self.grid[1] - size + 1)
-            for size in self.sizes[: self.sizes.index(at["size"])]
+            for size in self.sizes[: self.sizes.index(view["size"])]
         )
-        return table[:, first + square[0] * (self.grid[1] - at["size"] + 1) + square[1]]
+        return table[:, first + square[0] * (self.grid[1] - view["size"] + 1) + square[1]]
 
     def falls(self, **setting: Any) -> NDArray[np.float32]:
-        """Tell how far the watched class falls, by place: (networks, rows, columns).
+        """Tell how far the watched class falls, by position: (networks, rows, columns).
 
-        Takes what `answer` takes, and `watched`. Below 0 where the probability rises.
+        Takes what `probabilities` takes, and `watched`. Below 0 where the probability rises.
         """
-        at = self._at(setting)
-        rows, columns = (side - at["size"] + 1 for side in self.grid)
-        before = self.answer(**{**at, "place": (-1, -1)})[:, at["watched"]]
+        view = self._view(setting)
+        rows, columns = (side - view["size"] + 1 for side in self.grid)
+        before = self.probabilities(**{**view, "place": (-1, -1)})[:, view["watched"]]
         after = [
-            self.answer(**{**at, "place": (row, column)})[:, at["watched"]]
+            self.probabilities(**{**view, "place": (row, column)})[:, view["watched"]]
             for row in range(rows)
             for column in range(columns)
         ]
         return (before - np.stack(after)).T.reshape(-1, rows, columns)
 
-    def words(self, **setting: Any) -> str:
-        """Say what is shown in a sentence; takes what `answer` takes."""
-        at = self._at(setting)
-        square, before = self._square(at), self.answer(**{**at, "place": (-1, -1)})
-        said = []
-        for name, now, whole in zip(self.names, self.answer(**at), before, strict=True):
-            best = int(now.argmax())
-            was = "" if square is None else f" ({whole[best]:.0%} without the square)"
-            said.append(f"{name}: {self.classes[best]} {now[best]:.0%}{was}")
+    def caption(self, **setting: Any) -> str:
+        """Say what is shown in a sentence; takes what `probabilities` takes."""
+        view = self._view(setting)
+        square, before = self._square(view), self.probabilities(**{**view, "place": (-1, -1)})
+        parts = []
+        for name, probabilities, unhidden in zip(
+            self.names, self.probabilities(**view), before, strict=True
+        ):
+            best = int(probabilities.argmax())
+            change = "" if square is None else f" ({unhidden[best]:.0%} without the square)"
+            parts.append(f"{name}: {self.classes[best]} {probabilities[best]:.0%}{change}")
         where = "No square"
         if square is not None:
-            where = f"{at['size']}×{at['size']} patches grey from row {square[0]}, column "
+            where = f"{view['size']}×{view['size']} patches grey from row {square[0]}, column "
             where += str(square[1])
-        return f"{where}. {'; '.join(said)}."
+        return f"{where}. {'; '.join(parts)}."
 
     def figure(self, **setting: Any) -> Any:
         """Draw what the browser shows as a figure; takes what `falls` takes."""
         from vit_tutorial.plots import occlusion_view
 
-        at = self._at(setting)
-        file = Image.open(io.BytesIO(self.pictures[at["image"]]))
+        view = self._view(setting)
+        file = Image.open(io.BytesIO(self.pictures[view["image"]]))
         picture, box = np.array(file.convert("RGB")), None
-        if (square := self._square(at)) is not None:
+        if (square := self._square(view)) is not None:
             high, wide = picture.shape[0] / self.grid[0], picture.shape[1] / self.grid[1]
             first = (square[0] * high, square[1] * wide)
-            box = (*first, first[0] + at["size"] * high, first[1] + at["size"] * wide)
+            box = (*first, first[0] + view["size"] * high, first[1] + view["size"] * wide)
             top, left, bottom, right = (round(edge) for edge in box)
-            colour = self.greys[at["image"]].removeprefix("rgb(").removesuffix(")")
+            colour = self.greys[view["image"]].removeprefix("rgb(").removesuffix(")")
             picture[top:bottom, left:right] = [int(part) for part in colour.split(",")]
-        pairs = zip(self.answer(**{**at, "place": (-1, -1)}), self.answer(**at), strict=True)
-        label, falls = self.classes[at["watched"]], self.falls(**at)
+        pairs = zip(
+            self.probabilities(**{**view, "place": (-1, -1)}),
+            self.probabilities(**view),
+            strict=True,
+        )
+        label, falls = self.classes[view["watched"]], self.falls(**view)
         return occlusion_view(
             picture,
             box,
@@ -234,8 +240,8 @@ class OcclusionExplorer(Explorer):
                 f"{name}: {label}\nfalls by up to {fall.max():.0%}": fall
                 for name, fall in zip(self.names, falls, strict=True)
             },
-            title=self.titles[at["image"]],
-            words=self.words(**at),
+            title=self.titles[view["image"]],
+            caption=self.caption(**view),
         )
 
 
@@ -252,18 +258,20 @@ def _checked_grid(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) 
         or not 1 <= sizes[0] <= sizes[-1] <= min(grid)
     ):
         raise ValueError(
-            f"sizes must be whole numbers from 1 to {min(grid)}, the smallest first, got {sizes!r}"
+            f"sizes must be integers from 1 to {min(grid)}, the smallest first, got {sizes!r}"
         )
     return grid
 
 
 def _common_classes(readings: Mapping[str, ReadsImages]) -> list[str]:
-    each = {name: [str(label) for label in reading.classes] for name, reading in readings.items()}
-    first = next(iter(each.values()))
-    for name, classes in each.items():
+    classes_of = {
+        name: [str(label) for label in reading.classes] for name, reading in readings.items()
+    }
+    first = next(iter(classes_of.values()))
+    for name, classes in classes_of.items():
         if classes != first:
             raise ValueError(
-                f"all networks must name the same classes: {next(iter(each))} has "
+                f"all networks must name the same classes: {next(iter(classes_of))} has "
                 f"{', '.join(first[:4])}, ...; {name} has {', '.join(classes[:4])}, ..."
             )
     if len(first) > MAX_CLASSES:
@@ -271,14 +279,14 @@ def _common_classes(readings: Mapping[str, ReadsImages]) -> list[str]:
     return first
 
 
-def _answers(
+def _probabilities(
     networks: Mapping[str, tuple[nn.Module, ReadsImages]],
     image: Source,
     side: tuple[int, int],
     patch_size: int,
     sizes: Sequence[int],
 ) -> tuple[bytes, str, NDArray[np.float32]]:
-    """Ask every network about one image with every square: its JPEG, the grey, probabilities."""
+    """Run every network on one image with every square: its JPEG, the grey, probabilities."""
     import torch
 
     from vit_tutorial.images import prepare
@@ -303,7 +311,7 @@ def _answers(
 
 
 def squares(side: tuple[int, int], patch_size: int, sizes: Sequence[int]) -> NDArray[np.bool_]:
-    """List what each square hides: (1 + places, H, W), True inside; the first hides nothing.
+    """List what each square hides: (1 + positions, H, W), True inside; the first has no square.
 
     Squares of the first size come row by row, then those of the next.
 

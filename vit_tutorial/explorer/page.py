@@ -9,7 +9,7 @@ from typing import Any
 
 import anywidget
 
-from vit_tutorial.files import whole_file
+from vit_tutorial.files import atomic_write
 
 # What a browser may do with the page: run what is written in it, and show its own pictures.
 POLICY = (
@@ -47,7 +47,7 @@ def sources(of: str) -> tuple[str, str]:
 
 
 def join_modules(entry: Path) -> str:
-    """Write an ES module, and before it all that it imports, as one that imports nothing.
+    """Write an ES module, and before it all that it imports, as one without imports.
 
     Imports are written `import { a, b } from "./file.js";`. All names live in one scope then.
 
@@ -59,7 +59,7 @@ def join_modules(entry: Path) -> str:
 
     def add(path: Path, *importers: Path) -> None:
         if path in importers:
-            circle = " -> ".join(each.name for each in (*importers, path))
+            circle = " -> ".join(module.name for module in (*importers, path))
             raise ValueError(f"modules import each other in a circle: {circle}")
         if path in texts:
             return
@@ -69,7 +69,7 @@ def join_modules(entry: Path) -> str:
         texts[path] = IMPORT.sub("", text)
 
     add(entry)
-    homes: dict[str, str] = {}  # name -> the file that declares it
+    declared_in: dict[str, str] = {}  # name -> the file that declares it
     for path, text in texts.items():
         for line in TOP_LEVEL.findall(text):
             if path == entry and line == EXPORT:
@@ -77,14 +77,16 @@ def join_modules(entry: Path) -> str:
             declared = DECLARATION.match(line)
             if declared is None:
                 raise ValueError(f"{path.name}: cannot be joined with other modules: {line}")
-            if home := homes.get(declared[1]):
-                raise ValueError(f"{path.name} and {home} both declare {declared[1]}: rename one")
-            homes[declared[1]] = path.name
+            if other_file := declared_in.get(declared[1]):
+                raise ValueError(
+                    f"{path.name} and {other_file} both declare {declared[1]}: rename one"
+                )
+            declared_in[declared[1]] = path.name
     return "\n".join(texts.values())
 
 
 class Explorer(anywidget.AnyWidget):
-    """A widget that answers in the browser, from what was sent to it once.
+    """A widget that responds in the browser, from what was sent to it once.
 
     Where there is no kernel, its module runs in a page with the same state: every trait that is
     sent to the browser and is not tagged `page=False`.
@@ -95,7 +97,7 @@ class Explorer(anywidget.AnyWidget):
     page_height = 600  # CSS pixels, in the output of a cell
 
     def html(self) -> str:
-        """Write the explorer as one page that works anywhere, with nothing loaded from anywhere."""
+        """Write the explorer as one page that works anywhere, without loading anything."""
         names = set(self.trait_names(sync=True, page=lambda tag: tag is not False))
         names -= set(anywidget.AnyWidget.class_trait_names(sync=True))
         state = {n: getattr(self, n) for n in sorted(names) if not n.startswith("_")}
@@ -109,9 +111,9 @@ class Explorer(anywidget.AnyWidget):
         """Save the explorer as one page.
 
         Raises:
-            OSError: it cannot be written; a file that was there before is still whole.
+            OSError: it cannot be written; a file that was there before is unchanged.
         """
-        with whole_file(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             beside.write_text(self.html(), encoding="utf-8")
 
     def _repr_html_(self) -> str:
@@ -137,7 +139,7 @@ class Page:
 def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
     """Write one page: an ES module that exports `render`, its style sheet, and a widget's state.
 
-    Bytes in the state are carried as base64. Nothing is loaded from anywhere.
+    Bytes in the state are carried as base64. It loads no other file.
     """
     saved = join_modules(Path(__file__).with_name("saved.js"))
     # "<" could end the element that holds the state

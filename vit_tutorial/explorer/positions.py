@@ -56,9 +56,9 @@ class PositionExplorer(Explorer):
                 f"grid must be (rows, columns), of 2 to {MAX_PATCHES} patches, got {grid!r}"
             )
         if not isinstance(similarities, Mapping) or not similarities:
-            came = "none" if isinstance(similarities, Mapping) else type(similarities).__name__
+            actual = "none" if isinstance(similarities, Mapping) else type(similarities).__name__
             raise ValueError(
-                f'expected tables by name, as in {{"learned": similarity}}, got {came}'
+                f'expected tables by name, as in {{"learned": similarity}}, got {actual}'
             )
         tables = [_checked(name, table, sizes) for name, table in similarities.items()]
         kinds = [str(name) for name in similarities]

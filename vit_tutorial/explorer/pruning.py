@@ -21,18 +21,18 @@ SHOWN = 8  # images to look at
 
 
 class PruningExplorer(Explorer):
-    """Click heads away, and watch a map, an answer, and the accuracy on all images.
+    """Click heads away, and watch a map, a prediction, and the accuracy on all images.
 
     The network itself runs in the browser, with the heads that are left: every set of heads can be
-    tried, and nothing is asked of the kernel.
+    tried, without the kernel.
 
     Args:
         model: a small `VisionTransformer`, with the same number of heads in every layer.
-        images: an `ImageSet` to be right about.
+        images: an `ImageSet` to classify.
         reading: how the network reads images: a `Reading`, or the card of a checkpoint.
-        rules: name -> a number for each head (layers, heads), those to go first with the smallest.
+        rules: name -> a score for each head (layers, heads), those to go first with the smallest.
 
-    `gone` (numbers of heads, layer * heads + head) and `shown` (an image) follow what is done in
+    `gone` (indices of heads, layer * heads + head) and `shown` (an image) follow what is done in
     the browser, and a cell may set them.
 
     Raises:
@@ -45,7 +45,7 @@ class PruningExplorer(Explorer):
 
     sizes = traitlets.Dict(read_only=True).tag(sync=True)  # numbers of the network, by name
     weights = traitlets.Bytes(read_only=True).tag(sync=True)  # float32, one tensor after the other
-    places = traitlets.Dict(read_only=True).tag(sync=True)  # name of a tensor -> where it begins
+    places = traitlets.Dict(read_only=True).tag(sync=True)  # name of a tensor -> its offset
     pixels = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (n, C, H, W)
     labels = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)
     classes = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
@@ -54,7 +54,7 @@ class PruningExplorer(Explorer):
     candidates = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)  # images to show
     orders = traitlets.Dict(read_only=True).tag(sync=True)  # rule -> heads, the first goes first
     palette = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (256, 3)
-    whole = traitlets.Int(read_only=True).tag(sync=True)  # images right with all heads
+    whole = traitlets.Int(read_only=True).tag(sync=True)  # images correct with all heads
 
     gone = traitlets.List(traitlets.Int()).tag(sync=True)
     shown = traitlets.Int().tag(sync=True)
@@ -68,7 +68,7 @@ class PruningExplorer(Explorer):
         fixed = {
             "sizes": sizes,
             "weights": np.concatenate([value.ravel() for value in state.values()]).tobytes(),
-            "places": {name: int(at) for name, at in zip(state, starts, strict=False)},
+            "places": {name: int(start) for name, start in zip(state, starts, strict=False)},
             "pixels": images.images.numpy().tobytes(),
             "labels": images.labels.tolist(),
             "classes": [str(name) for name in reading.classes],
@@ -81,7 +81,7 @@ class PruningExplorer(Explorer):
         for name, value in fixed.items():
             self.set_trait(name, value)
         self._model, self._images = copy.deepcopy(model).eval(), images
-        self.set_trait("whole", self.right([]))
+        self.set_trait("whole", self.correct([]))
         super().__init__(gone=[], shown=self.candidates[0])
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class PruningExplorer(Explorer):
     # ---- the same without a browser ----
 
     def _pruned(self, gone: Sequence[int]) -> Any:
-        """Copy the network, with nothing read from the heads that are gone."""
+        """Copy the network, with no output of the heads that are gone."""
         pruned, heads = copy.deepcopy(self._model), self.sizes["heads"]
         wide = self.sizes["dim"] // heads
         for number in gone:
@@ -119,8 +119,8 @@ class PruningExplorer(Explorer):
             pruned.blocks[layer].attn.proj.weight.data[:, columns] = 0
         return pruned
 
-    def right(self, gone: Sequence[int] | None = None) -> int:
-        """Count the images that the network names rightly without these heads."""
+    def correct(self, gone: Sequence[int] | None = None) -> int:
+        """Count the images that the network classifies correctly without these heads."""
         import torch
 
         from vit_tutorial.images import normalize
@@ -134,16 +134,16 @@ class PruningExplorer(Explorer):
     def maps(
         self, gone: Sequence[int] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Tell where each head looks on the image, and what the network says without some heads.
+        """Tell where each head looks on the image, and what the network outputs without some heads.
 
-        Returns the attention of what the answer is read from (CLS, or the mean of all tokens),
+        Returns the attention of what the logits are read from (CLS, or the mean of all tokens),
         (layers, heads, rows, columns), and probabilities (classes,).
         """
         from vit_tutorial.images import normalize
         from vit_tutorial.recording import record_attention
 
-        one = normalize(self._images.images[self.shown, None], self.mean, self.std)
-        record: Any = record_attention(self._pruned(self.gone if gone is None else gone), one)
+        pixels = normalize(self._images.images[self.shown, None], self.mean, self.std)
+        record: Any = record_attention(self._pruned(self.gone if gone is None else gone), pixels)
         prefix = record.num_prefix
         rows = [
             (weights[0, :, 0] if prefix else weights[0].mean(dim=1))[:, prefix:].numpy()
@@ -157,16 +157,16 @@ class PruningExplorer(Explorer):
         from vit_tutorial.plots import pruning_view
 
         gone = self.gone if gone is None else gone
-        maps, answer = self.maps(gone)
+        maps, probabilities = self.maps(gone)
         keep = np.ones(maps.shape[:2], dtype=bool)
         keep.ravel()[list(gone)] = False
         return pruning_view(
             picture(self._images.images[self.shown].numpy()),
             maps,
             keep,
-            f"says {self.classes[answer.argmax()]}, {answer.max():.0%} "
+            f"says {self.classes[probabilities.argmax()]}, {probabilities.max():.0%} "
             f"(it is {self.classes[self.labels[self.shown]]})",
-            (self.right(gone), self.whole, len(self.labels)),
+            (self.correct(gone), self.whole, len(self.labels)),
         )
 
 
@@ -231,19 +231,19 @@ def _tensors(model: Any) -> dict[str, NDArray[np.float32]]:
 def _different(labels: NDArray, count: int = SHOWN) -> list[int]:
     """Choose images to show, of as many classes as there are."""
     firsts = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
-    more = [place for place in range(len(labels)) if place not in firsts]
+    more = [index for index in range(len(labels)) if index not in firsts]
     return [*firsts, *more][:count]
 
 
 def _order(sizes: Mapping[str, Any], scores: Sequence[Any]) -> list[int]:
-    """Order heads by their number, the smallest first; the last of a layer never goes."""
+    """Order heads by their score, the smallest first; the last of a layer never goes."""
     shape = sizes["depth"], sizes["heads"]
-    numbers = np.array([[float(value) for value in layer] for layer in scores])
-    if numbers.shape != shape:
-        raise ValueError(f"expected a number for each head, {shape}, got {numbers.shape}")
-    left, order = [shape[1]] * shape[0], []
-    for number in np.argsort(numbers.ravel(), kind="stable").tolist():
-        if left[number // shape[1]] > 1:
-            left[number // shape[1]] -= 1
-            order.append(number)
+    table = np.array([[float(value) for value in layer] for layer in scores])
+    if table.shape != shape:
+        raise ValueError(f"expected a score for each head, {shape}, got {table.shape}")
+    remaining, order = [shape[1]] * shape[0], []
+    for head in np.argsort(table.ravel(), kind="stable").tolist():
+        if remaining[head // shape[1]] > 1:
+            remaining[head // shape[1]] -= 1
+            order.append(head)
     return order

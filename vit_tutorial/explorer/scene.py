@@ -42,12 +42,12 @@ def make_scene(
     fitted, pixels = prepare(image, reading, model, fit=fit)
     record = record_attention(model, pixels)
     classes = list(reading.classes)
-    answer, label = "", None
+    prediction, label = "", None
     if record.logits is not None and len(classes) == record.logits.shape[1]:
         probabilities = record.logits[0].float().softmax(dim=0)
-        label = _class_number(target, classes, int(probabilities.argmax()))
+        label = _class_index(target, classes, int(probabilities.argmax()))
         likeliest = classes[int(probabilities.argmax())]
-        answer = f"named {likeliest} ({probabilities.max():.0%}) among {len(classes)} classes"
+        prediction = f"named {likeliest} ({probabilities.max():.0%}) among {len(classes)} classes"
     maps = _relevances(model, pixels, label)
     weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
     layers, heads, tokens, _ = weights.shape
@@ -64,7 +64,7 @@ def make_scene(
     picture.convert("RGB").save(file, "JPEG", quality=90)
     facts = {
         "name": name or name_of(image),
-        "answer": answer,
+        "answer": prediction,
         "target": classes[label] if label is not None else "",
         "rows": record.grid[0],
         "columns": record.grid[1],
@@ -113,7 +113,7 @@ def _relevances(model: nn.Module, pixels: Tensor, label: int | None) -> Mapping[
     }
 
 
-def _class_number(target: int | str | None, classes: Sequence[str], likeliest: int) -> int:
+def _class_index(target: int | str | None, classes: Sequence[str], likeliest: int) -> int:
     if target is None:
         return likeliest
     if target in classes:

@@ -208,7 +208,7 @@ def by_part(c: ViTConfig) -> tuple[dict[str, int], dict[str, int]]:
     )
 
 
-def judge_count(answer: Any, right: Callable, formula: Callable, faults: dict[str, str]) -> str:
+def judge_count(answer: Any, reference: Callable, formula: Callable, faults: dict[str, str]) -> str:
     """Compare an answer with PyTorch's numbers, network by network.
 
     Raises:
@@ -218,7 +218,7 @@ def judge_count(answer: Any, right: Callable, formula: Callable, faults: dict[st
         " ".join(faults[name] for name in names): partial(_with_faults, formula, names)
         for names in [*((name,) for name in faults), *combinations(faults, 2)]
     }
-    compare_numbers(answer, right, [(c,) for c in CONFIGS], causes, _case, _as_count)
+    compare_numbers(answer, reference, [(c,) for c in CONFIGS], causes, _case, _as_count)
     return f"Right for {len(CONFIGS)} networks, counted by PyTorch itself."
 
 

@@ -293,15 +293,15 @@ def as_integer(output: Any) -> int:
 
 def compare(
     answer: Callable,
-    right: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
     inputs: Sequence[tuple],
     causes: Mapping[str, Callable],
 ) -> None:
-    """Compare an answer with the right function, input by input.
+    """Compare an answer with the reference, input by input.
 
     Args:
         answer: the learner's function.
-        right: returns the right tensor for the same arguments.
+        reference: returns the right tensor for the same arguments.
         inputs: tuples of arguments, chosen so that no two functions of `causes` always agree.
         causes: what to say -> a wrong function; said where the answer returns, for every input,
             what that function returns.
@@ -310,7 +310,7 @@ def compare(
         Wrong: it differs for an input; the message names the cause, or else where it differs.
     """
     outputs = [call(answer, *arguments) for arguments in inputs]
-    expected = [right(*arguments) for arguments in inputs]
+    expected = [reference(*arguments) for arguments in inputs]
     same = [_close(a, b) for a, b in zip(outputs, expected, strict=True)]
     if all(same):
         return
@@ -328,7 +328,7 @@ def compare(
 
 def compare_numbers(
     answer: Callable,
-    right: Callable[..., float],
+    reference: Callable[..., float],
     inputs: Sequence[tuple],
     causes: Mapping[str, Callable],
     case: Callable[..., str] = lambda *arguments: f"For ({', '.join(map(str, arguments))})",
@@ -338,7 +338,7 @@ def compare_numbers(
 
     Args:
         answer: the learner's function.
-        right: returns the right number for the same arguments.
+        reference: returns the right number for the same arguments.
         inputs: tuples of arguments, chosen so that no two functions of `causes` always agree.
         causes: what to say -> a wrong function.
         case: says what an input is, to begin a sentence with.
@@ -348,23 +348,23 @@ def compare_numbers(
         Wrong: it differs for an input; the message names the cause, or else where it differs.
     """
     outputs = [read(call(answer, *arguments)) for arguments in inputs]
-    expected = [right(*arguments) for arguments in inputs]
-    tiny = 1e-6 * max(map(abs, expected))
+    correct = [reference(*arguments) for arguments in inputs]
+    tiny = 1e-6 * max(map(abs, correct))
 
     def agree(a: float, b: float) -> bool:
         return a == b if isinstance(a, int) else math.isclose(a, b, rel_tol=1e-4, abs_tol=tiny)
 
-    same = [agree(a, b) for a, b in zip(outputs, expected, strict=True)]
+    same = [agree(a, b) for a, b in zip(outputs, correct, strict=True)]
     if all(same):
         return
     name_cause(outputs, inputs, causes, agree)
     first = same.index(False)
-    got, wanted = outputs[first], expected[first]
-    if isinstance(got, int):
-        comparison = f"{wanted:,}; got {got:,}, {abs(got - wanted):,} too "
-        comparison += "many" if got > wanted else "few"
+    actual, expected = outputs[first], correct[first]
+    if isinstance(actual, int):
+        comparison = f"{expected:,}; got {actual:,}, {abs(actual - expected):,} too "
+        comparison += "many" if actual > expected else "few"
     else:
-        comparison = f"{wanted:.5g}; got {got:.5g}"
+        comparison = f"{expected:.5g}; got {actual:.5g}"
     raise Wrong(
         f"Right for {sum(same)} of {len(inputs)} inputs. {case(*inputs[first])} it should be "
         f"{comparison}."
@@ -389,14 +389,14 @@ def name_cause(
 
 
 def require_gradients(
-    answer: Callable, arguments: tuple, right: Callable[..., Tensor] | None = None
+    answer: Callable, arguments: tuple, reference: Callable[..., Tensor] | None = None
 ) -> None:
     """See that gradients flow back to all arguments that ask for them.
 
     Args:
         answer: the learner's function.
         arguments: what it is called with; those that require a gradient should get one.
-        right: the right function, whose gradients are compared; without it, any will do.
+        reference: the right function, whose gradients are compared; without it, any will do.
 
     Raises:
         Wrong: an argument gets no gradient, or another one; the message says which.
@@ -404,16 +404,20 @@ def require_gradients(
     named = zip(_names(answer, arguments), arguments, strict=True)
     names = [name for name, value in named if isinstance(value, Tensor) and value.requires_grad]
     gradients = _gradients(answer, arguments)
-    if cut := [f"`{name}`" for name, got in zip(names, gradients, strict=True) if got is None]:
+    if cut := [
+        f"`{name}`" for name, actual in zip(names, gradients, strict=True) if actual is None
+    ]:
         raise Wrong(
             f"The numbers are right, but no gradient reaches {', '.join(cut)}: a network could not "
             f"learn through your function. Stay within tensor operations: no numpy, no "
             f"`.detach()`, no `.data`, no new `torch.tensor`."
         )
-    if right is None:
+    if reference is None:
         return
-    for name, got, wanted in zip(names, gradients, _gradients(right, arguments), strict=True):
-        if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-6):
+    for name, actual, expected in zip(
+        names, gradients, _gradients(reference, arguments), strict=True
+    ):
+        if not torch.allclose(actual, expected, rtol=1e-4, atol=1e-6):
             raise Wrong(
                 f"The numbers are right, but the gradient of `{name}` is not: on one of its ways "
                 f"through your function it is cut off, by `.detach()`, `.data` or `torch.tensor`."

@@ -49,7 +49,7 @@ from vit_tutorial.plots.faithfulness import (
 )
 from vit_tutorial.plots.maps import component_shares, head_dots, token_paths
 from vit_tutorial.plots.network import (
-    image_answers,
+    image_predictions,
     loss_against_lead,
     network_stages,
     share_bars,
@@ -77,7 +77,7 @@ from vit_tutorial.plots.photographs import (
 from vit_tutorial.plots.positions import (
     clock_hands,
     logit_pairs,
-    place_maps,
+    position_maps,
     position_views,
     waves,
 )
@@ -120,7 +120,7 @@ __all__ = [
     "gradient_norms",
     "head_dots",
     "heat_colours",
-    "image_answers",
+    "image_predictions",
     "influence_maps",
     "interval_bars",
     "interval_curves",
@@ -148,7 +148,7 @@ __all__ = [
     "photo_row",
     "picture_table",
     "pixel_row",
-    "place_maps",
+    "position_maps",
     "position_views",
     "probabilities",
     "probe_curve",

@@ -80,7 +80,7 @@ def _arrows(axes: Axes, points: NDArray, letter: str, colour: str) -> None:
 
 
 def _plane(axes: Axes, points: NDArray, margin: float) -> None:
-    """Give a plane equal units, whole numbers on its axes and thin lines through the origin."""
+    """Give a plane equal units, integers on its axes and thin lines through the origin."""
     low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
@@ -122,8 +122,8 @@ def weight_tables(tables: Sequence[NDArray], titles: Sequence[str]) -> Figure:
 def _table(axes: Axes, table: NDArray, title: str, sums: bool) -> None:
     """Draw a table with its numbers; with `sums`, coloured as weights, and with the rows' sums."""
     rows, columns = table.shape
-    shown = np.where(np.isfinite(table), table, 0.0) if sums else np.zeros(table.shape)
-    axes.imshow(shown, cmap=HEAT if sums else "binary", vmin=0, vmax=1, aspect="auto")
+    displayed = np.where(np.isfinite(table), table, 0.0) if sums else np.zeros(table.shape)
+    axes.imshow(displayed, cmap=HEAT if sums else "binary", vmin=0, vmax=1, aspect="auto")
     size = 10 if columns <= 4 else 8
     for (row, column), value in np.ndenumerate(table):
         text = f"{value:.2f}" if sums else f"{value:.3g}".replace("-", "−")
@@ -132,7 +132,7 @@ def _table(axes: Axes, table: NDArray, title: str, sums: bool) -> None:
             axes.add_patch(_cell(row, column, hatch="////", facecolor="white", edgecolor="#bbbbbb"))
         elif np.isinf(value):
             text = "−∞" if value < 0 else "∞"
-        dark = sums and shown[row, column] < 0.55 and not np.isnan(value)
+        dark = sums and displayed[row, column] < 0.55 and not np.isnan(value)
         number = axes.text(column, row, text, ha="center", va="center", fontsize=size)
         number.set_color("white" if dark else INK)
         if not sums:
@@ -140,8 +140,8 @@ def _table(axes: Axes, table: NDArray, title: str, sums: bool) -> None:
     if sums:
         for row, total in enumerate(table.sum(axis=1)):
             even = abs(total - 1) < 5e-3
-            said = "NaN" if np.isnan(total) else f"{total:.2f}"
-            text = axes.text(columns - 0.4, row, f"= {said}", va="center", fontsize=size)
+            label = "NaN" if np.isnan(total) else f"{total:.2f}"
+            text = axes.text(columns - 0.4, row, f"= {label}", va="center", fontsize=size)
             text.set(color=FAINT if even else PALETTE[1], weight="normal" if even else "bold")
     axes.set(title=title, xticks=range(columns), yticks=range(rows))
     axes.spines[:].set_visible(False)
@@ -185,8 +185,8 @@ def score_scales(
         left.yaxis.set_minor_locator(NullLocator())
         left.legend(frameon=False, loc="upper left")
         for axes, curves in ((middle, entropies), (right, reactions)):
-            for at, (name, curve) in enumerate(curves.items()):
-                axes.plot(dims, curve, marker=MARKERS[at], color=OTHERS[-1 - at], label=name)
+            for index, (name, curve) in enumerate(curves.items()):
+                axes.plot(dims, curve, marker=MARKERS[index], color=OTHERS[-1 - index], label=name)
             axes.set_ylim(0, max(1.08 * max(map(max, curves.values())), 1e-3))
         middle.axhline(1, color=FAINT, linewidth=0.8, linestyle=":")
         middle.set_title("entropy of the weights / ln T")
@@ -225,10 +225,10 @@ def weight_bars(weights: NDArray, title: str, subtitle: str = "") -> Figure:
 
 
 def token_tables(tables: Sequence[NDArray], titles: Sequence[str]) -> Figure:
-    """Draw tables of names "token.channel"; the colour of a cell says which token it came from.
+    """Draw tables of names "token.channel"; the colour of a cell says the token of its origin.
 
     Args:
-        tables: whole numbers (rows, columns, 2), the token and the channel of each cell.
+        tables: integers (rows, columns, 2), the token and the channel of each cell.
         titles: one for each table.
 
     Raises:
@@ -287,10 +287,10 @@ def offset_maps(maps: NDArray, titles: Sequence[str], even: float) -> Figure:
         )
         for axis in axes.flat[len(maps) :]:
             axis.set_visible(False)
-        for axis, here, title in zip(axes.flat, maps, titles, strict=False):
-            axis.imshow(here, cmap=HEAT, vmin=0, extent=edges, interpolation="nearest")
+        for axis, heat, title in zip(axes.flat, maps, titles, strict=False):
+            axis.imshow(heat, cmap=HEAT, vmin=0, extent=edges, interpolation="nearest")
             _square(axis, (-0.5, -0.5, 0.5, 0.5))
-            axis.set_title(f"{title}\nmost: {here.max() / even:.1f}× even", fontsize=9)
+            axis.set_title(f"{title}\nmost: {heat.max() / even:.1f}× even", fontsize=9)
             axis.set(xticks=[-reach, 0, reach], yticks=[-reach, 0, reach])
             axis.spines[:].set_visible(False)
         figure.supxlabel("columns away from the query", fontsize=10)
@@ -354,8 +354,8 @@ def cost_curves(
             (left, {k: 1000 * np.asarray(v) for k, v in seconds.items()}, "milliseconds"),
             (right, mebibytes, "mebibytes"),
         ):
-            for at, (name, curve) in enumerate(curves.items()):
-                axes.plot(lengths, curve, marker=MARKERS[at], color=OTHERS[at], label=name)
+            for index, (name, curve) in enumerate(curves.items()):
+                axes.plot(lengths, curve, marker=MARKERS[index], color=OTHERS[index], label=name)
             axes.set(xscale="log", yscale="log", xlabel="tokens T", ylabel=label)
             axes.set_xticks(lengths, [str(length) for length in lengths])
             axes.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Two networks side by side: what they say under changes, how far they see, what a square hides."""
+"""Two networks side by side: accuracy under changes, how far they see, what a square hides."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,15 +70,15 @@ def _settings_panel(
     networks: Mapping[str, NDArray],
     chance: float | None,
 ) -> None:
-    words = any(isinstance(setting, str) for setting in settings)
-    x = np.arange(len(settings)) if words else np.asarray(settings, dtype=float)
-    for at, (name, runs) in enumerate(networks.items()):
-        runs, colour = np.asarray(runs, dtype=float), PALETTE[at]
+    named = any(isinstance(setting, str) for setting in settings)
+    x = np.arange(len(settings)) if named else np.asarray(settings, dtype=float)
+    for i, (name, runs) in enumerate(networks.items()):
+        runs, colour = np.asarray(runs, dtype=float), PALETTE[i]
         axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.18, lw=0)
-        axes.plot(x, runs.mean(axis=0), MARKS[at] + "-", color=colour, label=name, markersize=5)
+        axes.plot(x, runs.mean(axis=0), MARKS[i] + "-", color=colour, label=name, markersize=5)
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=1.2, linestyle="--", label="guessing")
-    if words:
+    if named:
         axes.set_xticks(x, [str(setting) for setting in settings])
     axes.margins(x=0.06)
     axes.set_ylim(bottom=0)
@@ -150,37 +150,41 @@ def _frame(axes: Axes, box: Box, height: int, width: int) -> None:
 def occlusion_view(
     picture: NDArray,
     square: Box | None,
-    answers: Mapping[str, NDArray],
+    probabilities: Mapping[str, NDArray],
     classes: Sequence[str],
     falls: Mapping[str, NDArray],
     *,
     title: str = "",
-    words: str = "",
+    caption: str = "",
     top: int = 5,
 ) -> Figure:
-    """Draw a picture with a square of it covered, what networks say, and where a square hurts.
+    """Draw a picture with a square of it covered, what networks predict, and where a square hurts.
 
     Args:
         picture: uint8 (H, W, 3), the square already painted on it.
         square: top, left, bottom, right of the square in pixels, to be outlined; or None.
-        answers: name of a network -> probabilities (2, classes), without the square and with it.
+        probabilities: name of a network -> (2, classes), without the square and with it.
         classes: what they are called; the `top` likeliest are shown.
         falls: title of a map -> (rows, columns), how far a probability falls for a square at each
-            place; below 0 where it rises. All have one scale.
+            position; below 0 where it rises. All have one scale.
         title: stands above the picture.
-        words: stand below everything.
+        caption: stands below everything.
         top: how many classes are shown.
 
     Raises:
-        ValueError: no colour picture, no network, or answers for another number of classes.
+        ValueError: no colour picture, no network, or probabilities for another number of classes.
     """
     require_rgb(picture)
-    if not answers or any(np.shape(pair) != (2, len(classes)) for pair in answers.values()):
-        shapes = {name: np.shape(pair) for name, pair in answers.items()}
-        raise ValueError(f"expected answers (2, {len(classes)}) of at least one network: {shapes}")
-    pairs = dict(answers)
+    if not probabilities or any(
+        np.shape(pair) != (2, len(classes)) for pair in probabilities.values()
+    ):
+        shapes = {name: np.shape(pair) for name, pair in probabilities.items()}
+        raise ValueError(
+            f"expected probabilities (2, {len(classes)}) of at least one network: {shapes}"
+        )
+    pairs = dict(probabilities)
     most = np.max([pair.max(axis=0) for pair in pairs.values()], axis=0)
-    shown = np.argsort(most)[::-1][:top][::-1]
+    best = np.argsort(most)[::-1][:top][::-1]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.2, 3.1))
         widths = (1.0, 1.25, 0.62 * len(falls))
@@ -191,14 +195,12 @@ def occlusion_view(
             _frame(left.axes[0], square, *picture.shape[:2])
         bars = middle.subplots()
         thick = 0.8 / len(pairs)
-        for at, (name, (before, after)) in enumerate(pairs.items()):
-            places = np.arange(len(shown)) + thick * ((len(pairs) - 1) / 2 - at)
-            bars.barh(places, after[shown], height=0.9 * thick, color=PALETTE[at], label=name)
-            bars.vlines(
-                before[shown], places - thick / 2, places + thick / 2, color=INK, linewidth=1.6
-            )
+        for i, (name, (before, after)) in enumerate(pairs.items()):
+            y = np.arange(len(best)) + thick * ((len(pairs) - 1) / 2 - i)
+            bars.barh(y, after[best], height=0.9 * thick, color=PALETTE[i], label=name)
+            bars.vlines(before[best], y - thick / 2, y + thick / 2, color=INK, linewidth=1.6)
         bars.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0%", "50%", "100%"))
-        bars.set_yticks(range(len(shown)), [classes[label] for label in shown])
+        bars.set_yticks(range(len(best)), [classes[label] for label in best])
         bars.tick_params(axis="y", length=0)
         middle.legend(loc="outside lower center", ncols=len(pairs), frameon=False)
         bars.set_title("with the square; a line: without it", fontsize=10)
@@ -210,6 +212,6 @@ def occlusion_view(
             axes.set(xticks=[], yticks=[])
             axes.set_title(name, fontsize=9)
             axes.spines[:].set_visible(False)
-        if words:
-            figure.supxlabel(words, x=0.02, ha="left", fontsize=9, color=FAINT)
+        if caption:
+            figure.supxlabel(caption, x=0.02, ha="left", fontsize=9, color=FAINT)
     return closed(figure)

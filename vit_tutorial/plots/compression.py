@@ -23,7 +23,7 @@ def interval_curves(
     x: Sequence[float],
     curves: Mapping[str, ArrayLike],
     xlabel: str,
-    ylabel: str = "test images right, %",
+    ylabel: str = "test images correct, %",
     *,
     level: tuple[str, float] | None = None,
     backwards: bool = False,
@@ -53,11 +53,13 @@ def interval_curves(
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.4, 3.6))
         step = np.min(np.diff(np.sort(x))) if len(x) > 1 else 1.0
-        for at, (name, (middle, low, high)) in enumerate(tables.items()):
-            aside = 0.12 * step * (at - (len(tables) - 1) / 2)  # or intervals hide each other
-            places = np.asarray(x, dtype=float) + aside
-            axes.vlines(places, low, high, color=PALETTE[at], linewidth=1.6, alpha=0.6)
-            axes.plot(places, middle, marker=MARKS[at], markersize=5, color=PALETTE[at], label=name)
+        for i, (name, (middle, low, high)) in enumerate(tables.items()):
+            aside = 0.12 * step * (i - (len(tables) - 1) / 2)  # or intervals hide each other
+            positions = np.asarray(x, dtype=float) + aside
+            axes.vlines(positions, low, high, color=PALETTE[i], linewidth=1.6, alpha=0.6)
+            axes.plot(
+                positions, middle, marker=MARKS[i], markersize=5, color=PALETTE[i], label=name
+            )
         if level is not None:
             axes.axhline(level[1], color=FAINT, linewidth=1, linestyle="--", zorder=1)
             axes.annotate(
@@ -94,27 +96,27 @@ def trade_offs(rows: Mapping[str, tuple[Triple, Triple, float]]) -> Figure:
                 raise ValueError(f"{name}: {middle} must lie within {low} to {high}")
         if not size > 0 or not triples[1][1] > 0:
             raise ValueError(f"{name}: speeds and sizes must be above 0")
-    places = np.arange(len(rows))
+    ys = np.arange(len(rows))
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(
             1, 3, figsize=(9.4, 0.36 * len(rows) + 1.1), sharey=True
         )
         accuracies, speeds = [row[0] for row in rows.values()], [row[1] for row in rows.values()]
         for axes, triples in ((left, accuracies), (middle, speeds)):
-            for place, (value, low, high) in zip(places, triples, strict=True):
-                axes.hlines(place, low, high, color=ACCENT, linewidth=2)
-                axes.plot([value], [place], "o", color=ACCENT, markersize=6)
+            for y, (value, low, high) in zip(ys, triples, strict=True):
+                axes.hlines(y, low, high, color=ACCENT, linewidth=2)
+                axes.plot([value], [y], "o", color=ACCENT, markersize=6)
             axes.axvline(triples[0][0], color=FAINT, linestyle="--", linewidth=1)
         sizes = [row[2] for row in rows.values()]
-        right.barh(places, sizes, height=0.62, color=PALETTE[2])
-        for place, size in zip(places, sizes, strict=True):
-            right.annotate(f"{size:,.0f}", (size, place), (4, 0), textcoords="offset points",
+        right.barh(ys, sizes, height=0.62, color=PALETTE[2])
+        for y, size in zip(ys, sizes, strict=True):
+            right.annotate(f"{size:,.0f}", (size, y), (4, 0), textcoords="offset points",
                            va="center", fontsize=9)  # fmt: skip
-        left.set(title="Right, %")
+        left.set(title="Accuracy, %")
         middle.set(title="Times as fast")
         right.set(title="Thousand bytes", xlim=(0, 1.22 * max(sizes)), xticks=[])
         _times(middle, speeds)
-        left.set_yticks(places, list(rows))
+        left.set_yticks(ys, list(rows))
         left.set_ylim(len(rows) - 0.4, -0.6)
         for axes in (left, middle, right):
             axes.tick_params(axis="y", length=0)
@@ -143,7 +145,7 @@ def merged_patches(picture: NDArray, groups: Mapping[str, NDArray]) -> Figure:
 
     Args:
         picture: uint8 (H, W, 3).
-        groups: title -> (rows, columns) of whole numbers, the same for patches of one token.
+        groups: title -> (rows, columns) of integers, the same for patches of one token.
 
     Raises:
         ValueError: no colour picture, no groups, or numbers that are not a table.
@@ -197,17 +199,17 @@ def pruning_view(
     picture: NDArray,
     maps: NDArray,
     keep: NDArray,
-    words: str,
+    caption: str,
     right: tuple[int, int, int],
 ) -> Figure:
-    """Draw where the heads look that are left, what is said of an image, and how many are right.
+    """Draw where the remaining heads look, an image's prediction, and how many are correct.
 
     Args:
         picture: uint8 (H, W, 3); the mean of the last layer's heads that are left is laid over it.
         maps: (layers, heads, rows, columns), each drawn to its own maximum.
         keep: (layers, heads) bool; the others are crossed out.
-        words: stand below the picture.
-        right: images right with these heads, with all heads, and how many images there are.
+        caption: stands above the picture.
+        right: images correct with these heads, with all heads, and how many images there are.
 
     Raises:
         ValueError: no colour picture, other shapes, a last layer without a head, or counts that
@@ -219,9 +221,9 @@ def pruning_view(
             f"expected maps (layers, heads, rows, columns) and a last layer with a head left, got "
             f"{maps.shape} and {keep.shape}"
         )
-    count, whole, images = right
-    if not (0 <= count <= images and 0 <= whole <= images and images):
-        raise ValueError(f"{count} and {whole} of {images} images cannot be right")
+    count, with_all, images = right
+    if not (0 <= count <= images and 0 <= with_all <= images and images):
+        raise ValueError(f"{count} and {with_all} of {images} images cannot be correct")
     layers, heads = keep.shape
     heat = maps[-1][keep[-1]].mean(axis=0)
     scale = max(1, 320 // max(picture.shape[:2]))
@@ -235,9 +237,9 @@ def pruning_view(
         left, middle = parts
         axes = left.subplots()
         photo_axes(axes, overlay(large, heat[np.ix_(rows, columns)] / heat.max()), "")
-        axes.set_title(words, fontsize=10)
-        said = f"{count} of {images} images right ({whole} with all heads)"
-        left.supxlabel(said, fontsize=10, color=INK)
+        axes.set_title(caption, fontsize=10)
+        label = f"{count} of {images} images correct ({with_all} with all heads)"
+        left.supxlabel(label, fontsize=10, color=INK)
         grid = middle.subplots(layers, heads, squeeze=False)
         for layer, head in np.ndindex(layers, heads):
             small: Any = grid[layer, head]

@@ -1,4 +1,4 @@
-"""What a patch embedding does: filters, what they answer, and what each token has seen."""
+"""What a patch embedding does: filters, their outputs, and what each token has seen."""
 
 from collections.abc import Mapping, Sequence
 
@@ -50,11 +50,11 @@ def embedding_by_hand(patch: NDArray, filters: NDArray, bias: NDArray) -> Figure
             total = products.sum()
             row[3].set(xticks=[], yticks=[], box_aspect=1 / 1.7)
             row[3].spines[:].set_visible(False)
-            said = f"{total:g} {'+' if bias[k] >= 0 else '−'} {abs(bias[k]):g}  ="
-            words = row[3].text(0.62, 0.5, said, transform=row[3].transAxes, fontsize=13)
-            answer = row[3].text(0.68, 0.5, f"{total + bias[k]:g}", transform=row[3].transAxes)
-            words.set(va="center", ha="right")
-            answer.set(fontsize=18, weight="bold", color=PALETTE[0], va="center")
+            sum_label = f"{total:g} {'+' if bias[k] >= 0 else '−'} {abs(bias[k]):g}  ="
+            sum_text = row[3].text(0.62, 0.5, sum_label, transform=row[3].transAxes, fontsize=13)
+            result_text = row[3].text(0.68, 0.5, f"{total + bias[k]:g}", transform=row[3].transAxes)
+            sum_text.set(va="center", ha="right")
+            result_text.set(fontsize=18, weight="bold", color=PALETTE[0], va="center")
             row[3].set_xlabel(f"number {k} of the token")
             row[1].set_xlabel(f"filter {k}")
         for axis, title in zip(
@@ -99,10 +99,10 @@ def filter_pictures(filters: NDArray, title: str, columns: int = 16) -> Figure:
 def filter_view(
     filter: NDArray, photo: NDArray, responses: NDArray, most: NDArray, least: NDArray
 ) -> NDArray[np.uint8]:
-    """Paint a filter beside a photograph and what it answers to each patch: uint8 (320, 864, 3).
+    """Paint a filter beside a photograph and its output for each patch: uint8 (320, 864, 3).
 
     On the left the filter, below it the patches that it answers to with the largest numbers
-    (orange frame) and the smallest (blue frame). On the right the answers: orange above zero, blue
+    (orange frame) and the smallest (blue frame). On the right the outputs: orange above zero, blue
     below, white at zero.
 
     Args:
@@ -144,7 +144,7 @@ def filter_view(
 
 
 def response_maps(maps: Sequence[NDArray], titles: Sequence[str], xlabels: Sequence[str]) -> Figure:
-    """Draw what one filter answers, for several ways to apply it: blue below zero, orange above.
+    """Draw the outputs of one filter, for several ways to apply it: blue below zero, orange above.
 
     Args:
         maps: (rows, columns) each; their squares are drawn as large as they fit.
@@ -165,7 +165,7 @@ def response_maps(maps: Sequence[NDArray], titles: Sequence[str], xlabels: Seque
             axis.set_xlabel(below, color=FAINT)
             axis.spines[:].set_color("#cccccc")
             axis.spines[:].set_visible(True)
-        figure.colorbar(image, ax=axes, shrink=0.75, label="the filter's answer")
+        figure.colorbar(image, ax=axes, shrink=0.75, label="the filter's output")
     return closed(figure)
 
 

@@ -97,25 +97,25 @@ def stream_norms(norms: NDArray, added: NDArray, cosines: NDArray) -> Figure:
             f"expected norms and cosines of an even number of half-blocks and one more, got "
             f"{norms.shape} and {cosines.shape} with {count} half-blocks"
         )
-    places = np.arange(1 + count)
+    positions = np.arange(1 + count)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), width_ratios=[1.35, 1])
         for first, name, colour in ((0, "attention adds", ATTENTION), (1, "MLP adds", MLP)):
-            left.bar(places[1 + first :: 2], added[first::2], 0.62, color=colour, label=name)
-        left.plot(places, norms, "o-", color=STREAM, label="the stream")
+            left.bar(positions[1 + first :: 2], added[first::2], 0.62, color=colour, label=name)
+        left.plot(positions, norms, "o-", color=STREAM, label="the stream")
         left.set(ylabel="mean norm of a token", title="How long the vectors are", ylim=(0, None))
         left.legend(frameon=False, loc="upper left", ncols=3, columnspacing=1.0)
         left.set_ylim(0, 1.28 * max(norms.max(), added.max()))
-        right.plot(places, cosines, "o-", color=STREAM)
+        right.plot(positions, cosines, "o-", color=STREAM)
         right.axhline(0, color=FAINT, linewidth=0.8)
         right.set(
             ylabel="mean cosine with the input", title="How like the input", ylim=(-0.1, 1.08)
         )
         for axes in (left, right):
-            axes.set_xticks([0, *(places[2::2] - 0.5)], ["input", *map(str, range(count // 2))])
+            axes.set_xticks([0, *(positions[2::2] - 0.5)], ["input", *map(str, range(count // 2))])
             axes.tick_params(axis="x", length=0)
             axes.set(xlim=(-0.6, count + 0.6), xlabel="layer (attention, then MLP)")
-            for edge in places[:-1:2] + 0.5:
+            for edge in positions[:-1:2] + 0.5:
                 axes.axvline(edge, color="#e4e4e4", linewidth=0.8, zorder=0)
     return closed(figure)
 
@@ -149,14 +149,14 @@ def norm_map(
         )
     with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):  # faster
         figure = plt.figure(figsize=(9.2, 2.6))
-        for at, (name, heat) in enumerate(heats.items()):
-            seen = heat > 0
-            least, most = (heat[seen].min(), heat.max()) if seen.any() else (0.0, 1.0)
+        for i, (name, heat) in enumerate(heats.items()):
+            positive = heat > 0
+            least, most = (heat[positive].min(), heat.max()) if positive.any() else (0.0, 1.0)
             painted = overlay(photo, np.clip((heat - least) / max(most - least, 1e-12), 0, 1))
-            axes = figure.add_axes((0.01 + 0.345 * at, 0.12, 0.33, 0.74))
+            axes = figure.add_axes((0.01 + 0.345 * i, 0.12, 0.33, 0.74))
             photo_axes(axes, painted, name)
-        said = "norm of each patch, from least (clear) to most (yellow)"
-        figure.text(0.01, 0.03, said, color=FAINT)
+        note = "norm of each patch, from least (clear) to most (yellow)"
+        figure.text(0.01, 0.03, note, color=FAINT)
         axes = figure.add_axes((0.76, 0.22, 0.225, 0.6))
         counts, edges = np.histogram(norms, bins=24, range=(0, longest))
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=ACCENT)
@@ -195,18 +195,18 @@ def token_stacks(stacks: NDArray, titles: Sequence[str], form: str = "{:g}") -> 
             figsize=(min(9.2, 0.42 * width * count + 1.6), 0.235 * images * tokens + 0.75),
             squeeze=False,
         )
-        for (image, at), axes in np.ndenumerate(grid):
-            table, low, high = stacks[at, image], stacks[at].min(), stacks[at].max()
+        for (image, i), axes in np.ndenumerate(grid):
+            table, low, high = stacks[i, image], stacks[i].min(), stacks[i].max()
             axes.imshow(table, cmap=HEAT, vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
             for (row, column), value in np.ndenumerate(table):
                 cell = axes.text(column, row, form.format(value), ha="center", va="center")
                 cell.set(fontsize=9, color="white" if value <= (low + high) / 2 else INK)
-            axes.set(xticks=[], yticks=range(tokens) if at == 0 else [])
+            axes.set(xticks=[], yticks=range(tokens) if i == 0 else [])
             axes.tick_params(length=0, labelsize=8, labelcolor=FAINT)
             axes.spines[:].set_visible(False)
             if image == 0:
-                axes.set_title(titles[at], fontsize=10)
-            if at == 0:
+                axes.set_title(titles[i], fontsize=10)
+            if i == 0:
                 axes.set_ylabel(f"image {image}")
         figure.supxlabel("entries of a token (a row for each token)", fontsize=9, color=FAINT)
     return closed(figure)
@@ -224,15 +224,15 @@ def activation_curves(x: NDArray, curves: Mapping[str, NDArray]) -> Figure:
     styles = [("-", PALETTE[0]), ("--", PALETTE[1]), (":", INK), ("-.", PALETTE[2])]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3))
-        for at, (name, curve) in enumerate(curves.items()):
-            line, colour = styles[at % len(styles)]
-            left.plot(x, curve, line, color=colour, label=name, linewidth=3.5 if at == 0 else 1.8)
+        for i, (name, curve) in enumerate(curves.items()):
+            line, colour = styles[i % len(styles)]
+            left.plot(x, curve, line, color=colour, label=name, linewidth=3.5 if i == 0 else 1.8)
         left.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
         left.axvline(0, color="#dddddd", linewidth=0.8, zorder=0)
         left.set(xlabel="x", ylabel="activation", title="Activation functions")
         left.legend(frameon=False, loc="upper left")
-        for at, (name, curve) in enumerate(others, start=1):
-            line, colour = styles[at % len(styles)]
+        for i, (name, curve) in enumerate(others, start=1):
+            line, colour = styles[i % len(styles)]
             right.plot(x, np.abs(curve - exact), line, color=colour, label=name, linewidth=1.8)
         right.set(xlabel="x", ylabel=f"distance from {exact_name}", yscale="log", ylim=(1e-7, 1))
         right.set_title(f"How far from {exact_name}")
@@ -259,11 +259,11 @@ def gradient_norms(panels: Mapping[str, Mapping[str, NDArray]]) -> Figure:
             1, len(panels), figsize=(min(9.0, 4.6 * len(panels)), 3.5), sharey=True, squeeze=False
         )
         for axes, (title, curves) in zip(row[0], panels.items(), strict=True):
-            for at, (name, runs) in enumerate(curves.items()):
-                layers, colour = np.arange(runs.shape[1]), PALETTE[at % len(PALETTE)]
+            for i, (name, runs) in enumerate(curves.items()):
+                layers, colour = np.arange(runs.shape[1]), PALETTE[i % len(PALETTE)]
                 axes.fill_between(layers, runs.min(0), runs.max(0), color=colour, alpha=0.15, lw=0)
                 axes.plot(
-                    layers, np.median(runs, axis=0), MARKERS[at % 4] + "-", color=colour,
+                    layers, np.median(runs, axis=0), MARKERS[i % 4] + "-", color=colour,
                     label=name, markersize=4,
                 )  # fmt: skip
             axes.set(xlabel="layer", title=title, yscale="log")
@@ -307,10 +307,10 @@ def run_curves(
         figure, axes = plt.subplots(figsize=(6.2, 3.3))
         if guide:
             axes.plot(x, guide[1], "--", color=FAINT, label=guide[0], linewidth=1.2)
-        for at, (name, runs) in enumerate(curves.items()):
-            middle, colour = np.median(runs, axis=0), PALETTE[at % len(PALETTE)]
+        for i, (name, runs) in enumerate(curves.items()):
+            middle, colour = np.median(runs, axis=0), PALETTE[i % len(PALETTE)]
             axes.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.15, lw=0)
-            marker = MARKERS[at % 4] if len(x) <= 12 else ""
+            marker = MARKERS[i % 4] if len(x) <= 12 else ""
             axes.plot(x, middle, marker=marker, color=colour, label=name)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if logarithmic:

@@ -1,4 +1,4 @@
-"""Is a map right? What a network says while patches vanish, and scores beside those of chance."""
+"""Is a map faithful? What a network outputs while patches vanish, and scores beside random ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ MARKERS, FLOOR = "osD^v", "random"
 def removal_curves(
     panels: Mapping[str, Mapping[str, ArrayLike]],
     xlabel: str,
-    ylabel: str = "probability of the right class",
+    ylabel: str = "probability of the correct class",
 ) -> Figure:
-    """Draw what a network says while patches are removed or put back, one panel for each way.
+    """Draw what a network outputs while patches are removed or put back, one panel for each way.
 
     The curve called "random", if there is one, is the floor and is drawn as a broken grey line.
     The area under each curve stands beside its name.
@@ -88,9 +88,9 @@ def method_scores(
     Raises:
         ValueError: no metrics, or a metric for which a method (or the random one) has no row.
     """
-    found = {(row["method"], row["metric"]): row for row in rows}
+    by_key = {(row["method"], row["metric"]): row for row in rows}
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    missing = [(m, metric) for metric in metrics for m in methods if (m, metric) not in found]
+    missing = [(m, metric) for metric in metrics for m in methods if (m, metric) not in by_key]
     if not metrics or FLOOR not in methods or missing:
         raise ValueError(
             f"expected a row for {FLOOR!r} and every method and metric, got {len(rows)} rows for "
@@ -106,11 +106,11 @@ def method_scores(
             squeeze=False,
         )
         for axis, (metric, higher) in zip(axes[0], metrics.items(), strict=True):
-            floor = found[FLOOR, metric]
+            floor = by_key[FLOOR, metric]
             axis.axvspan(floor["low"], floor["high"], color=FAINT, alpha=0.22, lw=0)
             axis.axvline(floor["mean"], color=FAINT, linewidth=1.2, linestyle="--")
-            for place, method in enumerate(methods):
-                _interval(axis, place, found[method, metric])
+            for y, method in enumerate(methods):
+                _interval(axis, y, by_key[method, metric])
             axis.set_title(metric, loc="center", fontsize=10)
             axis.set_xlabel("higher is better →" if higher else "← lower is better", fontsize=9)
             axis.tick_params(axis="y", length=0)
@@ -123,13 +123,13 @@ def method_scores(
     return closed(figure)
 
 
-def _interval(axis: Axes, place: int, row: Mapping[str, Any]) -> None:
+def _interval(axis: Axes, y: int, row: Mapping[str, Any]) -> None:
     """Draw a mean with its interval; filled where the method is better than random."""
     better = row["gain_low"] > 0
     colour = ACCENT if better else PALETTE[1]
-    axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+    axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
     face = colour if better else "white"
-    axis.plot(row["mean"], place, "o", color=colour, markerfacecolor=face, markersize=6)
+    axis.plot(row["mean"], y, "o", color=colour, markerfacecolor=face, markersize=6)
 
 
 def pixel_row(pictures: Sequence[NDArray], titles: Sequence[str]) -> Figure:
@@ -169,7 +169,7 @@ def question_maps(
     Args:
         picture: uint8 (H, W, 3).
         maps: (questions, methods, rows, columns), finite.
-        questions: what was asked, a row of maps each.
+        questions: the queries, a row of maps each.
         methods: how the maps were made, a column each.
 
     Raises:

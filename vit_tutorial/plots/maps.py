@@ -38,8 +38,8 @@ def head_dots(
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.7), squeeze=False)
         for axis, (title, networks) in zip(axes[0], panels.items(), strict=True):
-            for at, (name, numbers) in enumerate(networks.items()):
-                _dots(axis, np.asarray(numbers), at, name)
+            for index, (name, numbers) in enumerate(networks.items()):
+                _dots(axis, np.asarray(numbers), index, name)
             for name, value in landmarks.get(title, {}).items():
                 axis.axhline(
                     value, color=FAINT, linewidth=1.4, linestyle="--", label=name, zorder=0
@@ -59,20 +59,20 @@ def head_dots(
     return closed(figure)
 
 
-def _dots(axis: Axes, numbers: NDArray, at: int, name: str) -> None:
+def _dots(axis: Axes, numbers: NDArray, index: int, name: str) -> None:
     """Draw the heads of each layer beside each other, so that equal ones do not hide."""
     layers, heads = numbers.shape
     spread = np.linspace(-0.24, 0.24, heads) if heads > 1 else np.zeros(1)
-    places = np.arange(layers)[:, None] + spread
-    colour = PALETTE[at]
+    positions = np.arange(layers)[:, None] + spread
+    colour = PALETTE[index]
     axis.scatter(
-        places, numbers, marker=MARKS[at], s=44, color="white" if at else colour,
-        edgecolor=colour, linewidth=1.6, label=name, zorder=3 - at,
+        positions, numbers, marker=MARKS[index], s=44, color="white" if index else colour,
+        edgecolor=colour, linewidth=1.6, label=name, zorder=3 - index,
     )  # fmt: skip
 
 
 def token_paths(tables: NDArray, query: int, names: Sequence[str], title: str = "") -> Figure:
-    """Draw how one token's share goes back through layers, path by path, to where it came from.
+    """Draw how one token's share goes back through layers, path by path, to its origin.
 
     Orange lines go to another token, blue ones stay. The wider, the more goes along.
 
@@ -152,10 +152,10 @@ def component_shares(components: NDArray, shares: Mapping[str, NDArray], title: 
         figure = plt.figure(figsize=(9, 3.6))
         grid = figure.add_gridspec(2, 1, height_ratios=[4.5, 1])
         axes = figure.add_subplot(grid[0])
-        for at, (name, values) in enumerate(shares.items()):
+        for index, (name, values) in enumerate(shares.items()):
             axes.plot(
-                values, marker=MARKS[at], color=PALETTE[at], markersize=5, label=name,
-                markerfacecolor="white" if at else PALETTE[at],
+                values, marker=MARKS[index], color=PALETTE[index], markersize=5, label=name,
+                markerfacecolor="white" if index else PALETTE[index],
             )  # fmt: skip
         axes.set(xlim=(-0.6, len(tiles) - 0.4), ylim=(0, None), title=title)
         axes.set_ylabel("share of the variance")
@@ -164,11 +164,11 @@ def component_shares(components: NDArray, shares: Mapping[str, NDArray], title: 
         axes.grid(axis="y", color="#eeeeee")
         axes.legend(frameon=False, loc="upper right")
         strip = figure.add_subplot(grid[1])
-        for place, tile in enumerate(tiles):
-            box = (place - 0.43, place + 0.43, 0, 0.86)
+        for x, tile in enumerate(tiles):
+            box = (x - 0.43, x + 0.43, 0, 0.86)
             strip.imshow(tile, interpolation="nearest", extent=box, aspect="equal")
         strip.set(xlim=(-0.6, len(tiles) - 0.4), ylim=(-0.05, 0.91), yticks=[])
-        strip.set_xticks(range(len(tiles)), [str(place) for place in range(len(tiles))], fontsize=8)
+        strip.set_xticks(range(len(tiles)), [str(x) for x in range(len(tiles))], fontsize=8)
         strip.set_xlabel("principal component")
         strip.spines[:].set_visible(False)
         strip.tick_params(length=0)

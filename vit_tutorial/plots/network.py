@@ -1,4 +1,4 @@
-"""A whole network: its parts in a row, where its numbers are, how it starts, what it answers."""
+"""A whole network: its parts in a row, where its numbers are, how it starts, what it predicts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,16 +28,16 @@ def network_stages(
         )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(1.15 * len(names), 1.9))
-        for place, (name, shape, note) in enumerate(zip(names, shapes, notes, strict=True)):
-            box = FancyBboxPatch((place - 0.36, -0.3), 0.72, 0.6, boxstyle="round,pad=0.03")
+        for x, (name, shape, note) in enumerate(zip(names, shapes, notes, strict=True)):
+            box = FancyBboxPatch((x - 0.36, -0.3), 0.72, 0.6, boxstyle="round,pad=0.03")
             box.set(facecolor="#e8f0f7" if note else "#f4f4f4", edgecolor=ACCENT if note else FAINT)
             axes.add_patch(box)
-            axes.text(place, 0, name, ha="center", va="center", fontsize=9)
-            axes.text(place, -0.5, shape, ha="center", va="center", fontsize=9, color=ACCENT)
-            axes.text(place, 0.5, note, ha="center", va="center", fontsize=8, color=INK)
-            if place:
+            axes.text(x, 0, name, ha="center", va="center", fontsize=9)
+            axes.text(x, -0.5, shape, ha="center", va="center", fontsize=9, color=ACCENT)
+            axes.text(x, 0.5, note, ha="center", va="center", fontsize=8, color=INK)
+            if x:
                 arrow = dict(arrowstyle="->", color=FAINT, shrinkA=0, shrinkB=0)
-                axes.annotate("", (place - 0.39, 0), (place - 0.61, 0), arrowprops=arrow)
+                axes.annotate("", (x - 0.39, 0), (x - 0.61, 0), arrowprops=arrow)
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.7, 0.7), title=title)
         axes.axis("off")
     return closed(figure)
@@ -50,7 +50,7 @@ def share_bars(
 
     Args:
         bars: the name of a row -> the name of a part -> its amount, the same parts in every row.
-        totals: what each bar is the whole of, said beside it.
+        totals: what each bar is the total of, written beside it.
         title: what is shown.
 
     Raises:
@@ -134,10 +134,10 @@ def loss_against_lead(
     levels: Mapping[str, float],
     title: str,
 ) -> Figure:
-    """Draw a loss against how far the right class's logit stands above the others.
+    """Draw a loss against how far the correct class's logit stands above the others.
 
     Args:
-        x: the lead of the right logit.
+        x: the lead of the correct logit.
         curves: what a curve is called -> one loss for each x.
         levels: what a dashed line across is called -> where it lies.
         title: what is seen.
@@ -162,7 +162,7 @@ def loss_against_lead(
         axes.set(
             xlim=(x[0], x[-1]),
             ylim=(0, None),
-            xlabel="how far the right class's logit stands above the others",
+            xlabel="how far the correct class's logit stands above the others",
             ylabel="loss",
             title=title,
         )
@@ -170,24 +170,24 @@ def loss_against_lead(
     return closed(figure)
 
 
-def image_answers(
-    images: NDArray, labels: Sequence[str], given: Sequence[str], columns: int = 12
+def image_predictions(
+    images: NDArray, labels: Sequence[str], predictions: Sequence[str], columns: int = 12
 ) -> Figure:
-    """Draw small images with a network's answers above them, wrong ones in orange with the truth.
+    """Draw small images with the predictions above them, wrong ones in orange with the truth.
 
     Args:
         images: uint8 (n, H, W) or (n, H, W, 3).
         labels: what each shows.
-        given: what the network said.
+        predictions: the predicted classes.
         columns: how many stand in a row.
 
     Raises:
-        ValueError: another number of labels or answers than of images, or no images.
+        ValueError: another number of labels or predictions than of images, or no images.
     """
-    if not len(images) == len(labels) == len(given) or not len(images):
+    if not len(images) == len(labels) == len(predictions) or not len(images):
         raise ValueError(
-            f"{len(images)} images need as many labels and answers, at least one; got "
-            f"{len(labels)} and {len(given)}"
+            f"{len(images)} images need as many labels and predictions, at least one; got "
+            f"{len(labels)} and {len(predictions)}"
         )
     rows = -(-len(images) // columns)
     with plt.rc_context(STYLE):
@@ -196,14 +196,18 @@ def image_answers(
         )
         for axes in grid.flat:
             axes.axis("off")
-        for axes, image, label, answer in zip(grid.flat, images, labels, given, strict=False):
-            _answer(axes, image, label, answer)
+        for axes, image, label, predicted in zip(
+            grid.flat, images, labels, predictions, strict=False
+        ):
+            _draw_prediction(axes, image, label, predicted)
     return closed(figure)
 
 
-def _answer(axes: Axes, image: NDArray, label: str, answer: str) -> None:
-    right = label == answer
+def _draw_prediction(axes: Axes, image: NDArray, label: str, predicted: str) -> None:
+    correct = label == predicted
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-    text = axes.set_title(answer if right else f"{answer}, not {label}", loc="center", fontsize=9)
-    text.set_color(INK if right else PALETTE[1])
-    text.set_fontweight("normal" if right else "bold")
+    text = axes.set_title(
+        predicted if correct else f"{predicted}, not {label}", loc="center", fontsize=9
+    )
+    text.set_color(INK if correct else PALETTE[1])
+    text.set_fontweight("normal" if correct else "bold")

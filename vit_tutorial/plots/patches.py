@@ -28,7 +28,7 @@ def cut_up(
     Args:
         image: the picture.
         patch_size: side of a patch in pixels.
-        order: the patch that stands at each place, row by row; by default each at its own.
+        order: the patch that stands at each position, row by row; by default each at its own.
         line: width of the lines in pixels.
 
     Raises:
@@ -111,11 +111,11 @@ def patch_numbers(patch: NDArray) -> Figure:
         length = patch.size
         strip.imshow(tinted.reshape(1, length, 3), aspect="auto", interpolation="nearest")
         if length <= 64:
-            for place, value in enumerate(patch.ravel()):
-                text = strip.text(place, 0, str(value), color="white", rotation=90, fontsize=8)
+            for index, value in enumerate(patch.ravel()):
+                text = strip.text(index, 0, str(value), color="white", rotation=90, fontsize=8)
                 text.set(ha="center", va="center")
         strip.set_xticks(np.arange(3) * side**2, [str(k * side**2) for k in range(3)])
-        strip.set(yticks=[], xlabel=f"the same {length} numbers in one row: place in the vector")
+        strip.set(yticks=[], xlabel=f"the same {length} numbers in one row: index in the vector")
         strip.spines[:].set_visible(False)
     return closed(figure)
 
@@ -123,7 +123,7 @@ def patch_numbers(patch: NDArray) -> Figure:
 def number_tables(
     tables: Sequence[NDArray], owner: NDArray, titles: Sequence[str], row_name: str = "row"
 ) -> Figure:
-    """Draw tables of whole numbers; the colour of a number says which patch it belongs to.
+    """Draw tables of integers; the colour of a number says which patch it belongs to.
 
     Args:
         tables: of shape (rows, columns); the first is the image, of the others each row is named.
@@ -163,38 +163,40 @@ def number_tables(
 
 
 def patch_sources(
-    image: NDArray, places: Sequence[NDArray], titles: Sequence[str], subject: str = "patch"
+    image: NDArray, indices: Sequence[NDArray], titles: Sequence[str], subject: str = "patch"
 ) -> Figure:
     """Draw where in an image the numbers of a patch come from: a row for each way of cutting.
 
     Args:
         image: uint8 (3, H, W).
-        places: for each way, the places of the patch's numbers in the flattened image.
+        indices: for each way, the indices of the patch's numbers in the flattened image.
         titles: one for each way.
         subject: what the numbers make up.
 
     Raises:
-        ValueError: another shape or type, a place outside the image, or another number of titles.
+        ValueError: another shape or type, an index outside the image, or another number of titles.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or len(image) != 3:
         raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {image.shape}")
-    if len(places) != len(titles):
-        raise ValueError(f"{len(places)} ways need as many titles, got {len(titles)}")
-    if any(way.min() < 0 or way.max() >= image.size for way in places):
-        raise ValueError(f"an image of {image.size} numbers has no such place")
+    if len(indices) != len(titles):
+        raise ValueError(f"{len(indices)} ways need as many titles, got {len(titles)}")
+    if any(way.min() < 0 or way.max() >= image.size for way in indices):
+        raise ValueError(f"an image of {image.size} numbers has no such index")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(places), 3, figsize=(7.6, 2.75 * len(places)), squeeze=False
+            len(indices), 3, figsize=(7.6, 2.75 * len(indices)), squeeze=False
         )
-        for row, (way, title) in enumerate(zip(places, titles, strict=True)):
+        for row, (way, title) in enumerate(zip(indices, titles, strict=True)):
             marked = np.zeros(image.size, dtype=bool)
             marked[np.asarray(way)] = True
             for channel, axis in enumerate(axes[row]):
-                here = marked.reshape(image.shape)[channel]
+                marks = marked.reshape(image.shape)[channel]
                 faded = 150 + 0.4 * image[channel, ..., None].repeat(3, axis=-1)
-                faded[here] = 255 * np.array(to_rgb(MARK))
+                faded[marks] = 255 * np.array(to_rgb(MARK))
                 _pixels(axis, faded.astype(np.uint8), f"{CHANNELS[channel]} channel")
-                axis.set_xlabel(f"{here.sum()} of its numbers", color=INK if here.any() else FAINT)
+                axis.set_xlabel(
+                    f"{marks.sum()} of its numbers", color=INK if marks.any() else FAINT
+                )
             axes[row, 0].set_ylabel(title)
         figure.suptitle(f"Orange: where the numbers of {subject} come from", x=0.02, ha="left")
     return closed(figure)
@@ -239,8 +241,8 @@ def token_cost(patch_sizes: Sequence[int], tokens: Sequence[int], title: str) ->
         figure, axes = plt.subplots(figsize=(8, 4))
         for colour, (name, values, marker) in zip((MARK, PALETTE[0]), curves, strict=True):
             axes.plot(patch_sizes, values, marker=marker, color=colour)
-            for at, value in zip(patch_sizes[:-1], values[:-1], strict=True):
-                _beside(axes, f"{value:,}", (at, value), (5, 7), color=colour, fontsize=9)
+            for x, value in zip(patch_sizes[:-1], values[:-1], strict=True):
+                _beside(axes, f"{value:,}", (x, value), (5, 7), color=colour, fontsize=9)
             end = (patch_sizes[-1], values[-1])
             _beside(axes, name.format(end[1]), end, (10, -4), color=colour, weight="bold")
         axes.set(xscale="log", yscale="log", title=title, xlabel="patch size P (pixels)")

@@ -1,4 +1,4 @@
-"""Photographs, what a network says of them, and where it looked."""
+"""Photographs, what a network predicts for them, and where it looked."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -63,20 +63,20 @@ def probabilities(classes: Sequence[str], values: Sequence[float], top: int = 5)
 
 def explanation(
     photo: NDArray,
-    seen: tuple[float, float, float, float],
+    view: tuple[float, float, float, float],
     classes: Sequence[str],
     values: Sequence[float],
     heat: NDArray,
     method: str = "attention rollout",
 ) -> Figure:
-    """Draw what the network was given, what it says, and where it looked, side by side.
+    """Draw what the network was given, what it predicts, and where it looked, side by side.
 
     Args:
         photo: uint8 (H, W, 3).
-        seen: left, top, right, bottom of the network's view, in pixels of `photo`.
+        view: left, top, right, bottom of the network's view, in pixels of `photo`.
         classes: the names, as many as `values`.
         values: probabilities.
-        heat: (H, W), 0 where the network saw nothing; drawn from its least to its greatest.
+        heat: (H, W), 0 outside of its view; drawn from its least to its greatest.
         method: by which it was found.
 
     Raises:
@@ -94,13 +94,13 @@ def explanation(
             1, 3, figsize=(2 * width + 3.0, 3.2), width_ratios=[width, 2.6, width]
         )
         photo_axes(left, photo, "What it was given")
-        if seen[0] > 0 or seen[1] > 0:  # a part of it
-            _frame(left, seen)
+        if view[0] > 0 or view[1] > 0:  # a part of it
+            _frame(left, view)
             left.set_xlabel("inside the frame: what the network sees", color=FAINT)
         else:
             left.set_xlabel("the network sees all of it", color=FAINT)
         _bars(middle, classes, values, top=5)
-        middle.set_title("What it says")
+        middle.set_title("What it predicts")
         photo_axes(right, painted, "Where it looked")
         right.set_xlabel(f"{method}, from least (clear) to most (yellow)", color=FAINT)
     return closed(figure)
@@ -151,7 +151,7 @@ def attention_view(
     query: tuple[float, float, float, float] | None = None,
     chosen: tuple[slice, slice] | None = None,
     title: str = "",
-    words: str = "",
+    caption: str = "",
 ) -> Figure:
     """Draw one map over a photograph, and beside it those of all heads (columns) and layers (rows).
 
@@ -162,7 +162,7 @@ def attention_view(
         query: left, top, right, bottom of the patch that looks, in pixels of `photo`.
         chosen: the layers and the heads that `heat` comes from; they are framed.
         title: stands above the photograph.
-        words: stand below both.
+        caption: stands below both.
 
     Raises:
         ValueError: heat of another size than the photograph, or maps of another shape.
@@ -202,7 +202,7 @@ def attention_view(
                 (lefts[-1] + 1) * (columns + 1) - 1, (tops[-1] + 1) * (rows + 1) - 1,
             )  # fmt: skip
             _frame(right_axes, box)
-        left_axes.set_xlabel(words, loc="left", labelpad=8)
+        left_axes.set_xlabel(caption, loc="left", labelpad=8)
     return closed(figure)
 
 
@@ -272,8 +272,8 @@ def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int)
     shares = np.asarray(values)[order]
     colours = [ACCENT, *["#9db8d2"] * (len(order) - 1)]
     axes.barh(range(len(order)), shares, color=colours, height=0.62)
-    for place, share in enumerate(shares):
-        axes.text(share + 0.02, place, f"{share:.0%}", va="center")
+    for y, share in enumerate(shares):
+        axes.text(share + 0.02, y, f"{share:.0%}", va="center")
     axes.set_yticks(range(len(order)), [classes[i] for i in order])
     axes.set(xlim=(0, 1.15), xticks=[], ylim=(len(order) - 0.4, -0.6))
     axes.spines[["bottom", "left"]].set_visible(False)
@@ -281,6 +281,6 @@ def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int)
 
 
 def _require_as_many(classes: Sequence[str], values: Sequence[float]) -> None:
-    """Ask before a figure is opened, or the error would leave it behind."""
+    """Check before a figure is opened, or the error would leave it behind."""
     if len(classes) != len(values):
         raise ValueError(f"{len(classes)} classes need as many values, got {len(values)}")

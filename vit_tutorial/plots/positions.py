@@ -26,16 +26,16 @@ def logit_pairs(pairs: Mapping[str, tuple[NDArray, NDArray]], labels: Sequence[s
     if not rows or any(row.shape != (2, len(labels)) for row in rows.values()):
         shapes = [row.shape for row in rows.values()]
         raise ValueError(f"expected pairs of {len(labels)} logits, got the shapes {shapes}")
-    places = range(len(labels))
+    y = range(len(labels))
     with plt.rc_context(STYLE):
         height = 0.27 * len(labels) + 1.1
         figure, axes = plt.subplots(1, len(rows), figsize=(4.3 * len(rows), height), squeeze=False)
         for axis, (title, (before, after)) in zip(axes[0], rows.items(), strict=True):
-            axis.hlines(places, before, after, color=PALETTE[1], linewidth=2, zorder=1)
-            ring = axis.scatter(before, places, s=75, color=PALETTE[0], label="as it is")
+            axis.hlines(y, before, after, color=PALETTE[1], linewidth=2, zorder=1)
+            ring = axis.scatter(before, y, s=75, color=PALETTE[0], label="as it is")
             ring.set(facecolor="none", linewidth=1.6)
-            axis.scatter(after, places, s=22, color=PALETTE[1], label="shuffled")
-            axis.set_yticks(places, labels)
+            axis.scatter(after, y, s=22, color=PALETTE[1], label="shuffled")
+            axis.set_yticks(y, labels)
             axis.invert_yaxis()
             axis.set(title=title, xlabel="logit")
             axis.spines["left"].set_visible(False)
@@ -88,9 +88,9 @@ def clock_hands(
         figure, axes = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 3.1), squeeze=False)
         for axis, (title, hands) in zip(axes[0], panels.items(), strict=True):
             axis.add_patch(plt.Circle((0, 0), longest, fill=False, color="#dddddd"))
-            for place, (x, y, label) in enumerate(hands):
-                shade = plt.get_cmap("Blues")(0.4 + 0.55 * place / max(len(hands) - 1, 1))
-                colour = PALETTE[place % len(PALETTE)] if distinct else shade
+            for index, (x, y, label) in enumerate(hands):
+                shade = plt.get_cmap("Blues")(0.4 + 0.55 * index / max(len(hands) - 1, 1))
+                colour = PALETTE[index % len(PALETTE)] if distinct else shade
                 arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "mutation_scale": 13}
                 axis.annotate("", (x, y), (0, 0), arrowprops={**arrow, "shrinkA": 0, "shrinkB": 0})
                 far = 1 + 0.12 * longest / max(np.hypot(x, y), 1e-9)
@@ -103,7 +103,7 @@ def clock_hands(
     return closed(figure)
 
 
-def place_maps(
+def position_maps(
     maps: Mapping[str, NDArray], marks: Sequence[tuple[int, int] | None] = (), unit: str = ""
 ) -> Figure:
     """Draw a number for every patch of a grid, in maps side by side with one scale of colours.
@@ -129,10 +129,10 @@ def place_maps(
         figure, axes = plt.subplots(
             1, len(arrays), figsize=(width, width / len(arrays) + 0.25), squeeze=False
         )
-        for place, (axis, (title, array)) in enumerate(zip(axes[0], arrays.items(), strict=True)):
+        for index, (axis, (title, array)) in enumerate(zip(axes[0], arrays.items(), strict=True)):
             _patches(axis, array, low, high)
             axis.set(title=title, xlabel="column")
-            mark = marks[place] if marks else None
+            mark = marks[index] if marks else None
             if mark is not None:
                 _outline(axis, *mark)
         axes[0, 0].set_ylabel("row")
@@ -229,8 +229,8 @@ def _atlas(axis: Axes, table: NDArray, grid: tuple[int, int], low: float, high: 
     sheet = np.full((rows, rows + gap, columns, columns + gap), np.nan)
     sheet[:, :rows, :, :columns] = table.reshape(rows, columns, rows, columns).swapaxes(1, 2)
     sheet = np.roll(sheet, (gap // 2, gap // 2), axis=(1, 3))
-    whole = sheet.reshape(rows * (rows + gap), columns * (columns + gap))
+    canvas = sheet.reshape(rows * (rows + gap), columns * (columns + gap))
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    image = axis.imshow(np.ma.masked_invalid(whole), HEAT, extent=extent, interpolation="nearest")
+    image = axis.imshow(np.ma.masked_invalid(canvas), HEAT, extent=extent, interpolation="nearest")
     image.set_clim(low, high)
     _number(axis, rows, columns)

@@ -80,22 +80,22 @@ def few_label_curves(
     for name, values in methods.items():
         if np.ndim(values) != 2 or np.shape(values)[1] != len(counts):
             raise ValueError(f"{name}: expected (draws, {len(counts)}), got {np.shape(values)}")
-    places = np.arange(len(counts))
+    positions = np.arange(len(counts))
     spread = np.linspace(-0.12, 0.12, len(methods)) if len(methods) > 1 else np.zeros(1)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.8))
-        for at, (name, values) in enumerate(methods.items()):
-            values, colour = np.asarray(values, dtype=float), PALETTE[at]
-            x = places + spread[at]
+        for index, (name, values) in enumerate(methods.items()):
+            values, colour = np.asarray(values, dtype=float), PALETTE[index]
+            x = positions + spread[index]
             axes.scatter(
                 np.broadcast_to(x, values.shape), values,
                 s=16, color=colour, alpha=0.45, linewidth=0,
             )  # fmt: skip
             axes.plot(
-                x, values.mean(axis=0), color=colour, marker=MARKS[at], markersize=7, label=name,
+                x, values.mean(axis=0), color=colour, marker=MARKS[index], markersize=7, label=name,
                 markeredgecolor="white", linewidth=1.6,
             )  # fmt: skip
-        axes.set_xticks(places, [f"{count:,}" for count in counts])
+        axes.set_xticks(positions, [f"{count:,}" for count in counts])
         axes.set(xlabel=xlabel, ylabel="right on the test set, %")
         axes.grid(axis="y", color="#eeeeee")
         axes.set_axisbelow(True)
@@ -128,8 +128,8 @@ def curve_panels(
         size = (2.7 * len(panels) + 0.6, 3.2)
         figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
         for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
-            for at, (name, values) in enumerate(curves.items()):
-                axes.plot(values, color=PALETTE[at], linewidth=1.8, label=name)
+            for index, (name, values) in enumerate(curves.items()):
+                axes.plot(values, color=PALETTE[index], linewidth=1.8, label=name)
             for name, value in (levels or {}).items():
                 axes.axhline(value, color=FAINT, linewidth=1.2, linestyle="--", label=name)
             axes.set(title=title, xlabel=xlabel)

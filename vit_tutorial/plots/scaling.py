@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vit_tutorial.plots.style import FAINT, INK, PALETTE, STYLE, closed
 
-PARTIAL, WHOLE, MOVES = "#cfe0f1", "#bfe5d6", PALETTE[1]
+PARTIAL, COMPLETE, MOVES = "#cfe0f1", "#bfe5d6", PALETTE[1]
 FORWARD, BACKWARD, SENDING = "#9cc3e6", PALETTE[0], PALETTE[1]
 PER_ROW = 3  # panels of a ring beside each other
 
@@ -40,9 +40,9 @@ def ring_rounds(
         for axes in grid.flat:
             axes.axis("off")
         arrived: list[tuple[int, int]] = []
-        for at, (axes, state) in enumerate(zip(grid.flat, states, strict=False)):
-            sent = list(messages[at]) if at < rounds else []
-            title = "at first" if at == 0 else f"after round {at - 1}"
+        for index, (axes, state) in enumerate(zip(grid.flat, states, strict=False)):
+            sent = list(messages[index]) if index < rounds else []
+            title = "at first" if index == 0 else f"after round {index - 1}"
             _ring_state(axes, state, sums, arrived, form)
             for start, stop, chunk in sent:
                 _message(axes, start, stop, chunk, workers)
@@ -52,7 +52,7 @@ def ring_rounds(
             Rectangle(
                 (0, 0), 1, 1, facecolor=PARTIAL, edgecolor="white", label="a part of the sum"
             ),
-            Rectangle((0, 0), 1, 1, facecolor=WHOLE, edgecolor="white", label="the whole sum"),
+            Rectangle((0, 0), 1, 1, facecolor=COMPLETE, edgecolor="white", label="the whole sum"),
             Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, label="has just arrived"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -67,16 +67,16 @@ def _ring_state(
         axes.text(worker + 0.5, -0.12, f"{worker}", ha="center", va="bottom", color=FAINT)
         for chunk in range(workers):
             value = state[worker, chunk]
-            whole = bool(np.isclose(value, sums[chunk]))
+            complete = bool(np.isclose(value, sums[chunk]))
             box = Rectangle(
                 (worker + 0.06, chunk + 0.08), 0.7, 0.84,
-                facecolor=WHOLE if whole else PARTIAL, edgecolor="none",
+                facecolor=COMPLETE if complete else PARTIAL, edgecolor="none",
             )  # fmt: skip
             if (worker, chunk) in arrived:
                 box.set(edgecolor=INK, linewidth=1.3)
             axes.add_patch(box)
             axes.text(worker + 0.41, chunk + 0.5, form.format(value), ha="center", va="center",
-                      weight="bold" if whole else "normal")  # fmt: skip
+                      weight="bold" if complete else "normal")  # fmt: skip
     axes.text(-0.14, -0.12, "worker", ha="right", va="bottom", color=FAINT, fontsize=8)
     for chunk in range(workers):
         axes.text(-0.14, chunk + 0.5, f"chunk {chunk}", ha="right", va="center", color=FAINT,
@@ -121,19 +121,19 @@ def step_timelines(
     last = limit or max(ends)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.4, 1.1 + 0.78 * len(steps)))
-        for at, (forward, computed, sends) in enumerate(steps.values()):
+        for index, (forward, computed, sends) in enumerate(steps.values()):
             bars = [(0, 1e3 * forward), (1e3 * forward, 1e3 * (computed - forward))]
-            axes.broken_barh(bars, (at, 0.36), facecolors=[FORWARD, BACKWARD], edgecolor="white")
+            axes.broken_barh(bars, (index, 0.36), facecolors=[FORWARD, BACKWARD], edgecolor="white")
             line = [(1e3 * begin, 1e3 * (end - begin)) for begin, end in sends]
             if line:  # edges would hide what is narrow
                 edges = ["white" if wide > 10 * last else SENDING for _, wide in line]
-                axes.broken_barh(line, (at + 0.38, 0.3), facecolors=SENDING, edgecolors=edges,
+                axes.broken_barh(line, (index + 0.38, 0.3), facecolors=SENDING, edgecolors=edges,
                                  linewidth=0.6)  # fmt: skip
-            lost = 1 - computed / ends[at]
-            axes.annotate(f"{1e3 * ends[at]:.3g} ms, {lost:.0%} of it only waiting",
-                          (0, at - 0.04), (2, 0), textcoords="offset points", va="bottom",
+            lost = 1 - computed / ends[index]
+            axes.annotate(f"{1e3 * ends[index]:.3g} ms, {lost:.0%} of it only waiting",
+                          (0, index - 0.04), (2, 0), textcoords="offset points", va="bottom",
                           fontsize=8.5, color=INK)  # fmt: skip
-        axes.set_yticks([at + 0.34 for at in range(len(steps))], list(steps))
+        axes.set_yticks([index + 0.34 for index in range(len(steps))], list(steps))
         axes.tick_params(axis="y", length=0)
         axes.set(
             xlim=(0, 1e3 * last * 1.02),

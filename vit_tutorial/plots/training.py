@@ -1,4 +1,4 @@
-"""A training and what came of it: curves, augmentation, what ingredients are worth, mistakes."""
+"""A training and its results: curves, augmentation, what ingredients are worth, mistakes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -126,16 +126,16 @@ def sick_curves(
         )
         for column, (upper, lower) in enumerate(grid.T):
             upper.set_title(chr(ord("A") + column), weight="bold")
-            for at, (name, (losses, accuracies)) in enumerate(runs[column].items()):
-                how = dict(color=FAINT, linewidth=1.2) if at else dict(color=ACCENT, linewidth=1.6)
-                front = 2 if at else 3
+            for i, (name, (losses, accuracies)) in enumerate(runs[column].items()):
+                how = dict(color=FAINT, linewidth=1.2) if i else dict(color=ACCENT, linewidth=1.6)
+                front = 2 if i else 3
                 upper.plot(range(1, len(losses) + 1), losses, label=name, zorder=front, **how)
-                places = len(losses) * np.arange(1, len(accuracies) + 1) / len(accuracies)
-                lower.plot(places, accuracies, zorder=front, **how)
+                steps = len(losses) * np.arange(1, len(accuracies) + 1) / len(accuracies)
+                lower.plot(steps, accuracies, zorder=front, **how)
                 most = np.nanmax([0, *losses])
-                if at == 0 and most > top:
-                    said = f"↑ up to {most:.3g}"
-                    upper.text(0.97, 0.97, said, transform=upper.transAxes, color=ACCENT,
+                if i == 0 and most > top:
+                    label = f"↑ up to {most:.3g}"
+                    upper.text(0.97, 0.97, label, transform=upper.transAxes, color=ACCENT,
                                ha="right", va="top", fontsize=9)  # fmt: skip
             for axes, level in ((upper, chance), (lower, chance and 100 * np.exp(-chance))):
                 axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -176,10 +176,10 @@ def lr_finder_curve(
         raise ValueError(
             f"expected two or more rates above 0 with a loss each, got {x.shape} and {y.shape}"
         )
-    kept = np.isfinite(y)
-    if not kept.any():
+    finite = np.isfinite(y)
+    if not finite.any():
         raise ValueError("expected at least one loss that is a finite number, got none")
-    x, y = x[kept], y[kept]
+    x, y = x[finite], y[finite]
     window = np.ones(2 * (len(y) // 30) + 1)  # centred, or the line would lag behind the dots
     line = np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
     with plt.rc_context(STYLE):
@@ -208,7 +208,7 @@ def ablation_bars(names: Sequence[str], values: Sequence[Sequence[float]], basel
     """Draw what each change does to the accuracy: a bar from the baseline's mean to its own.
 
     Sorted, the best on top. A dot is a seed; the grey band holds the seeds of the baseline, so a
-    bar that ends inside it may be chance.
+    bar that ends inside it may be a random difference.
 
     Args:
         names: what was changed, the baseline among them.
@@ -233,17 +233,17 @@ def ablation_bars(names: Sequence[str], values: Sequence[Sequence[float]], basel
         figure, axes = plt.subplots(figsize=(8.4, 0.36 * len(names) + 1.2))
         axes.axvspan(min(own), max(own), color="#ececec", lw=0, zorder=0)
         axes.axvline(base, color=INK, linewidth=1)
-        for place, index in enumerate(order):
+        for y, index in enumerate(order):
             mean, is_base = means[index], names[index] == baseline
             colour = INK if is_base else ACCENT if mean > base else WRONG
             tint = 0.55 * np.array(to_rgb(colour)) + 0.45
-            axes.barh(place, mean - base, left=base, height=0.62, color=tint, lw=0)
+            axes.barh(y, mean - base, left=base, height=0.62, color=tint, lw=0)
             seeds = values[index]
-            axes.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4.5, mec="white")
-            said = "" if is_base else _signed(mean - base)
-            axes.text(1.08, place, f"{mean:.1f}", transform=axes.get_yaxis_transform(),
+            axes.plot(seeds, [y] * len(seeds), "o", color=colour, markersize=4.5, mec="white")
+            label = "" if is_base else _signed(mean - base)
+            axes.text(1.08, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(),
                       ha="right", va="center", weight="bold" if is_base else "normal")  # fmt: skip
-            axes.text(1.185, place, said, transform=axes.get_yaxis_transform(),
+            axes.text(1.185, y, label, transform=axes.get_yaxis_transform(),
                       ha="right", va="center", color=colour, weight="bold")  # fmt: skip
         axes.set_yticks(range(len(names)), [names[i] for i in order])
         for label, index in zip(axes.get_yticklabels(), order, strict=True):
@@ -261,15 +261,15 @@ def ablation_bars(names: Sequence[str], values: Sequence[Sequence[float]], basel
 
 
 def _signed(difference: float) -> str:
-    said = f"{difference:+.1f}"
-    return "0.0" if float(said) == 0 else said.replace("-", "−")
+    text = f"{difference:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw how often each class (a row) was named as each (a column), coloured by share of the row.
 
-    Right answers stand on the diagonal; their share, the recall, is written beside the row. Up to
-    20 classes, the counts are written in the cells.
+    Correct predictions stand on the diagonal; their share, the recall, is written beside the row.
+    Up to 20 classes, the counts are written in the cells.
 
     Args:
         confusion: (C, C) counts.
@@ -309,9 +309,9 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_title("recall", loc="right", fontsize=9, color=FAINT, ha="left")
         for row, total in enumerate(totals[:, 0]):
-            said = f"{shares[row, row]:.0%}" if total else "no images"
+            label = f"{shares[row, row]:.0%}" if total else "no images"
             axes.annotate(
-                said, (1, row), (5, 0), xycoords=("axes fraction", "data"), va="center",
+                label, (1, row), (5, 0), xycoords=("axes fraction", "data"), va="center",
                 textcoords="offset points", color=INK if total else FAINT, fontsize=0.9 * size,
             )  # fmt: skip
         bar = figure.colorbar(picture, ax=axes, shrink=0.8, aspect=22, pad=0.05)
@@ -325,7 +325,7 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 def worst_mistakes(
     images: NDArray,
     truths: Sequence[str],
-    given: Sequence[str],
+    predictions: Sequence[str],
     confidences: Sequence[float],
     most: int = 12,
 ) -> Figure:
@@ -334,21 +334,21 @@ def worst_mistakes(
     Args:
         images: uint8 (n, H, W) or (n, H, W, 3).
         truths: what each shows.
-        given: what the network said.
+        predictions: the predicted classes.
         confidences: how sure it was, 0 to 1.
         most: how many are shown.
 
     Raises:
         ValueError: no images, another shape, or other numbers of names or confidences.
     """
-    numbers = (len(truths), len(given), len(confidences))
-    if not _are_pictures(images) or set(numbers) != {len(images)}:
+    counts = (len(truths), len(predictions), len(confidences))
+    if not _are_pictures(images) or set(counts) != {len(images)}:
         raise ValueError(
             "expected images uint8 (n, H, W) or (n, H, W, 3), n > 0, each with its true class, the "
-            f"class given and a confidence; got {images.dtype} {images.shape} and {numbers}"
+            f"class given and a confidence; got {images.dtype} {images.shape} and {counts}"
         )
     order = np.argsort(-np.asarray(confidences, dtype=float), kind="stable")[:most]
-    titles = [f"{given[i]}, {confidences[i]:.0%}" for i in order]
+    titles = [f"{predictions[i]}, {confidences[i]:.0%}" for i in order]
     width = max(1.45, 0.085 * max(map(len, titles)))  # inches
     columns = min(len(order), max(1, int(9.0 / width)))
     lines = -(-len(order) // columns)
@@ -388,10 +388,10 @@ def augmentation_gallery(
             f"expected rows of images uint8 (n, H, W) or (n, H, W, 3), of one shape, got {shapes}"
         )
     count, height, width = next(iter(shapes))[:3]
-    for name, said in captions.items():
-        if name not in rows or len(said) != count:
+    for name, texts in captions.items():
+        if name not in rows or len(texts) != count:
             raise ValueError(
-                f"captions of {name!r}: {len(said)} for {count} images of {list(rows)}"
+                f"captions of {name!r}: {len(texts)} for {count} images of {list(rows)}"
             )
     blocks = 2 if len(rows) > MOST_STACKED else 1
     lines = -(-len(rows) // blocks)
@@ -403,15 +403,15 @@ def augmentation_gallery(
     with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):  # faster
         figure = plt.figure(figsize=(inch * wide * blocks + 0.1, inch * step * lines + 0.1))
         axes = figure.add_axes((0, 0, 1, 1))
-        for at, (name, images) in enumerate(rows.items()):
-            left, top = at // lines * wide + name_room, at % lines * step
+        for i, (name, images) in enumerate(rows.items()):
+            left, top = i // lines * wide + name_room, i % lines * step
             axes.text(left - 0.1, top + height / width / 2, name, ha="right", va="center")
-            for place, image in enumerate(images):
-                x = left + 1.06 * place
+            for column, image in enumerate(images):
+                x = left + 1.06 * column
                 axes.imshow(image, extent=(x, x + 1, top + height / width, top), cmap="gray",
                             vmin=0, vmax=255, interpolation="lanczos")  # fmt: skip
                 if name in captions:
-                    axes.text(x + 0.5, top + height / width + 0.05, captions[name][place],
+                    axes.text(x + 0.5, top + height / width + 0.05, captions[name][column],
                               ha="center", va="top", fontsize=8, color=FAINT)  # fmt: skip
         axes.set(xlim=(0, wide * blocks + 0.02), ylim=(step * lines, -0.04), aspect="equal")
         axes.axis("off")

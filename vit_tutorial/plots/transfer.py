@@ -35,10 +35,10 @@ def probe_curve(scores: Mapping[float, ArrayLike], chosen: float) -> Figure:
         figure, axes = plt.subplots(figsize=(6.2, 3.2))
         strengths = sorted(values)
         axes.plot(strengths, [values[s].mean() for s in strengths], color=ACCENT, label="mean")
-        for at, strength in enumerate(strengths):
+        for index, strength in enumerate(strengths):
             axes.plot(
                 [strength] * len(values[strength]), values[strength], "o", color=ACCENT, alpha=0.4,
-                markersize=5, mew=0, label=None if at else "one fold",
+                markersize=5, mew=0, label=None if index else "one fold",
             )  # fmt: skip
         axes.axvline(chosen, color=PALETTE[1], linewidth=1.5, zorder=1)
         axes.annotate(
@@ -75,11 +75,11 @@ def interval_bars(
         raise ValueError("expected at least one result, got none")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 0.42 * len(results) + 1.1))
-        for place, (value, low, high) in enumerate(results.values()):
-            axes.plot([low, high], [place, place], color=ACCENT, alpha=0.35, linewidth=7,
+        for y, (value, low, high) in enumerate(results.values()):
+            axes.plot([low, high], [y, y], color=ACCENT, alpha=0.35, linewidth=7,
                       solid_capstyle="butt")  # fmt: skip
-            axes.plot(value, place, "o", color=ACCENT, markersize=7, mec="white")
-            axes.text(1.11, place, f"{value:.1f}", transform=axes.get_yaxis_transform(),
+            axes.plot(value, y, "o", color=ACCENT, markersize=7, mec="white")
+            axes.text(1.11, y, f"{value:.1f}", transform=axes.get_yaxis_transform(),
                       ha="right", va="center", weight="bold")  # fmt: skip
         if chance is not None:
             axes.axvline(chance, color=FAINT, linewidth=1, linestyle="--", zorder=1)
@@ -105,7 +105,7 @@ def label_maps(
 
     Args:
         pictures: uint8 (n, H, W, 3).
-        maps: what a row is -> classes, whole numbers (n, H, W).
+        maps: what a row is -> classes, integers (n, H, W).
         classes: their names, class 0 first.
         title: over the figure.
 
@@ -127,7 +127,7 @@ def label_maps(
             f"{len(maps)} and {len(classes)}"
         )
     order = (1, 0, *range(2, len(PALETTE)))  # orange first: it is seen on most photographs
-    colours = np.array([to_rgb(PALETTE[at]) for at in order]) * 255
+    colours = np.array([to_rgb(PALETTE[index]) for index in order]) * 255
     rows = {"picture": pictures}
     pale = 110 + 0.55 * pictures.mean(axis=3, keepdims=True).repeat(3, axis=3)
     for name, map_ in maps.items():
@@ -148,7 +148,7 @@ def label_maps(
                 photo_axes(axes, picture, "")
             line[0].set_ylabel(name, color=INK)
         patches = [
-            Patch(color=colours[at] / 255, label=name) for at, name in enumerate(classes[1:])
+            Patch(color=colours[index] / 255, label=name) for index, name in enumerate(classes[1:])
         ]
         figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), frameon=False)
         figure.suptitle(title, x=0.02, ha="left")

@@ -269,18 +269,18 @@ def _over_heads(q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
 
 
 VIEW_SPLIT = _heads(parts=lambda qkv, h: [_view_split(p, h) for p in qkv.chunk(3, dim=-1)])
-SPLIT_SAID = (
+SPLIT_MESSAGE = (
     "The heads are split by a reshape alone, which moves nothing: a head holds pieces of a few "
     "tokens instead of a piece of each."
 )
-JOIN_SAID = (
+JOIN_MESSAGE = (
     "The heads are joined by a reshape alone: the axis of the heads stands before the tokens and "
     "must move behind them first, or numbers of different tokens share a row."
 )
 MULTI_HEAD: dict[str, Callable] = {
-    SPLIT_SAID: VIEW_SPLIT,
-    JOIN_SAID: _heads(join=_view_join),
-    f"{SPLIT_SAID} And they are joined the same way.": _heads(
+    SPLIT_MESSAGE: VIEW_SPLIT,
+    JOIN_MESSAGE: _heads(join=_view_join),
+    f"{SPLIT_MESSAGE} And they are joined the same way.": _heads(
         parts=lambda qkv, h: [_view_split(p, h) for p in qkv.chunk(3, dim=-1)], join=_view_join
     ),
     "You divide by the square root of D, the width of a token: d is the width of one head.": (

@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more wait for each other, where it is busy
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as vit_tutorial/__init__.py, which comes later
 
 import matplotlib.pyplot as plt
 import pytest

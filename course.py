@@ -453,7 +453,8 @@ def main(arguments=None):
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub.add_argument("--port", type=int, help="default: the first free one from 8888; 0: any")
     sub.add_argument("--cpu", action="store_true", help="PyTorch without GPU, a small download")
-    sub = commands.add_parser("test", help="run every check and test; options go to pytest")
+    more = "run every check and test; other options go to pytest"
+    sub = commands.add_parser("test", help=more, allow_abbrev=False)
     sub.add_argument("--quick", action="store_true", help="only the heart of them: two minutes")
     commands.add_parser("build", help="make the notebooks from notebooks/src")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")

@@ -172,14 +172,20 @@ def read(source: Path) -> list[NotebookNode]:
     return cells
 
 
+def opening(source: Path) -> str:
+    """Return the text of a lesson's first cell; reading all cells would take much longer."""
+    first = source.read_text(encoding="utf-8").partition("\n# %%")[0]
+    return jupytext.reads(first, fmt="py:percent").cells[0].source
+
+
 def title(source: Path) -> str:
     """Return a lesson's title."""
-    return jupytext.read(source, fmt="py:percent").cells[0].source.partition("\n")[0].lstrip("# ")
+    return opening(source).partition("\n")[0].lstrip("# ")
 
 
 def question(source: Path) -> str:
     """Return a lesson's question, the paragraph below its title, in one line."""
-    paragraph = jupytext.read(source, fmt="py:percent").cells[0].source.split("\n\n")[1]
+    paragraph = opening(source).split("\n\n")[1]
     return " ".join(paragraph.split()).strip("*")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other wait long if busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more wait for each other, where it is busy
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as vit_tutorial/__init__.py, which comes later
 
 import matplotlib.pyplot as plt
 import pytest
@@ -199,6 +200,7 @@ def open_file(browser):
     yield one
     for page in pages:
         page.close()
+    for page in pages:
         assert page.problems == []
         fetched = {url for url in page.requested if not url.startswith(("blob:", "data:"))}
         assert fetched == {page.url}

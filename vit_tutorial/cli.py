@@ -418,3 +418,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "data": _check_data,
     "course address": _check_address,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -496,6 +496,14 @@ def build(arguments):
     return run("notebooks/build.py", *arguments)
 
 
+def docs(arguments):
+    """Make pages from the docstrings, which need no network."""
+    code = run("-m", "pdoc", "-d", "google", "-o", "build/api", *arguments, "vit_tutorial")
+    if code == 0:
+        say("The first page is build/api/index.html")
+    return code
+
+
 def lock(arguments):
     """Choose the version of every package, for all systems at once."""
     command = [find_uv(or_install=True), "pip", "compile", "pyproject.toml"]
@@ -533,6 +541,7 @@ def main(arguments=None):
     about = "run every check and test; options go to pytest"
     add_build_options(commands.add_parser("test", help=about, allow_abbrev=False))
     commands.add_parser("build", help="make the notebooks from notebooks/src")
+    commands.add_parser("docs", help="make pages from the docstrings; options go to pdoc")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")
     sub = commands.add_parser("reset", help="start a lesson afresh, keeping your copy beside it")
     sub.add_argument("lesson", metavar="NN", help="its number, such as 04")
@@ -548,7 +557,8 @@ def main(arguments=None):
             set_up("lab", cpu=options.cpu)
             return lab(options.port, not options.no_browser)
         set_up("lab", "test", cpu=getattr(options, "cpu", None))
-        return {"test": test, "build": build, "lock": lock}[options.command](rest)
+        others = {"test": test, "build": build, "docs": docs, "lock": lock}
+        return others[options.command](rest)
     except KeyboardInterrupt:
         problem = f"Stopped; {AGAIN} and it goes on."
     except Stop as stop:

@@ -35,7 +35,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from vit_tutorial.lessons.exercises import exercises_of, find
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from tables import results_table  # noqa: E402
+from tables import results_table
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = "raise NotImplementedError  # your code here"

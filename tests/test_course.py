@@ -29,8 +29,8 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Writes down how it was called; then asks an index, fails, dawdles, or puts a JupyterLab where Python
-# finds it.
+# Writes down how it was called; then fails, asks an index, dawdles, or puts a JupyterLab where
+# Python finds it.
 FAKE_UV = """
 import http.client, json, os, pathlib, sys, time
 
@@ -79,6 +79,8 @@ STARTED: list[subprocess.Popen[str]] = []
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """A copy of course.py in a folder of its own; on PATH only uv, and a GPU's nvidia-smi."""
+    if os.name == "nt":
+        pytest.skip("the stand-ins are programs for Linux and macOS")
     root = tmp_path / "a course"
     root.mkdir()
     for name in ("course.py", "pyproject.toml", "requirements.lock"):
@@ -337,7 +339,7 @@ def index(monkeypatch) -> Iterator[Callable[[str], None]]:
     """A stand-in for PyTorch's index: it answers, has nothing, hangs, or refuses."""
     with socket.socket() as door, contextlib.ExitStack() as at_end:
         door.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("FAKE_INDEX", "127.0.0.1:{}".format(door.getsockname()[1]))
+        monkeypatch.setenv("FAKE_INDEX", f"127.0.0.1:{door.getsockname()[1]}")
 
         def behave(how: str) -> None:
             if how != "refuses":
@@ -840,6 +842,7 @@ def test_unknown_options_are_refused(course, capsys):
     assert "--prot 8888" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason=".ci/run is for Linux")
 @pytest.mark.parametrize("browser", ["", "chromium", "google-chrome"])
 def test_ci_installs_a_browser_where_there_is_none(tmp_path: Path, browser: str):
     (tmp_path / "bin").mkdir()

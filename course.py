@@ -498,10 +498,7 @@ def build(arguments):
 
 def docs(arguments):
     """Make pages from the docstrings, which need no network."""
-    code = run("-m", "pdoc", "-d", "google", "-o", "build/api", *arguments, "vit_tutorial")
-    if code == 0:
-        say("The first page is build/api/index.html")
-    return code
+    return run("docs/api.py", *arguments)
 
 
 def lock(arguments):
@@ -541,7 +538,7 @@ def main(arguments=None):
     about = "run every check and test; options go to pytest"
     add_build_options(commands.add_parser("test", help=about, allow_abbrev=False))
     commands.add_parser("build", help="make the notebooks from notebooks/src")
-    commands.add_parser("docs", help="make pages from the docstrings; options go to pdoc")
+    commands.add_parser("docs", help="make pages from the docstrings, in build/api/")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")
     sub = commands.add_parser("reset", help="start a lesson afresh, keeping your copy beside it")
     sub.add_argument("lesson", metavar="NN", help="its number, such as 04")

@@ -23,7 +23,7 @@ def pages(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(course, "PYTHON", Path(sys.executable))
         patch.setenv("PYTHONWARNINGS", "error")
-        assert course.docs(["-o", str(folder)]) == 0
+        assert course.docs([str(folder)]) == 0
     return {
         path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in folder.rglob("*.html")

@@ -47,6 +47,9 @@ VERSION = "{}.{}".format(*sys.version_info)
 WITH_GPU = (3.0, 5.6)
 CPU_ONLY = (0.4, 1.5)
 TEST_TOOLS = (0.1, 0.6)
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+INDEX_SECONDS = 5  # within which PyTorch's index of small builds has to answer
+GET_UV = (PYTHON, "-m", "pip", "install", "--no-input", "--retries", "1", "uv")
 
 AGAIN = "run the same command again"
 FULL_DISK = f"The disk is full: free some space, then {AGAIN}."
@@ -78,12 +81,17 @@ def say(text):
 # ---- The environment -----------------------------------------------------------------------------
 
 
-def set_up(*extras, cpu=False):
+def set_up(*extras, cpu=None):
     """Make `.venv` hold the course and the packages of `extras`; at once where it does already.
+
+    With `cpu` PyTorch is the small build without GPU support, with False the ordinary one. None
+    keeps what is there; a new environment gets the small one where there is no NVIDIA GPU. It
+    matters on Linux alone: elsewhere the ordinary one is small.
 
     The stamp is finished last. An environment whose stamp is unfinished is made afresh: an install
     can be interrupted in the middle of a package, which no later install would notice.
     """
+    cpu = cpu if sys.platform == "linux" else False
     if is_ready(extras, cpu):
         return
     with only_one_set_up():
@@ -91,20 +99,24 @@ def set_up(*extras, cpu=False):
             return
         stamp = read_json(STAMP)
         extras = sorted({*extras, *stamp.get("extras", [])})
-        cpu = stays_small(stamp, cpu)
+        cpu = stamp.get("cpu") if cpu is None else cpu
         usable = is_usable(stamp, cpu)
+        small = wants_small(usable) if cpu is None else cpu
         if not usable:
-            make_room(extras, cpu)
+            make_room(extras, small)
         write_stamp(extras, cpu, finished=False)
         if not usable:
             base = getattr(sys, "_base_executable", None) or sys.executable  # not one inside .venv
             pip = ["--without-pip"] if shutil.which("uv") else []
             run_logged(base, "-m", "venv", *pip, VENV)
-        install(extras, cpu)
+        say("Downloading and installing: a few minutes.")
+        if small:
+            small = install_small_torch(extras, or_else=cpu is None)
+        install(extras)
         news = {"@jupyterlab/apputils-extension:announcements": True}  # a pop-up at the first start
         page_config = VENV / "etc/jupyter/labconfig/page_config.json"
         write_beside(page_config, json.dumps({"disabledExtensions": news}))
-        write_stamp(extras, cpu, finished=True)
+        write_stamp(extras, small, finished=True)
         say("Set up.\n")
 
 
@@ -115,7 +127,7 @@ def is_ready(extras, cpu):
         PYTHON.exists()
         and stamp.get("inputs") == hash_inputs()
         and set(extras) <= set(stamp.get("extras", []))
-        and stamp.get("cpu") == stays_small(stamp, cpu)
+        and cpu in (None, stamp.get("cpu"))
     )
 
 
@@ -123,7 +135,7 @@ def is_usable(stamp, cpu):
     """Tell whether `.venv` can be added to, rather than made afresh."""
     if stamp and (not stamp.get("inputs") or stamp.get("cpu") != cpu):
         return False
-    needs = "sys" if find_uv() else "sys, pip"
+    needs = "sys" if shutil.which("uv") else "sys, pip"
     probe = f"import {needs}; print('{{}}.{{}}'.format(*sys.version_info))"
     try:
         answer = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True)
@@ -132,9 +144,18 @@ def is_usable(stamp, cpu):
     return answer.returncode == 0 and answer.stdout.strip() == VERSION
 
 
-def stays_small(stamp, cpu):
-    """`--cpu` holds until `.venv` is deleted; elsewhere than on Linux PyTorch is small anyway."""
-    return sys.platform == "linux" and (cpu or bool(stamp.get("cpu")))
+def wants_small(usable):
+    """Tell whether PyTorch's small build is the one to try, where nobody has asked for any."""
+    if "UV_TORCH_BACKEND" in os.environ:  # with which uv's users choose a build
+        return False
+    holds_torch = usable and any(VENV.glob("lib/python*/site-packages/torch"))  # the learner's own
+    return not holds_torch and not has_nvidia_gpu()
+
+
+def has_nvidia_gpu():
+    """Tell whether NVIDIA's driver runs; its tools alone may lie on a computer without a GPU."""
+    tool = shutil.which("nvidia-smi")
+    return NVIDIA_DRIVER.exists() or bool(tool and works([tool, "-L"], seconds=20, log=os.devnull))
 
 
 def hash_inputs():
@@ -149,7 +170,7 @@ def write_stamp(extras, cpu, finished):
     write_beside(STAMP, json.dumps(stamp))
 
 
-def make_room(extras, cpu):
+def make_room(extras, small):
     """Remove an environment that cannot be used, once it is sure that a new one can be made."""
     uv = shutil.which("uv")
     if not all(map(importlib.util.find_spec, ["venv"] if uv else ["venv", "ensurepip"])):
@@ -160,41 +181,88 @@ def make_room(extras, cpu):
     if VENV.exists():
         say("Making .venv afresh: it is unfinished, or another is asked for. Downloads are kept.")
         shutil.rmtree(VENV)
-    small = cpu or sys.platform != "linux"
-    parts = [CPU_ONLY if small else WITH_GPU] + [TEST_TOOLS] * ("test" in extras)
+    size = check_room(extras, small)
+    say(f"Setting up with {'uv' if uv else 'pip'}, this once: {size}.")
+    if small:
+        say("PyTorch comes in its small build, without GPU support; `--gpu` takes the large one.")
+
+
+def check_room(extras, small):
+    """Say how much an installation takes, once it is sure that there is room for it."""
+    parts = [CPU_ONLY if small or sys.platform != "linux" else WITH_GPU]
+    parts += [TEST_TOOLS] * ("test" in extras)
     download, disk = map(sum, zip(*parts))
-    needed = disk if uv else disk + download  # pip keeps its downloads beside what it installs
+    # pip keeps its downloads beside what it installs
+    needed = disk if shutil.which("uv") else disk + download
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < needed:
         raise Stop(f"Not enough disk: about {needed:.1f} GB needed here, {free:.1f} GB free.")
-    say(
-        f"Setting up with {'uv' if uv else 'pip'}, this once: about {download:.1f} GB to download, "
-        f"{disk:.1f} GB in .venv ({free:.0f} GB free)."
-    )
-    if cpu:
-        say("PyTorch comes without GPU support, as `--cpu` asked; delete .venv to change that.")
-    elif not small and not shutil.which("nvidia-smi"):
-        say(f"No NVIDIA GPU? Ctrl-C, then `lab --cpu`: about {CPU_ONLY[0]} GB to download.")
+    return f"about {download:.1f} GB to download, {disk:.1f} GB in .venv ({free:.0f} GB free)"
 
 
-def install(extras, cpu):
-    """Install the course, editable, at the locked versions."""
-    uv = find_uv(or_install=cpu)  # only uv knows where PyTorch keeps its small builds
+def install_small_torch(extras, or_else):
+    """Install PyTorch without GPU support and return True.
+
+    It lies on an index of PyTorch's own, whose address only uv knows; `auto` would take yet other
+    large builds for an Intel or AMD GPU. Nothing else is installed here, so that what pip, or uv,
+    is told about indexes holds for everything else. `or_else` the ordinary one will do: returns
+    False where the index does not answer in time.
+    """
+    if or_else:
+        problem = None
+        if not find_uv() and not works(GET_UV, seconds=120):
+            problem = "uv, which knows where it is, could not be installed"
+        elif not works([*small_torch(find_uv()), "--dry-run"], seconds=INDEX_SECONDS):
+            problem = f"PyTorch's index did not offer it within {INDEX_SECONDS} seconds"
+        if problem:
+            size = check_room(extras, small=False)
+            say(f"No small PyTorch ({problem}), so the ordinary one: {size}.")
+            return False
+    run_logged(*small_torch(find_uv(or_install=True)))
+    return True
+
+
+def small_torch(uv):
+    """Return the command that installs PyTorch's small build, and only that."""
+    command = [uv, "pip", "install", "--python", PYTHON, "--torch-backend", "cpu", "--no-deps"]
+    return [*command, "--compile-bytecode", "-c", "requirements.lock", "torch", "torchvision"]
+
+
+def install(extras):
+    """Install the course, editable, at the locked versions; a PyTorch of that version stays."""
+    uv = shutil.which("uv")
     if uv:
         command = [uv, "pip", "install", "--compile-bytecode", "--python", PYTHON]  # as pip does
-        command += ["--torch-backend", "cpu"] if cpu else []
     else:
         command = [PYTHON, "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    say("Downloading and installing: a few minutes.")
     run_logged(*command, "-c", "requirements.lock", "-e", f".[{','.join(extras)}]")
 
 
 def find_uv(or_install=False):
     """Return the path of uv, or None; `or_install` puts it into `.venv` where there is none."""
-    inside = str(PYTHON.parent)
-    if or_install and not (shutil.which("uv") or shutil.which("uv", path=inside)):
-        run_logged(PYTHON, "-m", "pip", "install", "--no-input", "uv")
-    return shutil.which("uv") or shutil.which("uv", path=inside)
+    uv = shutil.which("uv") or shutil.which("uv", path=str(PYTHON.parent))
+    if uv or not or_install:
+        return uv
+    run_logged(*GET_UV)
+    return find_uv()
+
+
+def works(command, seconds, log=LOG):
+    """Tell whether a command succeeds in time; what it prints goes to the log alone."""
+    with open(log, "ab") as output:
+        try:
+            ended = subprocess.run(
+                [str(part) for part in command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                close_fds=False,  # it holds the lock, too
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return ended.returncode == 0
 
 
 def run_logged(*command):
@@ -430,6 +498,11 @@ def build(arguments):
     return run("notebooks/build.py", *arguments)
 
 
+def docs(arguments):
+    """Make pages from the docstrings, which need no network."""
+    return run("docs/api.py", *arguments)
+
+
 def lock(arguments):
     """Choose the version of every package, for all systems at once."""
     command = [find_uv(or_install=True), "pip", "compile", "pyproject.toml"]
@@ -445,6 +518,17 @@ def run(*arguments):
     return subprocess.run([str(PYTHON), *arguments], cwd=ROOT).returncode
 
 
+def add_build_options(parser):
+    """Let a command choose PyTorch's build."""
+    builds = parser.add_mutually_exclusive_group()
+    for option, const, which in (
+        ("--cpu", True, "small build, without GPU support"),
+        ("--gpu", False, "large build, for an NVIDIA GPU"),
+    ):
+        about = f"PyTorch's {which} (default: what is there, or fits)"
+        builds.add_argument(option, dest="cpu", action="store_const", const=const, help=about)
+
+
 def main(arguments=None):
     """Read the command line; every failure ends in one sentence."""
     parser = argparse.ArgumentParser(prog="course.py", description=__doc__, allow_abbrev=False)
@@ -452,11 +536,13 @@ def main(arguments=None):
     sub = commands.add_parser("lab", help="open the lessons in JupyterLab")
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub.add_argument("--port", type=int, help="default: the first free one from 8888; 0: any")
-    sub.add_argument("--cpu", action="store_true", help="PyTorch without GPU, a small download")
+    add_build_options(sub)
     more = "run every check and test; other options go to pytest"
     sub = commands.add_parser("test", help=more, allow_abbrev=False)
     sub.add_argument("--quick", action="store_true", help="only the heart of them: two minutes")
+    add_build_options(sub)
     commands.add_parser("build", help="make the notebooks from notebooks/src")
+    commands.add_parser("docs", help="make pages from the docstrings, in build/api/")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")
     sub = commands.add_parser("reset", help="start a lesson afresh, keeping your copy beside it")
     sub.add_argument("lesson", metavar="NN", help="its number, such as 04")
@@ -471,10 +557,10 @@ def main(arguments=None):
         if options.command == "lab":
             set_up("lab", cpu=options.cpu)
             return lab(options.port, not options.no_browser)
-        set_up("lab", "test")
+        set_up("lab", "test", cpu=getattr(options, "cpu", None))
         if options.command == "test":
             return test(rest, options.quick)
-        return {"build": build, "lock": lock}[options.command](rest)
+        return {"build": build, "docs": docs, "lock": lock}[options.command](rest)
     except KeyboardInterrupt:
         problem = f"Stopped; {AGAIN} and it goes on."
     except Stop as stop:

@@ -21,6 +21,7 @@ import math
 import pkgutil
 import re
 import statistics
+import sys
 import tomllib
 from collections.abc import Iterable
 from inspect import getsource
@@ -30,9 +31,11 @@ from typing import Any
 import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from tables import results_table
 
 from vit_tutorial.lessons.exercises import exercises_of, find
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from tables import results_table
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = "raise NotImplementedError  # your code here"
@@ -48,9 +51,8 @@ import sys
 if "google.colab" in sys.modules:  # installs the course there; elsewhere this does nothing
     %pip install -q --no-deps "{name} @ git+{address}"\
 """
-BADGE = (
-    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/{path})"
+COLAB_LINK = (  # in words: a badge is a picture that is broken without a network
+    "[Open in Colab](https://colab.research.google.com/github/{repository}/blob/main/{path})"
 )
 
 
@@ -83,7 +85,7 @@ def render(source: Path, solved: bool, run_seconds: int | None = None) -> Notebo
             minutes = f"{times(source, cells, run_seconds)} **Needs**: {needs(cell)}."
             top = [
                 f"{heading}\n\n{minutes}",
-                neighbours(source, badge(source, solved)),
+                neighbours(source, colab_link(source, solved)),
                 rest.strip(),
             ]
             notebook += [new_markdown_cell("\n\n".join(top), id="title")]
@@ -271,11 +273,11 @@ def times(source: Path, cells: Iterable[NotebookNode], run_seconds: int) -> str:
     return ", ".join(parts) + f"; all cells run in {run_seconds} seconds."
 
 
-def badge(source: Path, solved: bool) -> str:
+def colab_link(source: Path, solved: bool) -> str:
     """Return the link that opens a notebook on Colab."""
     _, address = project(root_of(source))
     path = notebook_path(source, solved).relative_to(root_of(source)).as_posix()
-    return BADGE.format(repository=address.removeprefix("https://github.com/"), path=path)
+    return COLAB_LINK.format(repository=address.removeprefix("https://github.com/"), path=path)
 
 
 def neighbours(source: Path, last: str) -> str:

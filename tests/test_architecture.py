@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 FIRST_PARTS = {
     path.stem if path.parent == PACKAGE else path.relative_to(PACKAGE).parts[0] for path in MODULES
-} - {"__init__"}
+} - {"__init__", "__main__"}
 
 # A part of the package -> the parts that it may import. Files later in the course join here.
 ALLOWED: dict[str, set[str]] = {
@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"weights", "data", "evaluation"},
     "lessons": FIRST_PARTS - {"cli"},
     "cli": FIRST_PARTS - {"lessons"},
+    "__main__": {"cli"},
 }
 
 
@@ -298,9 +299,12 @@ def test_the_file_tree_in_the_readme_names_the_packages_files():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     match = re.search(r"^vit_tutorial/.*\n((?:[ \t]+.*\n)+)", text, flags=re.MULTILINE)
     assert match, "the README has no file tree of vit_tutorial/"
-    named = {line.split()[0].rstrip("/") for line in match[1].splitlines() if line.strip()}
-    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    lines = [line.split() for line in match[1].splitlines()]
+    assert [words[1] for words in lines if words[0] == "#"] == ["learn:", "build:", "look", "run:"]
+    assert lines[0][0] == "#"
+    named = [words[0].rstrip("/") for words in lines if words[0] != "#"]
+    files = {path.name for path in PACKAGE.glob("*.py") if path.name[0] != "_"}
     folders = {
         path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] not in "._"
     }
-    assert named == files | folders
+    assert sorted(named) == sorted(files | folders)

@@ -600,3 +600,12 @@ def test_the_command_answers_help_without_loading_torch(asked, named):
     assert done.returncode == 0, done.stderr
     for name in named:
         assert name in done.stdout
+
+
+@pytest.mark.parametrize("module", ["vit_tutorial", "vit_tutorial.cli"])
+def test_python_dash_m_is_the_same_command(module):
+    for arguments, code, stream in ((["--help"], 0, "stdout"), (["fly"], 2, "stderr")):
+        command = [sys.executable, "-m", module, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert getattr(done, stream).startswith("usage: vit-tutorial ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import http.client
 import importlib.util
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import types
@@ -27,15 +29,23 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Writes down how it was called; then fails, dawdles, or puts a JupyterLab where Python finds it.
+# Writes down how it was called; then fails, asks an index, dawdles, or puts a JupyterLab where
+# Python finds it.
 FAKE_UV = """
-import json, os, pathlib, sys, time
+import http.client, json, os, pathlib, sys, time
 
 with open(os.environ["FAKE_LOG"], "a") as log:
     print(json.dumps({"pid": os.getpid(), "arguments": sys.argv[1:]}), file=log)
 if "FAKE_ERROR" in os.environ:
     print("first line\\n" * 30 + os.environ["FAKE_ERROR"])
     sys.exit(2)
+if "--torch-backend" in sys.argv and "FAKE_INDEX" in os.environ:
+    index = http.client.HTTPConnection(os.environ["FAKE_INDEX"])
+    index.request("GET", "/torch/")
+    if index.getresponse().status != 200:
+        sys.exit("error: torch was not found in the package registry")
+if "--dry-run" in sys.argv:
+    sys.exit()
 for _ in range(30000):  # ten minutes at most
     if os.path.exists(os.environ.get("FAKE_WHILE", "")):
         time.sleep(0.02)
@@ -65,7 +75,9 @@ http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """A copy of course.py in a folder of its own, with uv the only program on PATH."""
+    """A copy of course.py in a folder of its own; on PATH only uv, and a GPU's nvidia-smi."""
+    if os.name == "nt":
+        pytest.skip("the stand-ins are programs for Linux and macOS")
     root = tmp_path / "a course"
     root.mkdir()
     for name in ("course.py", "pyproject.toml", "requirements.lock"):
@@ -73,17 +85,22 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Mo
     write_notebook(root / "notebooks/00_start_here.ipynb", "print('zero')")
     write_notebook(root / "notebooks/04_attention.ipynb", "print('four')")
 
-    uv = tmp_path / "bin" / "uv"
-    uv.parent.mkdir()
-    uv.write_text(f"#!{sys.executable}\n{FAKE_UV}")
-    uv.chmod(0o755)
-    monkeypatch.setenv("PATH", str(uv.parent))
+    (tmp_path / "bin").mkdir()
+    write_program(tmp_path / "bin/uv", f"#!{sys.executable}\n{FAKE_UV}")
+    write_program(tmp_path / "bin/nvidia-smi", "#!/bin/sh\nexit 0\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "uv.log"))
     monkeypatch.setenv("FAKE_LAB", FAKE_LAB)
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
     yield load(root / "course.py")
     signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def load(path: Path) -> types.ModuleType:
@@ -264,6 +281,7 @@ def test_an_environment_of_the_learners_own_is_added_to(course):
 def test_without_uv_it_takes_venv_and_pip(course, monkeypatch):
     commands = []
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(course, "has_nvidia_gpu", lambda: True)
     monkeypatch.setattr(course, "run_logged", lambda *command: commands.append(command))
     course.set_up("lab")
     create, install = commands
@@ -281,55 +299,228 @@ def on_linux(course, monkeypatch):
     monkeypatch.setattr(course.sys, "platform", "linux")
 
 
+@pytest.fixture
+def no_gpu(on_linux, course, monkeypatch, tmp_path):
+    (tmp_path / "bin/nvidia-smi").unlink()
+    monkeypatch.setattr(course, "NVIDIA_DRIVER", tmp_path / "no driver")
+
+
+def is_for_small_torch(call: list[str]) -> bool:
+    return "--torch-backend" in call and call[call.index("--torch-backend") + 1] == "cpu"
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("extras", [["lab"], ["lab", "test"]])
+def test_without_a_gpu_it_is_the_small_build_unasked(course, capsys, extras: list[str]):
+    course.set_up(*extras)
+    said = capsys.readouterr().out
+    assert f"about {'0.5' if 'test' in extras else '0.4'} GB to download" in said
+    assert "`--gpu` takes the large one" in said
+    asked, small, rest = uv_calls()
+    assert is_for_small_torch(asked)
+    assert [word for word in asked if word != "--dry-run"] == small
+    assert "--no-deps" in small
+    assert small[-4:] == ["-c", "requirements.lock", "torch", "torchvision"]
+    assert "--torch-backend" not in rest  # indexes of their own for all else
+    assert rest[-1] == f".[{','.join(extras)}]"
+    assert not [word for call in uv_calls() for word in call if "://" in word]
+    assert course.read_json(course.STAMP)["cpu"] is True
+    assert course.is_ready(extras, cpu=None)
+    assert not course.is_ready(extras, cpu=False)
+
+
+@pytest.fixture
+def index(monkeypatch) -> Iterator[Callable[[str], None]]:
+    """A stand-in for PyTorch's index: it answers, has nothing, hangs, or refuses."""
+    with socket.socket() as door, contextlib.ExitStack() as at_end:
+        door.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("FAKE_INDEX", f"127.0.0.1:{door.getsockname()[1]}")
+
+        def behave(how: str) -> None:
+            if how != "refuses":
+                door.listen()
+            if how in ("answers", "has nothing"):
+                status = {"answers": b"200 OK", "has nothing": b"404 Not Found"}[how]
+                thread = threading.Thread(target=serve, args=(status,))
+                thread.start()
+                at_end.callback(thread.join)
+                at_end.callback(lambda: socket.create_connection(door.getsockname()).close())
+
+        def serve(status: bytes) -> None:
+            while True:
+                visitor, _ = door.accept()
+                with visitor:
+                    if not visitor.recv(1000):
+                        return
+                    visitor.sendall(b"HTTP/1.0 " + status + b"\r\n\r\n")
+
+        yield behave
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_an_index_that_answers_is_used(course, index, capsys):
+    index("answers")
+    course.INDEX_SECONDS = 60  # of a busy computer
+    course.set_up("lab")
+    assert [is_for_small_torch(call) for call in uv_calls()] == [True, True, False]
+    assert "the ordinary one" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("how", ["hangs", "refuses", "has nothing"])
+def test_where_the_index_does_not_answer_it_is_the_ordinary_build(course, index, capsys, how: str):
+    assert course.INDEX_SECONDS == 5
+    index(how)
+    course.INDEX_SECONDS = 1 if how == "hangs" else 60
+    course.set_up("lab")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ordinary" in line]
+    assert f"PyTorch's index did not offer it within {course.INDEX_SECONDS} second" in line
+    assert "about 3.0 GB to download, 5.6 GB in .venv" in line
+    asked, rest = uv_calls()
+    assert "--dry-run" in asked
+    assert "--torch-backend" not in rest
+    assert not is_running(read_uv_log()[0]["pid"])
+
+    course.set_up("lab")  # and that it stays
+    assert len(uv_calls()) == 2
+    assert course.is_ready(["lab"], cpu=False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_ordinary_build_needs_its_room_too(course, index, monkeypatch, capsys):
+    index("refuses")
+    monkeypatch.setattr(course.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2e9))
+    assert "about 5.6 GB needed here, 2.0 GB free" in fails(course, capsys, "lab")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_cpu_insists(course, index, capsys):
+    index("refuses")
+    assert "No network: the packages could not be downloaded" in fails(
+        course, capsys, "lab", "--cpu"
+    )
+    assert [is_for_small_torch(call) for call in uv_calls()] == [True]
+    with pytest.raises(course.Stop):  # unfinished, it is remembered
+        course.set_up("lab")
+
+
 @pytest.mark.usefixtures("on_linux")
-def test_cpu_takes_the_small_build_and_is_remembered(course, capsys):
+def test_cpu_takes_the_small_build_on_any_computer(course, capsys):
     course.set_up("lab", cpu=True)
     assert "about 0.4 GB to download" in capsys.readouterr().out
-    (call,) = uv_calls()
-    assert call[call.index("--torch-backend") + 1] == "cpu"
-    assert not [word for word in call if "://" in word]
+    assert [is_for_small_torch(call) for call in uv_calls()] == [True, False]
 
-    course.set_up("lab")  # as it is
-    assert len(uv_calls()) == 1
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("command", ["lab", "test"])
+def test_gpu_takes_the_large_build_on_any_computer(course, monkeypatch, command: str):
+    monkeypatch.setattr(course, "run", lambda *arguments: 0)
+    monkeypatch.setattr(course, "lab", lambda *arguments: 0)
+    assert course.main([command, "--gpu"]) == 0
+    (call,) = uv_calls()
+    assert "--torch-backend" not in call
+
+
+@pytest.mark.usefixtures("on_linux")
+@pytest.mark.parametrize("small", [True, False])
+def test_an_environment_stays_what_it_is(course, monkeypatch, small: bool):
+    course.set_up("lab", cpu=small)
+    monkeypatch.setattr(course, "has_nvidia_gpu", lambda: small)  # the other computer
+    before = len(uv_calls())
+    course.set_up("lab")
+    assert len(uv_calls()) == before
     (course.ROOT / "requirements.lock").write_text("torch==2.12.0\n")
     course.set_up("lab")
-    assert "--torch-backend" in uv_calls()[1]
+    assert any(map(is_for_small_torch, uv_calls()[before:])) == small
+
+    (course.VENV / "of the other build").touch()
+    course.set_up("lab", cpu=not small)  # unless the other one is asked for
+    assert not (course.VENV / "of the other build").exists()
+    assert course.read_json(course.STAMP)["cpu"] is not small
 
 
-@pytest.mark.usefixtures("on_linux")
-def test_cpu_after_a_gpu_build_leaves_none_of_it(course, capsys):
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("holds_torch", [True, False])
+def test_the_learners_own_pytorch_stays(course, holds_torch: bool):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", course.VENV], check=True)
+    (site,) = course.VENV.glob("lib/python*/site-packages")
+    if holds_torch:
+        (site / "torch").mkdir()
     course.set_up("lab")
-    (course.VENV / "gpu libraries").touch()
-    course.set_up("lab", cpu=True)
-    assert not (course.VENV / "gpu libraries").exists()
+    assert any(map(is_for_small_torch, uv_calls())) == (not holds_torch)
 
 
-@pytest.mark.usefixtures("on_linux")
-def test_cpu_installs_uv_where_there_is_none(course, monkeypatch):
-    uv = shutil.which("uv")
-    assert uv
-    commands = []
+@pytest.mark.usefixtures("no_gpu")
+def test_who_tells_uv_the_build_gets_that(course, monkeypatch):
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
+    course.set_up("lab")
+    (call,) = uv_calls()
+    assert "--torch-backend" not in call
 
-    def run_logged(*command):
-        commands.append(command)
+
+def test_what_counts_as_an_nvidia_gpu(course, monkeypatch, tmp_path):
+    tool, driver = tmp_path / "bin/nvidia-smi", tmp_path / "driver"
+    monkeypatch.setattr(course, "NVIDIA_DRIVER", driver)
+    assert course.has_nvidia_gpu()
+    write_program(tool, "#!/bin/sh\necho no devices were found; exit 6\n")
+    assert not course.has_nvidia_gpu()
+    tool.unlink()
+    assert not course.has_nvidia_gpu()
+    driver.touch()
+    assert course.has_nvidia_gpu()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("asked", [True, None])
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_without_uv_pip_gets_it_for_the_small_build_alone(
+    course, monkeypatch, capsys, tmp_path, has_uv: bool, asked: bool | None
+):
+    uv, commands = tmp_path / "bin/uv", []
+
+    def run(*command):
+        commands.append([str(word) for word in command])
         if command[-1] == "uv":
-            course.PYTHON.parent.mkdir(parents=True)
+            if not has_uv:
+                raise course.Stop("no uv to be had")
             shutil.copy(uv, course.PYTHON.parent)
 
+    def works(command, seconds):
+        with contextlib.suppress(course.Stop):
+            run(*command)
+            return True
+        return False
+
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(course, "run_logged", run_logged)
-    course.set_up("lab", cpu=True)
-    _, get_uv, install = commands
-    assert get_uv[:4] == (course.PYTHON, "-m", "pip", "install")
-    assert install[0] == str(course.PYTHON.parent / "uv")
-    assert "--torch-backend" in install
+    course.PYTHON.parent.mkdir(parents=True)
+    monkeypatch.setattr(course, "run_logged", run)
+    monkeypatch.setattr(course, "works", works)
+    monkeypatch.setattr(course.shutil, "rmtree", lambda path: None)
+    pip = [str(course.PYTHON), "-m", "pip", "install"]
+    if asked and not has_uv:
+        with pytest.raises(course.Stop, match="no uv to be had"):
+            course.set_up("lab", cpu=True)
+        return
+    course.set_up("lab", cpu=asked)
+    said = capsys.readouterr().out
+    create, get_uv, *by_uv, rest = commands
+    assert create[1:3] == ["-m", "venv"]
+    assert get_uv[:4] == pip
+    assert [command[0] for command in by_uv] == (
+        [str(course.PYTHON.parent / "uv")] * (1 if asked else 2) if has_uv else []
+    )
+    assert all(map(is_for_small_torch, by_uv))
+    assert rest[:4] == pip
+    assert rest[-4:] == ["-c", "requirements.lock", "-e", ".[lab]"]
+    assert ("uv, which knows where it is, could not be installed" in said) == (not has_uv)
 
 
-def test_cpu_changes_nothing_elsewhere(course, monkeypatch):
+def test_builds_are_the_same_elsewhere(course, monkeypatch):
     monkeypatch.setattr(course.sys, "platform", "darwin")
-    course.set_up("lab")
-    course.set_up("lab", cpu=True)
+    for cpu in (None, True, False):
+        course.set_up("lab", cpu=cpu)
     assert len(uv_calls()) == 1
+    assert "--torch-backend" not in uv_calls()[0]
 
 
 # ---- Each failure, in one sentence ---------------------------------------------------------------
@@ -655,6 +846,7 @@ def test_unknown_options_are_refused(course, capsys):
     assert "--prot 8888" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason=".ci/run is for Linux")
 @pytest.mark.parametrize("browser", ["", "chromium", "google-chrome"])
 def test_ci_installs_a_browser_where_there_is_none(tmp_path: Path, browser: str):
     (tmp_path / "bin").mkdir()
@@ -697,16 +889,18 @@ def test_the_lock_holds_every_dependency_at_a_version_it_admits(project):
             locked.setdefault(requirement.name, []).append(versions[0].removeprefix("=="))
 
     extras = project["optional-dependencies"]
-    assert set(extras) == {"lab", "pretrained", "export", "test"}
+    assert set(extras) == {"lab", "pretrained", "export", "docs", "test"}
     for text in [*project["dependencies"], *(text for part in extras.values() for text in part)]:
         wanted = Requirement(text)
         if wanted.name == project["name"]:  # parts of itself, which are here, too
-            assert wanted.extras == {"pretrained", "export"}
+            assert wanted.extras == {"pretrained", "export", "docs"}
             continue
         assert wanted.name in locked, f"{wanted.name} is not in the lock: `course.py lock`"
         for version in locked[wanted.name]:
             assert version in wanted.specifier, f"{wanted.name} {version} is not {text}"
-    assert [version.rpartition(".")[0] for version in locked["torch"]] == ["2.11"]  # Colab's
+    (version,) = locked["torch"]
+    assert version.startswith("2.11.")  # Colab's
+    assert f"{version}+cpu" in SpecifierSet(f"=={version}")  # as PyTorch's index calls its builds
 
 
 def test_the_lock_names_no_place():
@@ -718,7 +912,9 @@ def test_the_lock_names_no_place():
 
 
 def test_every_dependency_has_its_reason():
-    listed = re.findall(r'^  "[^"]+",(.*)$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    text = text[text.index("\ndependencies = [") : text.index("\n[project.scripts]")]
+    listed = re.findall(r'^  "[^"]+",(.*)$', text, re.M)
     assert len(listed) > 20
     assert all(re.fullmatch(r" +# .+", reason) for reason in listed)
 
@@ -729,12 +925,47 @@ def test_conda_installs_the_same(project):
     assert environment["channels"] == ["conda-forge"]
     *packages, from_pip = environment["dependencies"]
     assert from_pip == {"pip": ["-c requirements.lock", "-e .[lab]"]}
-    name, _, versions = packages[0].partition(" ")
-    assert (name, packages[1:]) == ("python", ["pip"])
-    for version in ("3.11", "3.12", "3.13"):
-        assert version in SpecifierSet(versions)
-        assert version in SpecifierSet(project["requires-python"])
-    for version in ("3.10", "3.14"):  # conda-forge may offer one that PyTorch's wheels lack
-        assert version not in SpecifierSet(versions)
-    assert sys.version_info >= (3, 11)
-    assert "(3, 11)" in (ROOT / "course.py").read_text("utf-8").partition("import argparse")[0]
+    assert packages[0].partition(" ")[0] == "python"
+    assert packages[1:] == ["pip"]
+
+
+def test_the_same_pythons_everywhere(project):
+    """The classifiers say which; PyTorch has no wheels for what is newer."""
+    found = re.findall(r":: 3\.(\d+)$", "\n".join(project["classifiers"]), re.M)
+    minors = [int(minor) for minor in found]
+    oldest, newest = minors[0], minors[-1]
+    assert minors == list(range(oldest, newest + 1))
+
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    conda = SpecifierSet(environment["dependencies"][0].partition(" ")[2])
+    around = range(oldest - 1, newest + 2)
+    assert [minor for minor in around if f"3.{minor}" in conda] == minors
+    admitted = SpecifierSet(project["requires-python"])  # by custom, without an upper bound
+    assert [minor for minor in around if f"3.{minor}.0" in admitted] == [*minors, newest + 1]
+
+    program = (ROOT / "course.py").read_text("utf-8")
+    assert f"sys.version_info < (3, {oldest})" in program.partition("import argparse")[0]
+    span = f"Python 3.{oldest} to 3.{newest}"
+    assert span in " ".join(program.split())
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert span in " ".join((ROOT / page).read_text("utf-8").split()), page
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert tools["ty"]["environment"]["python-version"] == f"3.{oldest}"
+    assert tools["ruff"]["target-version"] == f"py3{oldest}"
+    assert f'"--python-version", "3.{oldest}"' in program  # of the lock
+
+
+def test_the_workflow_runs_what_a_person_types(project):
+    (path,) = (ROOT / ".github/workflows").glob("*.yml")
+    jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"]
+    matrix = jobs["test"]["strategy"]["matrix"]
+    assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    classifiers = "\n".join(project["classifiers"])
+    supported = re.findall(r":: (3\.\d+)$", classifiers, re.M)
+    assert matrix["python"] == [supported[0], supported[-1]]
+    assert any("course.py test" in step.get("run", "") for step in jobs["test"]["steps"])
+
+    (torch,) = [text for text in project["dependencies"] if Requirement(text).name == "torch"]
+    lowest = torch.partition(">=")[2]
+    steps = "\n".join(step.get("run", "") for step in jobs["lowest"]["steps"])
+    assert f"torch=={lowest}." in steps, "the lowest PyTorch that pyproject.toml declares"

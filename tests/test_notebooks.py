@@ -318,7 +318,10 @@ def test_a_notebook_is_rendered_from_its_source(source, course):
     assert "It was 71.2%, and 71.25% before.\n" in text["title"]
     rates = "Rates: a_1:_0.50, b:_2.00.".replace("_", "\N{NO-BREAK SPACE}")  # each in one piece
     assert rates in text["title"]
-    assert "/github/me/vit/blob/main/notebooks/90_trial.ipynb)" in text["title"]
+    assert (
+        "[Open in Colab](https://colab.research.google.com/github/me/vit/blob/main/"
+        "notebooks/90_trial.ipynb)" in text["title"]
+    )
     assert '"vit @ git+https://github.com/me/vit"' in text["colab"]
     assert text["about-90-1"] == "**Exercise 90.1 · Three times** ●●○ · about 7 minutes"
     assert text["exercise-90-1"].endswith(
@@ -332,6 +335,15 @@ def test_a_notebook_is_rendered_from_its_source(source, course):
     assert "](../../data/README.md)" in text["title"]
     assert "        x = x + x + x\n\n        x = x + 0\n    return x" in text["exercise-90-1"]
     assert "**Why.** Because." in text.values()
+
+
+def test_no_page_loads_a_picture_from_elsewhere(source):
+    """Without a network it would be broken."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *SOURCES]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    texts += [cell.source for cell in lesson.render(source, False, 10).cells]
+    for text in texts:
+        assert not re.search(r"!\[[^\]]*\]\(\w+:|<img[^>]+src=.?\w+:", text)
 
 
 def test_lessons_are_linked_with_those_before_and_after(source):

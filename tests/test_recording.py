@@ -644,6 +644,8 @@ def softmax_written_out(q, k, mask, scale):
 @pytest.mark.parametrize("kind", ["boolean", "added", "causal", "scaled", "shared heads"])
 def test_every_option_of_fused_attention_is_understood(kind):
     """Masks, a scale and shared keys, against NumPy."""
+    if kind == "shared heads" and "enable_gqa" not in str(F.scaled_dot_product_attention.__doc__):
+        pytest.skip("PyTorch has shared heads from 2.5 on")
     allowed = torch.rand(7, 7) > 0.3
     allowed.fill_diagonal_(True)
     added = torch.randn(7, 7, dtype=torch.float64)

@@ -77,4 +77,5 @@ def test_wheel_holds_the_package_and_nothing_else(fresh):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert inside == committed
+    assert "vit_tutorial/py.typed" in inside  # without it type checkers take all of it for unknown
     assert not [path for path in recorded if path.startswith(("tests/", "notebooks/"))]

@@ -377,3 +377,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from vit_tutorial.doctor import doctor
 
     return 0 if doctor() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

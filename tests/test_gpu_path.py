@@ -119,6 +119,19 @@ def test_in_float16_the_optimizer_sees_the_gradient_itself_clipped(clip_norm):
         assert_close(seen[name], gradient, rtol=0.02, atol=0.004 * size.item())
 
 
+def test_an_overflow_in_the_matrices_alone_spoils_nothing_else():
+    """Muon and AdamW decide together: clipping has made NaN of all gradients."""
+    model, train = new_model(), stripes()
+    before = [p.detach().clone() for p in model.parameters()]
+    config = replace(QUICK, optimizer="muon")
+    run = Run(model, config, train, how=Compute("float16", "fused", 1))
+    model.blocks[0].mlp.fc1.weight.register_hook(lambda gradient: gradient * torch.nan)
+    scale = run.scaler.get_scale()
+    train_step(model, run, train.images[:16], train.labels[:16])
+    assert run.scaler.get_scale() == scale / 2
+    assert_close(list(model.parameters()), before, rtol=0, atol=0)
+
+
 def test_a_step_that_overflows_in_float16_changes_nothing():
     model, train = new_model(), stripes()
     before = [p.detach().clone() for p in model.parameters()]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import randomize
@@ -393,3 +394,65 @@ def test_processes_that_cannot_share_a_batch_are_refused(monkeypatch):
     monkeypatch.setattr("vit_tutorial.train.world_size", lambda: 3)
     with pytest.raises(ValueError, match="3 processes cannot share a batch of 16 evenly"):
         fit(new_model(), stripes(), stripes(16), QUICK)
+
+
+# ---- what a saved run holds ----
+
+
+def test_numbers_of_numpy_can_be_read_back(tmp_path):
+    config = replace(QUICK, lr=np.logspace(-3, -2, 2)[0], seed=np.int64(3), epochs=np.int64(2))
+    rows = fit(new_model(), stripes(), None, config, save_to=tmp_path / "run")
+    state = read_state(tmp_path / "run")
+    assert state["rows"] == rows
+    assert [type(state["config"][name]) for name in ("lr", "seed", "epochs")] == [float, int, int]
+
+
+def test_names_with_a_dot_are_different_runs(tmp_path):
+    for name in ("lr0.01", "lr0.02", "vit.v1.safetensors"):
+        fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / name)
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names >= {f"{n}.{s}" for n in ("lr0.01", "lr0.02", "vit.v1") for s in ("state", "csv")}
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "sentence"),
+    [
+        ({"num_heads": 1}, {}, "was started with the network's num_heads=2, not with .*=1"),
+        ({}, {"count": 48}, "was started with images=64, .* not with images=48"),
+        ({}, {"classes": ("left", "right")}, r"was started with classes=\('.*', not with"),
+        ({}, {"darker": 2}, r"was started with mean=\[.*, not with mean=\["),
+    ],
+)
+def test_another_network_or_other_images_are_noticed(tmp_path, model, train, sentence):
+    """Though the shapes of all weights are the same."""
+    tiny = replace(TINY, num_heads=2)
+    fit(VisionTransformer(tiny), stripes(), None, QUICK, save_to=tmp_path / "run")
+    other = stripes(train.get("count", 64))
+    other = replace(other, images=other.images // train.get("darker", 1))
+    other = replace(other, classes=train.get("classes", other.classes))
+    with pytest.raises(ValueError, match=sentence):
+        fit(
+            VisionTransformer(replace(tiny, **model)),
+            other,
+            None,
+            QUICK,
+            save_to=tmp_path / "run",
+            resume=True,
+        )
+
+
+def test_a_run_without_a_step_is_nothing_to_lose(tmp_path):
+    broken = VisionTransformer(replace(TINY, img_size=16))
+    with pytest.raises(ValueError, match="expected images of shape"):
+        fit(broken, stripes(), None, QUICK, save_to=tmp_path / "run")
+    fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
+
+
+def test_the_loss_of_half_a_precision_is_summed_in_float32():
+    config = replace(QUICK, batch_size=1, lr=1e-9, epochs=1)
+    train = stripes(600)
+    losses = [
+        fit(new_model().to(dtype), train, None, config)[-1]["loss"]
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert_close(losses[1], losses[0], rtol=0.02, atol=0)

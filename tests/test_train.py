@@ -573,6 +573,33 @@ def test_the_accuracy_is_measured_about_so_many_times_and_at_the_end(monkeypatch
         assert [row["epoch"] for row in rows if "test_accuracy" in row] == due
 
 
+def test_a_network_that_was_loaded_is_trained_in_training_mode():
+    seen = []
+    model = new_model(replace(TINY, drop_path=0.5)).eval()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
+    fit(model, stripes(), None, QUICK)
+    assert all(seen)
+
+
+@pytest.mark.parametrize(
+    ("classes", "test_classes", "sentence"),
+    [
+        (("a", "b", "c"), ("a", "b", "c"), "has num_classes=2, .* has 3 classes"),
+        (("a", "b"), ("b", "a"), "must have the classes of .*, in the same order: a, b; got b, a"),
+    ],
+)
+def test_classes_that_do_not_fit_are_named_before_the_training(classes, test_classes, sentence):
+    train, test = replace(stripes(), classes=classes), replace(stripes(), classes=test_classes)
+    for ask in (fit, lambda *given: epochs_within(1, *given)):
+        with pytest.raises(ValueError, match=sentence):
+            ask(new_model(), train, test, QUICK)
+
+
+def test_too_few_images_are_named_before_anything_is_measured():
+    with pytest.raises(ValueError, match="8 training images do not fill one batch of 16"):
+        epochs_within(1, new_model(), stripes(8), stripes(8), QUICK)
+
+
 # ---- how long it takes ----
 
 

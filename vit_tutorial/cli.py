@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, help="default: 0")
     train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     train.add_argument("--precision", help="float32, bfloat16 or float16 (default: the fastest)")
     train.add_argument("--attention", help="fused or plain (default: the faster one)")
@@ -107,14 +107,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import distributed, hardware
+    from vit_tutorial import distributed, hardware, run
 
     device = _device(arguments.device or hardware.best_device())
     with distributed.process_group(device) as own_device:
         try:
             return _train_on(own_device, arguments)
         except KeyboardInterrupt:
-            if distributed.rank() == 0:  # several do not wait for the end of a step to save it
+            saved = run.state_path(arguments.out).exists()
+            if distributed.rank() == 0 and saved:  # several do not wait for the end of a step
                 point = "here" if distributed.world_size() == 1 else "where the run was last saved"
                 message = f"Stopped. The same command with --resume goes on from {point}."
                 print(message, file=sys.stderr)
@@ -171,17 +172,12 @@ def _config_of_the_run(out: Path, overrides: Mapping[str, Any]) -> TrainConfig:
     from vit_tutorial import recipes, run
 
     config = recipes.TrainConfig(**run.read_state(out)["config"])
-    if overrides.get("epochs", config.epochs) != config.epochs:
-        raise ValueError(
-            f"{out} was begun with {config.epochs} epochs and goes on with as many, "
-            f"got --epochs {overrides['epochs']}"
-        )
-    for name in WAYS:
+    for name, value in overrides.items():
         begun = getattr(config, name)
-        if overrides.get(name, begun) != begun:
+        if value != begun:
             raise ValueError(
                 f"{out} goes on as it was begun, with {name}={begun}, "
-                f"got --{name} {overrides[name]}"
+                f"got --{name.replace('_', '-')} {value}"
             )
     return config
 
@@ -222,7 +218,7 @@ def _card(
     command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     mean, std = data.channel_stats(training.images)
     return weights.Card(
-        name=arguments.out.stem,
+        name=arguments.out.name.removesuffix(".safetensors"),
         config=model.config,
         classes=training.classes,
         mean=mean,

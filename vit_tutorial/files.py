@@ -6,6 +6,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def companion(path: str | Path, suffix: str) -> Path:
+    """Name a file of a network or a run that is called `path`, with or without ".safetensors".
+
+    Examples:
+        >>> companion("vit.v1", ".state").name, companion("vit.v1.safetensors", ".csv").name
+        ('vit.v1.state', 'vit.v1.csv')
+    """
+    path = Path(path)
+    return path.with_name(path.name.removesuffix(".safetensors") + suffix)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
     """Give the name of a file beside `path` to write to; it becomes `path` when all went well.
@@ -13,16 +24,16 @@ def atomic_write(path: Path) -> Generator[Path]:
     Where it did not, what was at `path` before is still there, and no half-written file is left.
 
     Examples:
-        >>> with atomic_write(getfixture("tmp_path") / "notes.txt") as beside:
-        ...     _ = beside.write_text("all of it")
+        >>> with atomic_write(getfixture("tmp_path") / "notes.txt") as partial:
+        ...     _ = partial.write_text("all of it")
         >>> (getfixture("tmp_path") / "notes.txt").read_text()
         'all of it'
     """
-    beside = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + ".partial")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield partial
+        os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
-            beside.unlink()
+            partial.unlink()
         raise

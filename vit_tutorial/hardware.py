@@ -1,5 +1,6 @@
 """What this machine can do for a training: half precision, compilation, its memory."""
 
+import traceback
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,8 @@ def memory_errors_explained(model: nn.Module, images: Tensor) -> Generator[None]
     except RuntimeError as error:
         if not (isinstance(error, torch.cuda.OutOfMemoryError) or "t allocate mem" in str(error)):
             raise
+        traceback.clear_frames(error.__traceback__)  # they hold the activations of this batch
+        torch.cuda.empty_cache()
         device, fits = next(model.parameters()).device, len(images)
         while fits > 1:
             fits //= 2

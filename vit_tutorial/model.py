@@ -7,6 +7,7 @@ Axes: B batch, C channels, H W image, P patch, N patches, T tokens (N, or N + 1 
 D width (`embed_dim`), h heads, d = D / h. Layers are `blocks[i]`, counted from 0.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +111,7 @@ def check_config(config: ViTConfig) -> None:
     sizes = {name: getattr(config, name) for name in counts}
     sizes["img_size height"], sizes["img_size width"] = config.image_hw
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     for side in config.image_hw:
         if side % config.patch_size:
@@ -128,6 +129,10 @@ def check_config(config: ViTConfig) -> None:
             raise ValueError(
                 f'pos_embed="{kind}" needs a multiple of 4 as {name}, got {getattr(config, name)}'
             )
+    for name in ("mlp_ratio", "norm_eps"):
+        value = getattr(config, name)
+        if not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
     if config.hidden_dim < 1:
         raise ValueError(f"mlp_ratio must leave at least one hidden unit, got {config.mlp_ratio}")
     if not 0 <= config.drop_path < 1:
@@ -144,7 +149,12 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
         >>> patchify(torch.zeros(2, 3, 32, 48), patch_size=4).shape
         torch.Size([2, 96, 48])
     """
-    if images.ndim != 4 or images.shape[2] % patch_size or images.shape[3] % patch_size:
+    if (
+        images.ndim != 4
+        or patch_size < 1
+        or images.shape[2] % patch_size
+        or images.shape[3] % patch_size
+    ):
         raise ValueError(
             f"expected a batch of images (B, C, H, W) whose H and W are multiples of {patch_size}, "
             f"got {tuple(images.shape)}"

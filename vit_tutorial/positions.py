@@ -96,11 +96,18 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     `angles` is (T, d/2), or (..., T, d/2) to broadcast. Rotating queries and keys makes their
     product depend on the difference of two positions only (Su et al. 2021, equation 16).
 
+    Raises:
+        ValueError: `angles` of another shape than (T, d/2) at its end.
+
     Examples:
         >>> quarter_turn = torch.tensor([[torch.pi / 2]])
         >>> rotate(torch.tensor([[1.0, 0.0]]), quarter_turn).round().abs().tolist()
         [[0.0, 1.0]]
     """
+    if angles.shape[-2:] != (x.shape[-2], x.shape[-1] // 2):
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} needs angles (T, d/2), got {tuple(angles.shape)}"
+        )
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = rearrange(x, "... t (i two) -> two ... t i", two=2)
     turned = [first * cos - second * sin, first * sin + second * cos]

@@ -15,7 +15,7 @@ from vit_tutorial.weights import Card, bundled, from_library, load_checkpoint
 EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed
 
 
-def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
+def load_network(name: str | Path) -> tuple[nn.Module, Card | Reading]:
     """Load a trained network, and how it reads images, ready for `AttentionExplorer`.
 
     Args:
@@ -26,6 +26,7 @@ def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
         ValueError: an unknown name, a library that is not installed, or weights that cannot be
             downloaded.
     """
+    name = str(name)
     library, colon, rest = name.partition(":")
     if name in bundled() or not colon or Path(name).suffix == ".safetensors":
         return load_checkpoint(name)
@@ -45,7 +46,7 @@ def load_network(name: str) -> tuple[nn.Module, Card | Reading]:
     return model.eval(), reading
 
 
-def load_vit(name: str) -> tuple[VisionTransformer, Card | Reading]:
+def load_vit(name: str | Path) -> tuple[VisionTransformer, Card | Reading]:
     """Load a trained ViT of any of the libraries as ours, and how it reads images.
 
     Weights that come without a classifier, as DINO's, get a head of zeros for one class, "none".

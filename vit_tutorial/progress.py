@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from vit_tutorial.distributed import rank
-from vit_tutorial.files import atomic_write
+from vit_tutorial.files import atomic_write, companion
 
 Row = dict[str, float]
 COLUMNS = ("epoch", "loss", "test_accuracy", "lr", "images_per_second", "seconds")
@@ -77,7 +77,7 @@ def logs(save_to: Path, config: dict[str, Any], rows: Sequence[Row]) -> Callable
     if find_spec("tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(save_to.with_suffix(".tensorboard")))
+        writer = SummaryWriter(str(companion(save_to, ".tensorboard")))
         loggers.append(lambda row: _to_tensorboard(writer, row))
     if find_spec("wandb"):
         import wandb  # ty: ignore[import-not-found]
@@ -93,7 +93,7 @@ def logs(save_to: Path, config: dict[str, Any], rows: Sequence[Row]) -> Callable
     def log(row: Row) -> None:
         known.append(row)
         try:
-            write_csv(save_to.with_suffix(".csv"), known)
+            write_csv(companion(save_to, ".csv"), known)
         except OSError as error:  # a full disk is no reason to end a training
             warnings.warn(f"the log cannot be written: {error}", stacklevel=2)
         for logger in loggers:

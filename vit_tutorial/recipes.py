@@ -38,12 +38,17 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if hasattr(value, "item"):  # NumPy's numbers could not be read back from a saved run
+                object.__setattr__(self, name, value.item())
+        for name in ("crop_padding", "seed", "threads"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be 0, 1, 2, ..., got {getattr(self, name)}")
         for name in ("epochs", "batch_size"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(f"{name} must be 1, 2, ..., got {getattr(self, name)}")
-        for name in ("weight_decay", "crop_padding"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         for name in ("lr", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -60,8 +65,6 @@ class TrainConfig:
                 f"mixup and cutmix must not be more than 1 together, got {self.mixup} and "
                 f"{self.cutmix}"
             )
-        if not (isinstance(self.threads, int) and self.threads >= 0):
-            raise ValueError(f"threads must be 0 (the fastest), 1, 2, ..., got {self.threads}")
         for name, allowed in {
             "optimizer": ("adamw", "muon"),
             "precision": ("auto", "float32", "bfloat16", "float16"),

@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.distributed import rank, world_size
-from vit_tutorial.files import atomic_write
+from vit_tutorial.files import atomic_write, companion
+from vit_tutorial.model import ViTConfig
 from vit_tutorial.optimizers import make_optimizers
 from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
@@ -58,11 +59,13 @@ class Run:
         if config.ema:
             decay = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
-        self.num_images, self.num_classes = len(train), len(train.classes)
+        self.num_images, self.classes = len(train), train.classes
+        self.num_classes = len(train.classes)
         self.steps_per_epoch = len(train) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step, self.rows = 0, []
-        self.total_loss = torch.zeros((), device=self.device, dtype=self.dtype)  # of the epoch
+        wide = torch.promote_types(self.dtype, torch.float32)  # a sum in half precision stalls
+        self.total_loss = torch.zeros((), device=self.device, dtype=wide)  # of the epoch
         self.started, self.saved = time.perf_counter(), -math.inf
 
     @property
@@ -84,6 +87,18 @@ class Run:
     def seconds(self) -> float:
         """How long it has been training, pauses left out."""
         return time.perf_counter() - self.started
+
+    def subject(self) -> dict[str, Any]:
+        """Say what is trained on what; a resumed run must agree, as weights of a shape may not."""
+        config = getattr(self.model, "config", None)
+        network = asdict(config) if isinstance(config, ViTConfig) else {}
+        return {
+            **{f"the network's {name}": value for name, value in network.items()},
+            "images": self.num_images,
+            "classes": self.classes,
+            "mean": [round(value, 3) for value in self.mean.tolist()],
+            "std": [round(value, 3) for value in self.std.tolist()],
+        }
 
     def order(self) -> Tensor:
         """Shuffle the images for this epoch: (n,) on the device."""
@@ -182,6 +197,7 @@ class Run:
             self.check_loss(self.total_loss.item() / (self.step % self.steps_per_epoch))
         state = {
             "config": asdict(self.config),
+            "subject": self.subject(),
             "how": asdict(self.how),
             "device": self.device.type,
             "processor": processor(),
@@ -212,18 +228,20 @@ class Run:
         """Take over a saved run.
 
         Raises:
-            ValueError: it was made with another config or for another network.
+            ValueError: it was made with another config, for another network or on other images.
         """
         if self.save_to is None:
             raise ValueError("resume needs save_to, the name of the run to go on with")
         state = read_state(self.save_to)
-        ours = asdict(self.config)
-        saved_config = {**asdict(TrainConfig(epochs=1)), **state["config"]}  # what was added since
-        different = [name for name in ours if ours[name] != saved_config[name]]
+        ours = {**asdict(self.config), **self.subject()}
+        # what the state lacks has been added since
+        theirs = {**ours, **asdict(TrainConfig(epochs=1)), **state["config"]}
+        theirs |= state.get("subject", {})
+        different = [name for name in ours if ours[name] != theirs[name]]
         if different:
             raise ValueError(
                 f"the run in {state_path(self.save_to)} was started with "
-                + ", ".join(f"{name}={saved_config[name]}" for name in different)
+                + ", ".join(f"{name}={theirs[name]}" for name in different)
                 + ", not with "
                 + ", ".join(f"{name}={ours[name]}" for name in different)
             )
@@ -247,7 +265,7 @@ class Run:
 
 def state_path(save_to: str | Path) -> Path:
     """Return the file in which the run called `save_to` is kept."""
-    return Path(save_to).with_suffix(".state")
+    return companion(save_to, ".state")
 
 
 def read_state(save_to: str | Path) -> dict[str, Any]:
@@ -290,7 +308,7 @@ def refuse_unfinished(save_to: str | Path | None) -> None:
     if save_to is None or rank() > 0 or not state_path(save_to).exists():
         return
     state = read_state(save_to)
-    if state["step"] < state["total_steps"]:
+    if 0 < state["step"] < state["total_steps"]:
         raise ValueError(
             f"{state_path(save_to)} holds a run that is not finished (step {state['step']} of "
             f"{state['total_steps']}): resume it, or remove the file to start anew"

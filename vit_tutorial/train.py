@@ -70,7 +70,7 @@ def fit(
     resume: bool = False,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train `model` in place, on the device it is on, and return one row per epoch.
+    """Train `model` in place, on the device it is on, in training mode; return one row per epoch.
 
     A row holds epoch, loss (mean over the epoch), lr, images_per_second, seconds (since the start)
     and, about 40 times in a run, test_accuracy (percent; not without `test`); `on_epoch` gets each
@@ -90,7 +90,8 @@ def fit(
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: a signal to stop, and the run has been saved.
     """
-    check_training(model, train, config, objective)
+    check_training(model, train, test, config, objective)
+    model.train()
     if resume and how is None:
         how = saved_compute(save_to, model)
     how = how or fastest(model, train, config, objective)
@@ -138,20 +139,21 @@ def fit(
 
 
 def check_training(
-    model: nn.Module, train: ImageSet, config: TrainConfig, objective: Objective = cross_entropy
+    model: nn.Module,
+    train: ImageSet,
+    test: ImageSet | None,
+    config: TrainConfig,
+    objective: Objective = cross_entropy,
 ) -> None:
     """See that network, images and config fit together; `fit` calls it.
 
     Raises:
         ValueError: a batch that the images do not fill or the processes cannot share, or a
-            padding as large as the images, or a single class where classes are to be learnt, or
-            patches to be dropped by a network that cannot.
+            padding as large as the images, or classes that are not those of the network or the
+            test images, or a single one, or patches to be dropped by a network that cannot.
     """
-    if objective is cross_entropy and len(train.classes) < 2:
-        raise ValueError(
-            f"a network learns to tell classes apart, {train.name} has only "
-            f"{', '.join(train.classes)}"
-        )
+    if objective is cross_entropy:
+        check_classes(model, train, test)
     if len(train) < config.batch_size:
         raise ValueError(
             f"{len(train)} training images do not fill one batch of {config.batch_size}"
@@ -170,6 +172,29 @@ def check_training(
         raise ValueError(
             f"patch_drop is for the VisionTransformer of this course, which can leave patches "
             f"out; {type(model).__name__} cannot"
+        )
+
+
+def check_classes(model: nn.Module, train: ImageSet, test: ImageSet | None) -> None:
+    """See that a network can learn the classes of `train`, and that `test` has the same.
+
+    Raises:
+        ValueError: a single class, or other classes than the network or `test` has.
+    """
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"a network learns to tell classes apart, {train.name} has only "
+            f"{', '.join(train.classes)}"
+        )
+    if isinstance(model, VisionTransformer) and model.config.num_classes != len(train.classes):
+        raise ValueError(
+            f"the network has num_classes={model.config.num_classes}, {train.name} has "
+            f"{len(train.classes)} classes"
+        )
+    if test is not None and test.classes != train.classes:
+        raise ValueError(
+            f"{test.name} must have the classes of {train.name}, in the same order: "
+            f"{', '.join(train.classes)}; got {', '.join(test.classes)}"
         )
 
 
@@ -239,10 +264,11 @@ def update(run: Run, loss: Tensor) -> None:
     run.scaler.scale(loss).backward()
     for optimizer in run.optimizers:
         run.scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
-    with run.autocast():  # for the products of Muon
-        for optimizer in run.optimizers:
-            run.scaler.step(optimizer)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
+    if not run.scaler.is_enabled() or norm.isfinite():  # an overflow has spoilt all gradients
+        with run.autocast():  # for the products of Muon
+            for optimizer in run.optimizers:
+                run.scaler.step(optimizer)
     run.scaler.update()
     if run.average is not None and run.step >= config.warmup * run.total_steps:
         run.average.update_parameters(run.model)
@@ -271,6 +297,7 @@ def fastest(
     Raises:
         ValueError: the config sets what this network cannot do.
     """
+    check_training(model, train, None, config, objective)
     ways = ways_to_compute(model, config)
     work = sum(p.numel() for p in model.parameters()) * len(train) * config.epochs
     if len(ways) == 1 or (work < SMALL and not minutes):
@@ -327,6 +354,7 @@ def epochs_within(
     Raises:
         ValueError: not even one epoch fits.
     """
+    check_training(model, train, test, config)
     how = how or fastest(model, train, config, minutes=minutes)
     few = train[: config.batch_size]
     trial = copy.deepcopy(model)

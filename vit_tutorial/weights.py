@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vit_tutorial.cnn import ResNet, ResNetConfig
-from vit_tutorial.files import atomic_write
+from vit_tutorial.files import atomic_write, companion
 from vit_tutorial.mae import MAEConfig, MaskedAutoencoder
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -109,7 +109,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
         ValueError: a card that describes another network, or weights that half precision
             cannot hold.
     """
-    path = _weights_path(path)
+    path = companion(path, ".safetensors")
     if card.config != model.config:
         raise ValueError(f"the card describes {card.config}, the model is {model.config}")
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -120,7 +120,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as beside:
         save_file({name: value.contiguous() for name, value in state.items()}, beside)
-        card.write(path.with_suffix(".json"))
+        card.write(companion(path, ".json"))
 
 
 def load_checkpoint(
@@ -133,16 +133,16 @@ def load_checkpoint(
         FileNotFoundError: no such checkpoint, or weights without a card.
         ValueError: files that are damaged or do not belong together, or another kind of network.
     """
-    path = _weights_path(name_or_path)
+    path = companion(name_or_path, ".safetensors")
     if str(name_or_path) in bundled():
         path = BUNDLED / f"{name_or_path}.safetensors"
-    for file in (path, path.with_suffix(".json")):
+    for file in (path, companion(path, ".json")):
         if not file.is_file():
             raise FileNotFoundError(
                 f"no file {file}; a checkpoint is one of the bundled ones "
                 f"({', '.join(bundled())}) or a .safetensors file with its .json card beside it"
             )
-    card = Card.read(path.with_suffix(".json"))
+    card = Card.read(companion(path, ".json"))
     model = NETWORKS[type(card.config)](card.config)
     if not isinstance(model, kind):
         raise ValueError(
@@ -324,8 +324,3 @@ def _square(size: int | tuple[int, ...]) -> int:
     if len(sides) != 1:
         raise ValueError(f"expected square patches, got {size}")
     return sides.pop()
-
-
-def _weights_path(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")

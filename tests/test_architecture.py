@@ -51,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "optimizers": {"recipes"},
     "compute": {"recipes", "hardware", "distributed"},
     "progress": {"files", "plots", "distributed"},
-    "run": {"data", "recipes", "optimizers", "progress", "distributed", "files", "compute"}
-    | {"provenance"},
+    "run": {"data", "model", "recipes", "optimizers", "progress", "distributed", "files"}
+    | {"compute", "provenance"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
     "explorer": {"explorer", "recording", "attention", "methods", "modes"}
@@ -196,6 +196,8 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_version_is_that_of_pyproject():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{vit_tutorial.__version__}"' in text
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {vit_tutorial.__version__}\n" in citation
 
 
 def public_definitions(tree: ast.Module) -> list[tuple[str, ast.AST]]:

@@ -394,8 +394,9 @@ def test_the_ordinary_build_needs_its_room_too(course, index, monkeypatch, capsy
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_cpu_insists(course, index, capsys):
+def test_cpu_insists(course, index, monkeypatch, capsys):
     index("refuses")
+    monkeypatch.setattr(course, "lab", lambda *arguments: 0)
     assert "No network: the packages could not be downloaded" in fails(
         course, capsys, "lab", "--cpu"
     )

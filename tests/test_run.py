@@ -223,7 +223,8 @@ def test_a_training_in_the_background_of_a_script_leaves_ctrl_c_to_others():
 # ---- what does not fit together ----
 
 
-def test_what_does_not_fit_is_refused_by_name(tmp_path):
+def test_what_does_not_fit_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_tutorial.train.SAVE_EVERY", 0.0)
     place, train, test = tmp_path / "run", stripes(), stripes(16)
 
     def go(model=None, config=EVERYTHING, **more):
@@ -236,11 +237,11 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
 
     with pytest.raises(Killed):
         go(save_to=place, on_epoch=lambda row: (_ for _ in ()).throw(Killed))
-    with pytest.raises(ValueError, match=r"run.state holds a run that is not finished \(step 0 of"):
+    with pytest.raises(ValueError, match=r"run.state holds a run that is not finished"):
         go(save_to=place)
     with pytest.raises(ValueError, match=r"started with lr=0.01, ema=0.7, not with lr=0.1, ema=0"):
         go(save_to=place, resume=True, config=replace(EVERYTHING, lr=0.1, ema=0.0))
-    with pytest.raises(ValueError, match=r"of another network: Error.* loading state_dict"):
+    with pytest.raises(ValueError, match=r"the network's embed_dim=8, not with .*embed_dim=16"):
         go(new_model(replace(TINY, embed_dim=16)), save_to=place, resume=True)
     state_path(place).write_bytes(b"not a run at all")
     with pytest.raises(ValueError, match=r"run.state is not a saved run"):
@@ -418,8 +419,8 @@ def test_names_with_a_dot_are_different_runs(tmp_path):
     ("model", "train", "sentence"),
     [
         ({"num_heads": 1}, {}, "was started with the network's num_heads=2, not with .*=1"),
-        ({}, {"count": 48}, "was started with images=64, .* not with images=48"),
-        ({}, {"classes": ("left", "right")}, r"was started with classes=\('.*', not with"),
+        ({}, {"count": 48}, "was started with .*images=64, not with .*images=48"),
+        ({}, {"classes": ("left", "right")}, r"was started with classes=\(.*, not with classes="),
         ({}, {"darker": 2}, r"was started with mean=\[.*, not with mean=\["),
     ],
 )

@@ -173,7 +173,7 @@ def test_weights_without_their_card_are_refused(saved):
 @pytest.mark.parametrize("size", [0, 5, 300, -10])
 def test_a_file_cut_short_is_refused(size, saved):
     saved.write_bytes(saved.read_bytes()[:size])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         load_checkpoint(saved)
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def companion(path: str | Path, suffix: str) -> Path:
-    """Name a file of a network or a run that is called `path`, with or without ".safetensors".
+    """Name a file of the network or run `path`, which may end with ".safetensors" or `suffix`.
 
     Examples:
         >>> companion("vit.v1", ".state").name, companion("vit.v1.safetensors", ".csv").name
         ('vit.v1.state', 'vit.v1.csv')
     """
     path = Path(path)
-    return path.with_name(path.name.removesuffix(".safetensors") + suffix)
+    return path.with_name(path.name.removesuffix(suffix).removesuffix(".safetensors") + suffix)
 
 
 @contextmanager

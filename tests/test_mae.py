@@ -266,7 +266,7 @@ def test_the_number_of_visible_patches_leaves_at_least_one_on_each_side():
     [
         ({"encoder": ViTConfig(pos_embed="rope")}, "left out; got 'rope'"),
         ({"encoder": ViTConfig(pos_embed="none")}, "got 'none'"),
-        ({"encoder": ViTConfig(img_size=4)}, "one patch is all there is"),
+        ({"encoder": ViTConfig(img_size=4)}, "one patch cannot be both"),
         ({"decoder_dim": 0}, "decoder_dim must be a positive integer, got 0"),
         ({"decoder_depth": 1.5}, "decoder_depth must be a positive integer, got 1.5"),
         ({"decoder_heads": True}, "decoder_heads must be a positive integer, got True"),

@@ -140,8 +140,8 @@ def _table(axes: Axes, table: NDArray, title: str, sums: bool) -> None:
     if sums:
         for row, total in enumerate(table.sum(axis=1)):
             even = abs(total - 1) < 5e-3
-            label = "NaN" if np.isnan(total) else f"{total:.2f}"
-            text = axes.text(columns - 0.4, row, f"= {label}", va="center", fontsize=size)
+            shown = "NaN" if np.isnan(total) else f"{total:.2f}"
+            text = axes.text(columns - 0.4, row, f"= {shown}", va="center", fontsize=size)
             text.set(color=FAINT if even else PALETTE[1], weight="normal" if even else "bold")
     axes.set(title=title, xticks=range(columns), yticks=range(rows))
     axes.spines[:].set_visible(False)

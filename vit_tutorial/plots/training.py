@@ -240,10 +240,10 @@ def ablation_bars(names: Sequence[str], values: Sequence[Sequence[float]], basel
             axes.barh(y, mean - base, left=base, height=0.62, color=tint, lw=0)
             seeds = values[index]
             axes.plot(seeds, [y] * len(seeds), "o", color=colour, markersize=4.5, mec="white")
-            label = "" if is_base else _signed(mean - base)
+            gain = "" if is_base else _signed(mean - base)
             axes.text(1.08, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(),
                       ha="right", va="center", weight="bold" if is_base else "normal")  # fmt: skip
-            axes.text(1.185, y, label, transform=axes.get_yaxis_transform(),
+            axes.text(1.185, y, gain, transform=axes.get_yaxis_transform(),
                       ha="right", va="center", color=colour, weight="bold")  # fmt: skip
         axes.set_yticks(range(len(names)), [names[i] for i in order])
         for label, index in zip(axes.get_yticklabels(), order, strict=True):

@@ -47,7 +47,7 @@ from vit_tutorial.compress import (
 )
 from vit_tutorial.data import ImageSet, load_train_test
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.files import atomic_write
+from vit_tutorial.files import atomic_write, companion
 from vit_tutorial.images import normalize
 from vit_tutorial.intervals import accuracy_change
 from vit_tutorial.model import VisionTransformer
@@ -374,7 +374,7 @@ def train_student(work: Work, what: str, seed: int) -> dict[str, Any]:
     path = work.student_path(what, seed)
     accuracy = classify(work, student(work, what, seed))["accuracy"]
     print(f"{what}, seed {seed}: {accuracy}%", flush=True)
-    return {"accuracy": accuracy, "seconds": seconds_of(path.with_suffix(".csv"))}
+    return {"accuracy": accuracy, "seconds": seconds_of(companion(path, ".csv"))}
 
 
 def seconds_of(table: Path) -> float:

@@ -334,7 +334,11 @@ def test_the_first_of_several_processes_measures_the_epochs_for_all(tmp_path, mo
     [(0, "Stopped. The same command with --resume goes on from where the run was last saved.\n"),
      (1, "")],
 )  # fmt: skip
-def test_of_several_processes_that_are_stopped_the_first_says_so(rank, told, monkeypatch, capsys):
+def test_of_several_processes_that_are_stopped_the_first_says_so(
+    rank, told, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "begun.state").touch()
+
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -342,8 +346,10 @@ def test_of_several_processes_that_are_stopped_the_first_says_so(rank, told, mon
     monkeypatch.setattr("vit_tutorial.distributed.rank", lambda: rank)
     monkeypatch.setattr("vit_tutorial.distributed.world_size", lambda: 2)
     arguments = ["train", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
-    assert main([*arguments, "--out", "never.safetensors"]) == 130
+    assert main([*arguments, "--out", str(tmp_path / "begun.safetensors")]) == 130
     assert capsys.readouterr().err == told
+    assert main([*arguments, "--out", str(tmp_path / "never.safetensors")]) == 130
+    assert capsys.readouterr().err == "", "there is nothing to go on with"
 
 
 def test_minutes_fix_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch, capsys):

@@ -216,8 +216,7 @@ def stored_rows(name: str) -> list[dict[str, Any]]:
 
 def add_options(parser: argparse.ArgumentParser, seeds: int) -> None:
     """Add the options of every benchmark that trains."""
-    parser.add_argument("--data", required=True, help="cifar10, digits, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    results.add_data_options(parser)
     parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help="0 to N - 1")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from accuracy import run_command
-from results import write_results
+from results import add_data_options, write_results
 from torch import Tensor, nn
 
 from vit_tutorial.data import ImageSet, load_train_test
@@ -77,8 +77,7 @@ def row_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> dict[s
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the networks and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    add_data_options(parser)
     parser.add_argument("--images", type=int, default=2000, help="of the test set (default: 2000)")
     parser.add_argument("--checkpoint", nargs="+", default=NETWORKS, help="names or files")
     parser.add_argument("--name", default="attention_sinks", help="of the results file")

@@ -390,8 +390,7 @@ def _seeded(seed: int) -> torch.Generator:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, train, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    results.add_data_options(parser)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N - 1")
     parser.add_argument("--epochs", type=int, default=4, help="of every student")
     parser.add_argument("--images", type=int, help="so many to train and to test, for a trial")

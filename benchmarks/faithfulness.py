@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from results import write_results
+from results import add_data_options, write_results
 from tqdm import tqdm
 
 from vit_tutorial.data import load_train_test
@@ -27,8 +27,7 @@ from vit_tutorial.weights import load_checkpoint
 def main() -> int:
     """Score all methods with both baselines, and write one row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    add_data_options(parser)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

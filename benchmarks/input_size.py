@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from results import write_results
+from results import add_data_options, write_results
 
 from vit_tutorial.data import load
 from vit_tutorial.evaluation import evaluate
@@ -29,8 +29,7 @@ REPEATS = 9
 def main() -> None:
     """Measure every size on the whole test set, and time them in turn on the same batch."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    add_data_options(parser)
     arguments = parser.parse_args()
     vit, card = load_checkpoint("cifar10")
     test = load(arguments.data, "test", img_size=32).relabelled(card.classes)

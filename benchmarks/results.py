@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -13,6 +14,12 @@ sys.path.insert(0, str(ROOT))  # so that a benchmark of the set-up runs before a
 
 from vit_tutorial.files import atomic_write  # noqa: E402
 from vit_tutorial.provenance import provenance  # noqa: E402
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every benchmark that is measured on images."""
+    parser.add_argument("--data", required=True, help="cifar10, digits, or an image folder")
+    parser.add_argument("--data-name", help="what results call the data")
 
 
 def write_results(name: str, *, command: str, data: str | None, rows: Sequence[dict]) -> Path:

@@ -357,8 +357,7 @@ def rows_of(
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    results.add_data_options(parser)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N - 1")
     parser.add_argument("--longer", type=float, default=1.0, help="times as many steps")
     parser.add_argument("--name", default="vit_and_cnn", help="of the results file")

@@ -310,8 +310,7 @@ def compared(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all methods; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder")
-    parser.add_argument("--data-name", help="what results call the data")
+    results.add_data_options(parser)
     parser.add_argument("--draws", type=int, default=3, metavar="N", help="0 to N - 1")
     parser.add_argument("--epochs", type=int, help="of the pretraining")
     return run_command(_measure_all, parser.parse_args(argv))

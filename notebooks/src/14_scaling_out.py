@@ -504,14 +504,6 @@ for rank in range(2):
 
 # %%
 from collections.abc import Generator
-
-# %% definition="vit_tutorial.distributed.process_group"
-# %% definition="vit_tutorial.distributed.data_parallel"
-# %% [markdown]
-# Without `torchrun` both do nothing. So `fit` need not know how many it is, and no line of `TRAINING` does. Both
-# processes have trained with it already. Now the same lines here, alone. **Predict.** AdamW, warm-up, clipping,
-# smoothing, an average of the weights: after 22 steps, are the weights still the same?
-# %%
 from contextlib import chdir, contextmanager
 
 import torch.distributed as dist
@@ -520,6 +512,16 @@ from vit_tutorial import distributed
 
 world_size = distributed.world_size
 
+# %% definition="vit_tutorial.distributed.process_group"
+
+# %% definition="vit_tutorial.distributed.data_parallel"
+
+# %% [markdown]
+# Without `torchrun` both do nothing. So `fit` need not know how many it is, and no line of `TRAINING` does. Both
+# processes have trained with it already. Now the same lines here, alone. **Predict.** AdamW, warm-up, clipping,
+# smoothing, an average of the weights: after 22 steps, are the weights still the same?
+
+# %%
 with chdir(folder):
     exec(TRAINING, {"torch": torch, "VisionTransformer": VisionTransformer})
 

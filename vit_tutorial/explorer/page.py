@@ -1,4 +1,7 @@
-"""A widget that can also stand in one page, which needs no kernel, no server and no network."""
+"""A widget, and the same as one saved page: its JavaScript modules are joined into one text.
+
+Such a page needs no kernel, no server and no network.
+"""
 
 import base64
 import html

@@ -1,1 +1,1 @@
-"""What checks the answers of lesson 02."""
+"""What checks the answers of lesson 02, and what a learner's module must do (`module_checks`)."""

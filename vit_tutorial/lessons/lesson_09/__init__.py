@@ -1,1 +1,1 @@
-"""What checks the answers of lesson 09."""
+"""What checks the answers of lesson 09, and rollouts that go wrong (`rollouts`)."""

@@ -1,1 +1,1 @@
-"""What checks the answers of lesson 14."""
+"""What checks the answers of lesson 14, and a cluster that is computed (`cluster`)."""

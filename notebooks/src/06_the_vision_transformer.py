@@ -228,6 +228,7 @@ print(f"logits differ by up to {(without - proper).abs().max():.2f}")
 # head. (From here on, the names that these cells define are the notebook's own.)
 
 # %%
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -481,7 +482,6 @@ for pos_embed in ("none", "learned", "sincos", "rope"):
 # $-\ln p$, where $p$ is the share that the softmax gives to the right class.)
 
 # %%
-import math
 
 torch.manual_seed(0)
 fresh = VisionTransformer(card.config)

@@ -572,14 +572,15 @@ check("07.7", my_accuracy)
 
 # %% [markdown] solved_only=true
 # **Why.** Count first, divide once. Drop path (lesson 05) acts in training mode, so that mode would measure a damaged network.
-# Gradients are another matter: `eval()` does not turn them off, it only costs memory.
+# Gradients are another matter: `eval()` does not turn them off. Recording them changes no result, it only costs memory.
 #
 # **The common wrong answer** measures, and leaves the model in evaluation mode. The next epoch then trains without drop path,
 # and no error says so.
 
 # %% [markdown]
-# The package keeps what it saw, for the pictures below, and restores the mode even when something fails. (The next cell
-# brings the names that this and the following definitions use.)
+# The package's version keeps every prediction with its label and its confidence, for the pictures below, and restores the
+# mode even when something fails. (The next cell brings the names that this and the following definitions use. They are the
+# package's own; the definitions shown here take their places as you run them.)
 
 # %%
 from dataclasses import dataclass
@@ -599,13 +600,14 @@ from vit_tutorial.train import *
 # %% [markdown]
 # What changes during a training (weights, the optimizer's memory, the step) is kept in a `Run`, which can be saved whole
 # and go on later. A step begins with the images. This is what the galleries above showed, one after the other, and which of it
-# is done is said by the config. In the `clean` steps at the end the images are changed less:
+# is done is said by the config. In the `clean` steps at the end the images are changed less, and the labels are not smoothed:
 
 # %% definition="vit_tutorial.train.augment_batch"
 
 # %% [markdown]
-# What is to be learnt is said by the *objective*. Ours is the loss that you know; later lessons learn other things in the
-# same loop:
+# What is to be learnt is said by the *objective*. Ours is the loss that you know, against targets that are shares of the
+# classes, (B, classes), as smoothing and mixing make them; PyTorch's takes these, too. Later lessons learn other things in
+# the same loop:
 
 # %% definition="vit_tutorial.train.cross_entropy"
 
@@ -615,26 +617,29 @@ from vit_tutorial.train import *
 # %% definition="vit_tutorial.train.update"
 
 # %% [markdown]
-# The `scaler` is for GPUs that compute in float16; elsewhere it does nothing. `autocast` is for Muon, whose matrix products
-# follow the precision of the run. `average` is a running average of the weights (see the questions at the end). Together, one
-# step is:
+# There may be two optimizers: Muon takes the matrices in the blocks (more of it below), and AdamW the rest. The `scaler` is
+# for GPUs that compute in float16; elsewhere it does nothing. `autocast` sets the precision of matrix products, here of
+# those that Muon makes. `average` is a running average of the weights (see the questions at the end). Together, one step is:
 
 # %% definition="vit_tutorial.train.train_step"
 
 # %% [markdown]
 # `visible_patches` is for recipes that show the network only a part of each image, which takes less time; here it is all of it.
-# `autocast` multiplies matrices in bfloat16 where that is faster. How a step is computed (precision, attention, threads) is
-# found out before a long training, by trying; where a lesson fixes it, as below, the numbers do not depend on what a
-# trial finds on your computer.
+# In `autocast` the network's matrices are multiplied in half precision where that is faster. A GPU says so itself; on a CPU
+# it is found out before a long training, by trying, together with the way attention is computed and the number of threads.
+# Where a lesson fixes them, as under *Train now*, the numbers do not depend on what a trial finds on your computer.
 #
 # And the whole training. Around the step there is what makes it useful for hours: it can be interrupted and resumed,
-# shared among several GPUs, and it says what went wrong.
+# shared among several GPUs, and it says what went wrong. At first read only the `while` loop: `run.order()` shuffles the
+# images for an epoch, `run.offset` is where the next batch begins, and a rest that fills no batch sits out the epoch (1,437
+# digits make 22 batches of 64).
 
 # %% definition="vit_tutorial.train.fit"
 
 # %% [markdown]
-# **Predict.** We train one network with this `fit`, and a second one with a dozen plain lines that use nothing of it but the
-# order of the images: PyTorch's own schedulers, its own label smoothing. In float64, will the weights be the same?
+# **Predict.** We train one network with this `fit`, and a second one with a dozen plain lines that share with it only the
+# order of the images, their normalisation and the two groups of parameters: PyTorch's own schedulers, its own label
+# smoothing. In float64, where rounding is small, will the weights be the same?
 
 # %%
 config = TrainConfig(epochs=2, batch_size=64, lr=5e-3, warmup=0.25)  # 44 steps, 11 of warm-up
@@ -666,6 +671,8 @@ for ours, theirs in zip(by_fit.parameters(), by_hand.parameters(), strict=True):
 print(f"44 steps, {len(list(by_hand.parameters()))} tensors, largest difference {worst:.0e}")
 
 # %% [markdown]
+# They are, but for rounding.
+#
 # ## Which rate?
 #
 # One number matters more than all others: the highest learning rate. A cheap way to its order of magnitude: take a fresh
@@ -718,7 +725,7 @@ model = fresh()
 rows = fit(model, train, test, config, on_epoch=LiveCurve(chance=math.log(10)))
 
 # %% [markdown]
-# Read it from left to right. It starts at ln 10 (the first point is a mean over the first epoch, so it lies below). It falls
+# Read it from left to right. The first point lies below ln 10, where the training started: it is a mean over the first epoch. It falls
 # quickly, then slowly. It does not reach 0, and cannot: with smoothed targets the best possible loss is above 0 (see the
 # questions). The test accuracy follows. It is there to be looked at: nothing may be chosen by it.
 #

@@ -373,11 +373,11 @@ BROKEN = {
     "field": (
         "accuracy:.1f",
         "speed:.1f",
-        r"cell 1: .* nothing for {{results.size.rows\[1\].speed",
+        r"cell 1: .* no value for {{results.size.rows\[1\].speed",
     ),
-    "file": ("results.size.rows[1]", "results.sizes.rows[1]", "cell 1: .* nothing for"),
-    "row": ("px=64", "px=65", "cell 1: .* nothing for"),
-    "brackets": ("{{results.size.rows[1]", "{{ size.rows[1]", "cell 1: .* nothing for"),
+    "file": ("results.size.rows[1]", "results.sizes.rows[1]", "cell 1: .* no value for"),
+    "row": ("px=64", "px=65", "cell 1: .* no value for"),
+    "brackets": ("{{results.size.rows[1]", "{{ size.rows[1]", "cell 1: .* no value for"),
     "title": ("# # 90", "# 90", "expected a title"),
 }
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import randomize, words_in
+from conftest import pictures, randomize, tiny_model, words_in
 from PIL import Image
 from torch import nn
 from torch.testing import assert_close
@@ -225,3 +225,15 @@ def test_what_cannot_be_explained_is_a_sentence():
         explain(MyViT(), photo, Reading(64, MEAN, STD, CLASSES))
     with pytest.raises(ValueError, match=r"method must be one of last_layer, .*, got 'magic'"):
         explain(model, photo, Reading(8, MEAN, STD, CLASSES), method="magic")
+
+
+def test_a_method_that_was_named_but_not_written_shows_no_other_ones_map(monkeypatch):
+    model = tiny_model()
+    record = record_attention(model, pictures(1), gradients_of=0)
+    for names in ("RELEVANCE_METHODS", None):
+        with monkeypatch.context() as patch:
+            patch.setitem(METHODS, "novel", "Novel")
+            if names:
+                patch.setattr(f"vit_tutorial.attention.{names}", (*RELEVANCE_METHODS, "novel"))
+            with pytest.raises((NotImplementedError, KeyError), match="novel"):
+                heat_map(record, "novel")

@@ -18,12 +18,12 @@ class TrainConfig:
     lr: float = 2e-3  # the highest, reached after the warm-up
     weight_decay: float = 0.05  # on matrices only
     layer_decay: float = 1.0  # rate of each layer / that of the next one; below 1 to fine-tune
-    warmup: float = 0.1  # share of all steps in which the rate rises from 0
+    warmup: float = 0.1  # share of all steps in which the rate rises to `lr`
     optimizer: str = "adamw"  # or "muon", for the matrices in the blocks
     label_smoothing: float = 0.05
     clip_norm: float = 1.0  # the longest gradient allowed
     crop_padding: int = 0  # pixels by which an image may be shifted
-    flip: bool = False  # mirror every second image, left to right
+    flip: bool = False  # mirror an image, left to right, with probability 1/2
     trivial_augment: float = 0.0  # share of images changed by one TrivialAugment operation
     erase: float = 0.0  # share of images that lose a rectangle
     mixup: float = 0.0  # share of images blended with another one

@@ -73,8 +73,8 @@ def fit(
     """Train `model` in place, on the device it is on, in training mode; return one row per epoch.
 
     A row holds epoch, loss (mean over the epoch), lr, images_per_second, seconds (since the start)
-    and, about 40 times in a run, test_accuracy (percent; not without `test`); `on_epoch` gets each
-    as it comes. With `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With
+    and, at most 40 times in a run, test_accuracy (percent; not without `test`); `on_epoch` gets
+    each as it comes. With `save_to`, the run is kept in FILE.state and its rows in FILE.csv. With
     `resume` it goes on from there, and ends with the same weights as if it had never stopped.
 
     What is learnt is in `objective`: it runs the network on pixels (B, C, H, W), which may be

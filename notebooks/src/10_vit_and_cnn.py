@@ -322,7 +322,7 @@ from tqdm.auto import tqdm
 
 from vit_tutorial import TrainConfig
 
-STEPS, SEEDS = {0.01: 100, 0.1: 120, 1.0: 225}, (0, 1)  # by the share of the images
+STEPS, SEEDS = {0.01: 50, 0.1: 80, 1.0: 180}, (0, 1)  # by the share of the images
 
 
 def learn(name, share, seed, choice):
@@ -355,18 +355,19 @@ plots.setting_curves(by_size, "digits named rightly, %", chance=10)
 
 # %% [markdown]
 # A line is the mean of two trainings, a band holds both; each drew its own part. With one image of each digit the
-# ResNet names nearly half of the others, the ViT a quarter; with all images two points part them. That looks
+# ResNet names nearly half of the others, the ViT a fifth; with all images four points part them. That looks
 # like hunger. How much of it is real? Here is a way to make it larger: give the ViT what suits the ResNet.
 
 # %%
 model, stats = learn("ViT", 0.1, 0, CHOICES["ResNet"])
-accuracy, own = evaluate(model, test, *stats).accuracy, accuracies["ViT"][0, 1]
-print(f"ViT, {counts[1]} images: {own:.1f}%, with the ResNet's optimizer and rate {accuracy:.1f}%")
+accuracy = evaluate(model, test, *stats).accuracy
+print(f"with {counts[1]} images: ResNet {accuracies['ResNet'][0, 1]:.1f}%")
+print(f"ViT {accuracies['ViT'][0, 1]:.1f}%, with the ResNet's optimizer and rate {accuracy:.1f}%")
 
 # %% [markdown]
-# A gap of some thirteen points has become one of nearly forty, and nothing but our carelessness made it.
+# A gap of some thirty points has become one of some forty-five, and nothing but our carelessness made it.
 #
-# Before you conclude anything from such a picture, write down what it does *not* say. There were a few hundred steps
+# Before you conclude anything from such a picture, write down what it does *not* say. There were 50 to 180 steps
 # here, and in the measurement below {{results.vit_and_cnn.rows[what=1%].steps}} to
 # {{results.vit_and_cnn.rows[what=100%].steps:,}}, fewer where there were fewer images. A network that learns slowly
 # looks stupid when the race is stopped early. So the sentence to be tested is about a ViT **in so many steps**.
@@ -443,7 +444,7 @@ low, high = middle - 1.96 * error, middle + 1.96 * error
 print(f"ResNet minus ViT: {middle:.1f} points, between {low:.1f} and {high:.1f}")
 
 # %% [markdown]
-# 0 lies inside: so many digits do not tell which of these two is better. And the interval holds the chance in the *test
+# The lower end stands next to 0: so few digits hardly tell which of these two is better. And the interval holds the chance in the *test
 # images* alone. The chance in the *training* (seed, order, which part was
 # drawn) is another one, and it is not in here: for that, one trains again. The tables of this lesson do so: their
 # intervals are over the seeds {{results.vit_and_cnn.rows[what=100%].seeds}}, subtracted seed by seed, with Student's
@@ -558,7 +559,7 @@ for title, (unit, settings, change) in QUESTIONS.items():
     panels[title] = (unit, [str(value) for value in settings], found)
 
 # %%
-sizes = [6, 8, 12, 16, 24]
+sizes = [6, 8, 12, 16]
 found = {
     name: np.array([[ask(name, seed, test.images, size) for size in sizes] for seed in SEEDS])
     for name in SMALL
@@ -677,6 +678,7 @@ plots.photo_row(large, ["cat", "cup", "coarse cat, fine cup", "the same, blur of
 # %%
 from vit_tutorial import OcclusionExplorer, cnn
 
+torch.set_num_threads(2)  # the networks are larger from here on
 vit, card = load_checkpoint("cifar10")
 resnet, resnet_card = load_checkpoint("cifar10_resnet", cnn.ResNet)
 both = {"ViT": (vit, card), "ResNet": (resnet, resnet_card)}
@@ -685,7 +687,7 @@ for name, (_, about) in both.items():
     print(f"{name}: {accuracy:.1f}% of the test images, after {epochs} epochs")
 
 # %%
-names = ("chelsea", "astronaut", "coffee", "rocket")
+names = ("chelsea", "astronaut", "rocket")
 explorer = OcclusionExplorer(both, {name: getattr(photographs, name)() for name in names})
 explorer
 
@@ -833,7 +835,7 @@ check("10.6", my_effective_field)
 # here and there, so they cancel, and the field looks smaller the more images one takes.
 
 # %% [markdown]
-# Now both networks on 36 pieces of the four photographs. First, the features after each block, and after each layer,
+# Now both networks on 27 pieces of the three photographs. First, the features after each block, and after each layer,
 # as functions:
 
 # %%
@@ -842,7 +844,7 @@ from vit_tutorial.attention import attention_distance
 
 views = [fit_image(getattr(photographs, name)(), 96).pixels for name in names]
 pieces = rearrange(torch.stack(views), "b c (r p) (s q) -> (b r s) c p q", p=32, q=32)
-pieces = normalize(pieces, card.mean, card.std)  # (36, 3, 32, 32)
+pieces = normalize(pieces, card.mean, card.std)  # (27, 3, 32, 32)
 
 
 def after_block(network, number):
@@ -988,7 +990,7 @@ new_images, new_alike = two_marks(500, seed=1)
 curves, right = {}, {}
 
 
-def learn_marks(model, steps=100, rate=5e-3):
+def learn_marks(model, steps=60, rate=5e-3):
     """Train on batches of 64, and return the losses."""
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=rate), []
     for step in range(steps):
@@ -1012,11 +1014,10 @@ for name, make in makers.items():
     print(f"{name}: {right[name]:.0%} of 500 new images")
 
 # %%
-plots.run_curves(range(100), curves, "step", "loss on the batch")
+plots.run_curves(range(60), curves, "step", "loss on the batch")
 
 # %% [markdown]
-# The small ResNet stays at ln 2 = 0.69, where guessing is, and no training will help it with new images. (Where its
-# curve sinks a little below, it learns the noise of its 2,000 images by heart.) The other one, with two more stages,
+# The small ResNet stays at ln 2 = 0.69, where guessing is, and no training will help it with new images. The other one, with two more stages,
 # solves the task, and so does the ViT. So the honest sentence is: **a CNN sees as far as its depth and its strides let
 # it; a ViT has no such number to be got wrong.** A modern CNN is built so that its number is larger than the image.
 #
@@ -1133,7 +1134,7 @@ class WithStem(VisionTransformer):
 torch.manual_seed(0)
 stemmed, part = WithStem(SMALL["ViT"]), train[stratified(train.labels, 0.1, 0)]
 with capture_output():
-    fit(stemmed, part, None, TrainConfig(30, 32, precision="float32", **CHOICES["ViT"]))
+    fit(stemmed, part, None, TrainConfig(20, 32, precision="float32", **CHOICES["ViT"]))
 result = evaluate(stemmed, test, *channel_stats(part.images))
 sizes_of = [sum(p.numel() for p in model.parameters()) for model in (stemmed, fresh("ViT", 0))]
 low, high = result.interval

@@ -18,7 +18,7 @@ SMALL = ViTConfig(
     img_size=8, patch_size=4, in_chans=1, embed_dim=64, depth=2, num_heads=4, mlp_ratio=2.0,
     pool="mean",
 )  # fmt: skip
-BATCH, STEPS, LOOK_EVERY = 64, 220, 22  # steps: ten epochs of the digits
+BATCH, STEPS, LOOK_EVERY = 64, 154, 22  # steps: seven epochs of the digits
 
 CAUSES = {
     "rate too high": "the learning rate is 100 times too high",
@@ -49,7 +49,7 @@ class Curves:
 
 
 def train_patient(illness: str = "") -> Curves:
-    """Train the small network on the digits for 220 steps, with an illness from `CAUSES` or none.
+    """Train the small network on the digits for 154 steps, with an illness from `CAUSES` or none.
 
     Raises:
         ValueError: an unknown illness.

@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from conftest import randomize
+from conftest import randomize, tiny_model
 from timm.layers import resample_abs_pos_embed
 from torch.testing import assert_close
 
 from vit_tutorial import VisionTransformer, ViTConfig
 from vit_tutorial.positions import (
     patch_coordinates,
+    position_similarity,
     resample_table,
     rope_2d,
     rotate,
@@ -270,3 +272,60 @@ def test_one_column_is_resampled_as_the_same_row_is(old, new):
     torch.testing.assert_close(flat, torch.ones_like(flat))
     channels = [resample_table(table[..., [i]], old, new) for i in range(5)]  # one by one
     torch.testing.assert_close(column, torch.cat(channels, dim=2))
+
+
+# ---- position similarity ----
+
+
+def test_similarity_of_positions_is_the_cosine_of_their_angle():
+    """Against angles in NumPy, in float64, one pair at a time."""
+    rows = np.random.default_rng(0).normal(size=(7, 5)) * [[0.01], [3], [1], [100], [1], [5], [2]]
+    came = position_similarity(torch.from_numpy(rows), num_prefix=2)
+    for i in range(5):
+        for j in range(5):
+            a, b = rows[i + 2], rows[j + 2]
+            angle = 2 * np.arctan2(
+                np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)),
+                np.linalg.norm(a / np.linalg.norm(a) + b / np.linalg.norm(b)),
+            )
+            np.testing.assert_allclose(came[i, j].item(), np.cos(angle), atol=1e-12)
+
+
+def test_similarity_takes_a_models_table_as_it_is():
+    model = tiny_model()
+    with_batch = position_similarity(model.pos_embed, num_prefix=1)
+    assert with_batch.shape == (6, 6)
+    assert not with_batch.requires_grad
+    assert_close(with_batch, position_similarity(model.pos_embed[0], num_prefix=1))
+    assert_close(with_batch.diag(), torch.ones(6, dtype=torch.float64))
+    assert position_similarity(torch.randn(3, 4).half()).dtype == torch.float32
+
+
+def test_sincos_positions_are_alike_by_their_offset_alone():
+    """Sums of cosines of differences; a shuffled table has no neighbours left."""
+    places = patch_coordinates((5, 7))
+    table = sincos_2d(places, dim=32).double()
+    similarity = position_similarity(table)
+    assert_close(similarity, similarity.mT)
+    offsets = places[:, None] - places  # (N, N, 2)
+    for down, right in ((0, 1), (1, 0), (2, -3), (4, 6)):
+        same = similarity[(offsets == torch.tensor([down, right])).all(dim=-1)]
+        assert len(same) == (5 - down) * (7 - abs(right))
+        assert_close(same, same[:1].expand_as(same), atol=1e-6, rtol=0)
+    beside = offsets.abs().sum(dim=-1) == 1
+    apart = offsets.abs().sum(dim=-1) > 3
+    shuffled = position_similarity(table[torch.randperm(35)])
+    assert similarity[beside].mean() - similarity[apart].mean() > 0.15
+    assert abs(shuffled[beside].mean() - shuffled[apart].mean()) < 0.05
+
+
+def test_a_position_of_zeros_is_like_nothing():
+    assert position_similarity(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "prefix"), [((5,), 0), ((2, 5, 3), 0), ((5, 3), 5), ((5, 3), -1)]
+)
+def test_a_table_that_is_none_is_refused(shape, prefix):
+    with pytest.raises(ValueError, match=r"expected a table \(T, D\) or \(1, T, D\)"):
+        position_similarity(torch.zeros(shape), num_prefix=prefix)

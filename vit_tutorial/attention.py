@@ -4,7 +4,6 @@ Needs torch alone. `recording.record_attention` reads the weights that all funct
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
@@ -267,28 +266,3 @@ def _equal_heads(record: RecordedAttention) -> list[Tensor]:
     if len(set(heads)) > 1:
         raise ValueError(f"expected equally many heads in all layers, got {heads}")
     return record.weights
-
-
-def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
-    """Compare every position with every other: (T, D) or (1, T, D) -> cosine similarity (N, N).
-
-    Entry (i, j) is the cosine of the angle between the vectors of patches i and j: 1 where they
-    point the same way, 0 where they are orthogonal. The `num_prefix` rows in front (CLS)
-    have no position in the image and are left out. A row of zeros has similarity 0.
-
-    Raises:
-        ValueError: a table of another shape, or one without a row for a patch.
-
-    Examples:
-        >>> table = torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
-        >>> position_similarity(table, num_prefix=1).tolist()
-        [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
-    """
-    rows = table[0] if table.ndim == 3 and len(table) == 1 else table
-    if rows.ndim != 2 or not 0 <= num_prefix < len(rows):
-        raise ValueError(
-            f"expected a table (T, D) or (1, T, D) with more than {num_prefix} prefix rows, "
-            f"got {tuple(table.shape)}"
-        )
-    directions = F.normalize(upcast(rows[num_prefix:].detach()), dim=1)
-    return directions @ directions.mT

@@ -1,4 +1,4 @@
-"""Where a patch is: sin-cos tables, rotary angles, and a learned table moved to another grid.
+"""Where a patch is: sin-cos tables, rotary angles, a learned table moved to another grid, likeness.
 
 Attention treats its tokens as a set, so the order has to be written into them. Everything here
 starts from `patch_coordinates`: one (row, column) pair per patch, in reading order. Built step by
@@ -148,3 +148,30 @@ def resample_table(
     image = image.mT if one_column else image
     patches = rearrange(image, "one d r c -> one (r c) d").to(table.dtype)
     return torch.cat([prefix, patches], dim=1)
+
+
+def position_similarity(table: Tensor, num_prefix: int = 0) -> Tensor:
+    """Compare every position with every other: (T, D) or (1, T, D) -> cosine similarity (N, N).
+
+    Entry (i, j) is the cosine of the angle between the vectors of patches i and j: 1 where they
+    point the same way, 0 where they are orthogonal. The `num_prefix` rows in front (CLS)
+    have no position in the image and are left out. A row of zeros has similarity 0.
+
+    Raises:
+        ValueError: a table of another shape, or one without a row for a patch.
+
+    Examples:
+        >>> table = torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+        >>> position_similarity(table, num_prefix=1).tolist()
+        [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+    rows = table[0] if table.ndim == 3 and len(table) == 1 else table
+    if rows.ndim != 2 or not 0 <= num_prefix < len(rows):
+        raise ValueError(
+            f"expected a table (T, D) or (1, T, D) with more than {num_prefix} prefix rows, "
+            f"got {tuple(table.shape)}"
+        )
+    patches = rows[num_prefix:].detach()
+    patches = patches if patches.dtype == torch.float64 else patches.float()
+    directions = F.normalize(patches, dim=1)
+    return directions @ directions.mT

@@ -309,7 +309,7 @@ check("03.3", my_similarity)
 # **Predict.** Third map: which places look most like the one in the top left corner?
 
 # %%
-from vit_tutorial.attention import position_similarity
+from vit_tutorial.positions import position_similarity
 
 alike = position_similarity(vit.pos_embed, num_prefix=1)  # (64, 64)
 places = [(3, 4), (5, 1), (0, 0)]

@@ -474,7 +474,7 @@ print(f"in the untrained network: {by_chance[:14].sum():.0%}")
 # the other side of the picture; now only the means, by distance:
 
 # %%
-from vit_tutorial.attention import position_similarity
+from vit_tutorial.positions import position_similarity
 
 alike = position_similarity(vit.pos_embed, num_prefix=1)  # (N, N)
 apart = torch.cdist(places, places)

@@ -18,7 +18,7 @@ class PositionExplorer(Explorer):
 
     Args:
         similarities: name -> (N, N) cosine similarities of the N patches in reading order, as
-            `attention.position_similarity` returns.
+            `positions.position_similarity` returns.
         grid: (rows, columns) of patches; N = rows * columns.
         query: the patch (row, column) that is compared with all; by default one in the middle.
 

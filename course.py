@@ -481,7 +481,7 @@ def end(server):
 
 def test(arguments, quick):
     """Lint, check formats and types, and run the tests, whose count is the last line."""
-    two_at_once = ["-n", "2", "--dist", "loadfile"]  # more would take more memory, 4 GB each
+    two_at_once = ["-n", "2", "--dist", "worksteal"]  # more would take more memory, 4 GB each
     arguments = [*two_at_once, *(["-m", "heart"] if quick else []), *arguments]
     codes = [
         run("-m", "ruff", "check"),

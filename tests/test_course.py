@@ -823,7 +823,7 @@ def test_test_runs_every_check_and_fails_where_one_does(course, monkeypatch, fai
     monkeypatch.setattr(course, "run", run)
     assert course.main(["test", "-k", "one", "tests"]) == (1 if failing else 0)
     assert ran[:3] == ["ruff check", "ruff format --check", "ty check"]
-    assert ran[3:] == ["pytest -n 2 --dist loadfile -k one tests"]
+    assert ran[3:] == ["pytest -n 2 --dist worksteal -k one tests"]
     assert uv_calls()[0][-1] == ".[lab,test]"
 
 

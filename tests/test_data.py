@@ -616,6 +616,13 @@ def test_a_set_is_resized():
 # Numbers for the network
 
 
+def test_pixels_are_float32_whatever_the_means_are():
+    images = torch.randint(256, (2, 1, 3, 3), dtype=torch.uint8)
+    means, stds = (torch.tensor([value], dtype=torch.float64) for value in (0.4, 0.2))
+    pixels = normalize(images, means, stds)
+    assert_close(pixels, ((images.double() / 255 - 0.4) / 0.2).float())
+
+
 def test_normalized_pixels_have_the_stated_mean_and_deviation():
     images = torch.randint(0, 256, (20, 3, 6, 5), dtype=torch.uint8)
     mean, std = channel_stats(images)

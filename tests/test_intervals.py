@@ -26,6 +26,12 @@ def test_the_interval_of_an_accuracy_is_wilsons(correct, n):
     assert 100 >= high > 100 * correct / n - 1e-9
 
 
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 5)])
+def test_an_interval_needs_images_and_no_more_correct_ones_than_those(correct, n):
+    with pytest.raises(ValueError, match=rf"n > 0 images, got {correct} of {n}"):
+        wilson_interval(correct, n)
+
+
 def test_an_interval_of_more_images_is_narrower_as_the_root_of_their_number():
     widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (1000, 100_000))]
     assert widths[0] / widths[1] == pytest.approx(10, rel=0.01)

@@ -216,6 +216,10 @@ def test_a_resized_model_reads_the_new_size_and_shares_nothing_with_the_old(pos_
     assert logits.isfinite().all()
     assert larger.config.grid == (5, 2)
     assert not larger.training
+    assert all(parameter.requires_grad for parameter in larger.parameters())
+    model.blocks.requires_grad_(False)
+    frozen = {name for name, p in model.resized((40, 16)).named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("blocks")}
     with torch.no_grad():
         for parameter in larger.parameters():
             parameter.zero_()

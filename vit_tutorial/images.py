@@ -204,7 +204,10 @@ def normalize(
             f"{len(mean)} means and {len(std)} standard deviations need images of shape "
             f"(..., {len(mean)}, H, W), got {tuple(images.shape)}"
         )
-    mean_, std_ = (torch.as_tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    mean_, std_ = (
+        torch.as_tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        for v in (mean, std)
+    )
     return (images / 255 - mean_) / std_
 
 

@@ -21,11 +21,16 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     made like this, about 95 hold what endless images would give. It does not cover another
     training seed (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
 
+    Raises:
+        ValueError: no images, or more correct ones than images.
+
     Examples:
         >>> low, high = wilson_interval(349, 360)
         >>> round(low, 1), round(high, 1)
         (94.6, 98.3)
     """
+    if not 0 <= correct <= n or not n:
+        raise ValueError(f"expected 0 to n correct of n > 0 images, got {correct} of {n}")
     z = 1.959963984540054  # 97.5% of a normal distribution lie below
     middle = correct + z * z / 2
     reach = z * math.sqrt(correct * (n - correct) / n + z * z / 4)

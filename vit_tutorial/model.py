@@ -453,4 +453,6 @@ class VisionTransformer(nn.Module):
             )
         model = VisionTransformer(config).to(self.head.weight)  # same dtype and device
         model.load_state_dict(state)
+        for new, old in zip(model.parameters(), self.parameters(), strict=True):
+            new.requires_grad_(old.requires_grad)  # what is frozen stays so
         return model.train(self.training)

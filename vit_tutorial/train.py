@@ -150,7 +150,8 @@ def check_training(
     Raises:
         ValueError: a batch that the images do not fill or the processes cannot share, or a
             padding as large as the images, or classes that are not those of the network or the
-            test images, or a single one, or patches to be dropped by a network that cannot.
+            test images, or a single one, or a channel without any difference, or patches to be
+            dropped by a network that cannot.
     """
     if objective is cross_entropy:
         check_classes(model, train, test)
@@ -168,6 +169,12 @@ def check_training(
             f"crop_padding {config.crop_padding} must be smaller than the images, which have "
             f"{height}x{width} pixels"
         )
+    for channel, images in enumerate(train.images.unbind(dim=1)):
+        if images.min() == images.max():
+            raise ValueError(
+                f"channel {channel} is {images.min()} in all pixels of all training images, so it "
+                f"cannot be divided by its standard deviation: leave it out"
+            )
     if config.patch_drop and not isinstance(model, VisionTransformer):
         raise ValueError(
             f"patch_drop is for the VisionTransformer of this course, which can leave patches "

@@ -620,7 +620,7 @@ def test_pixels_are_float32_whatever_the_means_are():
     images = torch.randint(256, (2, 1, 3, 3), dtype=torch.uint8)
     means, stds = (torch.tensor([value], dtype=torch.float64) for value in (0.4, 0.2))
     pixels = normalize(images, means, stds)
-    assert_close(pixels, ((images.double() / 255 - 0.4) / 0.2).float())
+    torch.testing.assert_close(pixels, ((images.double() / 255 - 0.4) / 0.2).float())
 
 
 def test_normalized_pixels_have_the_stated_mean_and_deviation():

@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"compute", "provenance"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
-    "explorer": {"explorer", "recording", "attention", "methods", "modes"}
+    "explorer": {"explorer", "recording", "attention", "methods", "modes", "compress"}
     | {"files", "images", "plots"},
     "doctor": {"weights", "data", "evaluation"},
     "lessons": FIRST_PARTS - {"cli"},

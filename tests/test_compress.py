@@ -26,6 +26,7 @@ from vit_tutorial.compress import (
     quantized,
     ratio,
     save_onnx,
+    silence_heads,
     time_in_turns,
     to_int8,
 )
@@ -133,6 +134,8 @@ def test_a_pruned_head_says_as_little_as_one_that_is_not_read():
     for layer, heads in gone.items():
         for head in heads:
             silent.blocks[layer].attn.proj.weight.data[:, 8 * head : 8 * head + 8] = 0
+    assert_close(silence_heads(model, gone)(images), silent(images), rtol=0, atol=0)
+    assert_close(silence_heads(model, {})(images), model(images), rtol=0, atol=0)
     pruned = prune_heads(model, gone)
     assert_close(pruned(images), silent(images))
     assert [block.attn.num_heads for block in pruned.blocks] == [2, 3, 1]
@@ -154,6 +157,9 @@ def test_a_pruned_head_says_as_little_as_one_that_is_not_read():
 def test_heads_that_are_not_there_or_all_of_a_layer_are_refused(heads, sentence):
     with pytest.raises(ValueError, match=sentence):
         prune_heads(tiny(), heads)
+    if "must keep" not in sentence:
+        with pytest.raises(ValueError, match=sentence):
+            silence_heads(tiny(), heads)
 
 
 # ---- tokens ----

@@ -127,6 +127,24 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
     return importance
 
 
+def silence_heads(
+    model: VisionTransformer, heads: Mapping[int, Sequence[int]]
+) -> VisionTransformer:
+    """Copy a network in which some heads hand nothing on: {layer: the heads to silence}.
+
+    Their columns of `proj` are 0. All shapes stay, and so does what these heads attend to.
+
+    Raises:
+        ValueError: a layer or head that is not there.
+    """
+    silent = copy.deepcopy(model)
+    for layer, silenced in heads.items():
+        attn = _block_with(silent, layer, silenced).attn
+        columns = attn.proj.weight.data.unflatten(1, (attn.num_heads, -1))  # (D, h, d), a view
+        columns[:, list(silenced)] = 0
+    return silent
+
+
 def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) -> VisionTransformer:
     """Copy a network without some of its heads: {layer: the heads to leave out}.
 
@@ -137,17 +155,24 @@ def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) ->
     """
     pruned = copy.deepcopy(model)
     for layer, removed in heads.items():
-        if layer not in range(len(pruned.blocks)):
-            raise ValueError(f"there are layers 0 to {len(pruned.blocks) - 1}, got {layer}")
-        block = pruned.blocks[layer]
-        assert isinstance(block, Block)
+        block = _block_with(pruned, layer, removed)
         count = block.attn.num_heads
-        if not set(removed) <= set(range(count)):
-            raise ValueError(f"layer {layer} has heads 0 to {count - 1}, got {sorted(removed)}")
         if len(set(removed)) == count:
             raise ValueError(f"layer {layer} must keep one of its {count} heads")
         block.attn = _with_heads(block.attn, [head for head in range(count) if head not in removed])
     return pruned
+
+
+def _block_with(model: VisionTransformer, layer: int, heads: Sequence[int]) -> Block:
+    """Return a block that is there, and has these heads."""
+    if layer not in range(len(model.blocks)):
+        raise ValueError(f"there are layers 0 to {len(model.blocks) - 1}, got {layer}")
+    block = model.blocks[layer]
+    assert isinstance(block, Block)
+    count = block.attn.num_heads
+    if not set(heads) <= set(range(count)):
+        raise ValueError(f"layer {layer} has heads 0 to {count - 1}, got {sorted(heads)}")
+    return block
 
 
 def _with_heads(attn: Attention, heads: Sequence[int]) -> Attention:

@@ -671,20 +671,14 @@ print(f"{muted.logits[0].softmax(dim=0)[answer.argmax()]:.0%}")
 
 
 # %%
-def silenced(layer, head):
-    """A copy of the network in which one head hands nothing over."""
-    quiet, d = copy.deepcopy(vit), vit.config.embed_dim // num_heads
-    quiet.blocks[layer].attn.proj.weight.data[:, head * d : (head + 1) * d] = 0
-    return quiet
+from vit_tutorial.compress import silence_heads  # a copy; these heads' columns of `proj` are 0
 
-
-# %%
 worth = np.zeros((depth, num_heads))
 with torch.no_grad():
     some = pieces[::2]
     before = vit(some).softmax(dim=1)  # (32, 10)
     for layer, head in np.ndindex(worth.shape):
-        after = silenced(layer, head)(some).softmax(dim=1)
+        after = silence_heads(vit, {layer: [head]})(some).softmax(dim=1)
         worth[layer, head] = (after - before).abs().sum(dim=1).mean() / 2
 for layer, shares in enumerate(worth):
     print(f"layer {layer}: the answer moves by", "  ".join(f"{share:4.0%}" for share in shares))

@@ -111,13 +111,13 @@ class PruningExplorer(Explorer):
 
     def _pruned(self, gone: Sequence[int]) -> Any:
         """Copy the network, with no output of the heads that are gone."""
-        pruned, heads = copy.deepcopy(self._model), self.sizes["heads"]
-        wide = self.sizes["dim"] // heads
+        from vit_tutorial.compress import silence_heads
+
+        silenced: dict[int, list[int]] = {}
         for number in gone:
-            layer, head = divmod(number, heads)
-            columns = slice(head * wide, (head + 1) * wide)
-            pruned.blocks[layer].attn.proj.weight.data[:, columns] = 0
-        return pruned
+            layer, head = divmod(number, self.sizes["heads"])
+            silenced.setdefault(layer, []).append(head)
+        return silence_heads(self._model, silenced)
 
     def correct(self, gone: Sequence[int] | None = None) -> int:
         """Count the images that the network classifies correctly without these heads."""

@@ -433,9 +433,7 @@ class VisionTransformer(nn.Module):
         return x
 
     def resized(self, img_size: int | tuple[int, int]) -> "VisionTransformer":
-        """Make a copy of the network for another image size; only its positions change.
-
-        A learned table is resampled; the other kinds are computed at scaled coordinates.
+        """Copy the network for another image size: only its positions change.
 
         Raises:
             ValueError: a size that the patches do not divide.
@@ -448,11 +446,10 @@ class VisionTransformer(nn.Module):
         config = replace(old, img_size=img_size, trained_grid=old.trained_grid or old.grid)
         state = self.state_dict()
         if config.pos_embed == "learned":
-            state["pos_embed"] = resample_table(
-                state["pos_embed"], old.grid, config.grid, config.num_prefix
-            )
+            table = state["pos_embed"]
+            state["pos_embed"] = resample_table(table, old.grid, config.grid, old.num_prefix)
         model = VisionTransformer(config).to(self.head.weight)  # same dtype and device
         model.load_state_dict(state)
-        for new, old in zip(model.parameters(), self.parameters(), strict=True):
-            new.requires_grad_(old.requires_grad)  # what is frozen stays so
+        for copied, own in zip(model.parameters(), self.parameters(), strict=True):
+            copied.requires_grad_(own.requires_grad)  # what is frozen stays so
         return model.train(self.training)

@@ -303,14 +303,16 @@ check("03.3", my_similarity)
 # **The common wrong answer** leaves the lengths in. Then the longest row looks like everybody's best friend.
 
 # %% [markdown]
-# The package has `position_similarity`, which leaves out the row of CLS first. Below, the patch outlined in
-# each map is compared with all 64.
+# The package's version leaves out the row of CLS first, and computes in float32 at least:
+
+# %% definition="vit_tutorial.positions.position_similarity"
+
+# %% [markdown]
+# Below, the patch outlined in each map is compared with all 64.
 #
 # **Predict.** Third map: which places look most like the one in the top left corner?
 
 # %%
-from vit_tutorial.positions import position_similarity
-
 alike = position_similarity(vit.pos_embed, num_prefix=1)  # (64, 64)
 places = [(3, 4), (5, 1), (0, 0)]
 maps = {f"row {r}, column {c}": alike[8 * r + c].reshape(8, 8) for r, c in places}

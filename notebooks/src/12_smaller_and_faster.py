@@ -695,6 +695,8 @@ for layer, values in enumerate(importance):
 
 # %% definition="vit_tutorial.compress._with_heads"
 
+# %% definition="vit_tutorial.compress._block_with"
+
 # %% definition="vit_tutorial.compress.prune_heads"
 
 # %% [markdown]

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import json
 import pickle
 import re
 import tarfile
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -598,6 +600,44 @@ def test_a_set_is_sliced_and_relabelled_by_name():
     assert some.relabelled(["b", "x", "a"]).labels.tolist() == [2, 0, 2]
     with pytest.raises(ValueError, match="does not know: b; it knows a, c"):
         some.relabelled(["a", "c"])
+
+
+def test_a_fingerprint_is_that_of_the_same_data_and_of_no_others():
+    whole = numbered(20)
+    assert numbered(20).fingerprint() == whole.fingerprint()
+    first = whole.fingerprint()
+    pixel = whole.images.clone()
+    pixel[3] += 1
+    for part, other in {
+        "pixels": replace(whole, images=pixel),
+        "labels": replace(whole, labels=1 - whole.labels),
+        "classes": replace(whole, classes=("a", "c")),
+    }.items():
+        changed = {key for key, value in other.fingerprint().items() if value != first[key]}
+        assert changed - {"some"} == {part}
+    one = hashlib.sha256(bytes([7])).hexdigest()[:12]  # of the image whose only pixel is 7
+    assert one in first["some"].split()
+    assert whole[2:].fingerprint()["images"] == 18
+    flat = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 2, 1))
+    tall = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 1, 2))
+    assert flat.fingerprint()["pixels"] != tall.fingerprint()["pixels"], "the shape counts"
+
+
+def test_images_that_were_trained_on_are_found_again(monkeypatch):
+    whole = numbered(60)
+    assert whole.count_of(whole[:25].fingerprint()) == 25
+    assert whole[25:].count_of(whole[:25].fingerprint()) == 0
+    monkeypatch.setattr(data, "SAMPLE", 10)  # as of a set that is too large
+    few = whole.fingerprint()
+    assert len(few["some"].split()) == 10
+    assert whole.count_of(few) == 10
+    assert json.loads(json.dumps(few)) == few
+
+
+def test_a_set_says_which_part_it_is():
+    assert digits("test").described == "test images of scikit-learn digits"
+    assert digits("train")[:5].described == "train images of scikit-learn digits"
+    assert numbered(3).described == "images of numbered"
 
 
 def test_a_set_is_resized():

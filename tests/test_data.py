@@ -484,14 +484,6 @@ def test_many_broken_files_are_counted(pets):
     assert str(warned[0].message).count(".jpg: ") == 10
 
 
-def test_hidden_files_and_folders_are_ignored(pets):
-    (pets / ".git").mkdir()
-    (pets / "notes.txt").write_text("beside the classes")
-    (pets / "cat" / ".DS_Store").write_bytes(b"\0")
-    assert image_folder(pets).classes == ("ant", "cat", "dog")
-    assert len(image_folder(pets)) == 4
-
-
 def test_one_class_is_enough(tmp_path):
     images = image_folder(make_folder(tmp_path / "one", cat=["red", "blue"]))
     assert images.classes == ("cat",)
@@ -518,7 +510,8 @@ def test_load_finds_the_split_inside_a_folder(tmp_path):
     make_folder(tmp_path / "set" / "test", dog=["#300000"])
     assert load(tmp_path / "set", "train").classes == ("cat", "dog")
     assert load(str(tmp_path / "set"), "test").classes == ("dog",)
-    assert load(tmp_path / "set", "test").name == "set"
+    assert load(tmp_path / "set", "test").name == "set/test"
+    assert load(tmp_path / "set", "test", name="mine").described == "images of mine/test"
     train, test = load_train_test(tmp_path / "set")
     assert test.classes == train.classes
     assert test.labels.tolist() == [1]  # numbered as in training, where dog is 1
@@ -532,10 +525,23 @@ def test_a_folder_without_splits_is_split(tmp_path):
     assert torch.bincount(test.labels).tolist() == [4, 4]
     everything = torch.cat([train.images, test.images])[:, 0, 0, 0]
     assert everything.unique().numel() == 40
+    assert train.described, test.described == ("train images of set", "held-out images of set")
+
+
+def test_a_small_folder_keeps_an_image_of_each_class_for_the_test(tmp_path):
+    """A fifth of nine images would be two, of three classes."""
+    folder = make_folder(tmp_path / "set", **{n: ["red", "lime", "blue"] for n in "abc"})
+    train, test = load_train_test(folder)
+    assert train.labels.bincount().tolist() == [2, 2, 2]
+    assert test.labels.bincount().tolist() == [1, 1, 1]
+    (folder / "a" / "0.png").unlink()
+    (folder / "a" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"set has one image of a: a class needs two"):
+        load_train_test(folder)
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match=r"image folder, got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"image folder .* got 'imagenet'"):
         load("imagenet", "train")
 
 

@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 # torch and matplotlib are imported where they are needed, so that --help is printed at once.
 WAYS = ("precision", "attention", "threads")  # to compute a step
 OVERRIDABLE = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
+DATA = (
+    "cifar10, digits, or a folder (or its .zip) with one folder of images per class; train/ and "
+    "test/ or val/ with such folders are used as they are, anything else is split 80/20"
+)
+ON_ERROR: dict[str, Any] = {
+    "choices": ("skip", "raise"),
+    "default": "skip",
+    "help": "what to do with files that cannot be read: name them and go on, or stop (default: "
+    "skip)",
+}
+SAMPLE = 1000  # as data.SAMPLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--recipe", required=True, help="smoke, digits, laptop, overnight, classroom, flagship"
     )
-    train.add_argument("--data", required=True, help="cifar10, digits or an image folder")
+    train.add_argument("--data", required=True, help=DATA)
+    train.add_argument("--on-error", **ON_ERROR)
     train.add_argument("--data-name", help="what results call the data (default: its own name)")
     train.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     length = train.add_mutually_exclusive_group()
@@ -74,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint's accuracy")
     evaluate.add_argument("--checkpoint", required=True, help="a bundled name or a .safetensors")
-    evaluate.add_argument("--data", required=True, help="cifar10, digits or an image folder")
+    evaluate.add_argument("--data", required=True, help=DATA)
+    evaluate.add_argument("--on-error", **ON_ERROR)
     evaluate.add_argument("--batch-size", type=int, default=500)
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     evaluate.add_argument("--confusion", type=Path, help="PNG to write: what is taken for what")
@@ -155,16 +168,21 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _sets_to_train_on(arguments: argparse.Namespace, config: ViTConfig) -> list[ImageSet]:
+def _sets_to_train_on(
+    arguments: argparse.Namespace, config: ViTConfig
+) -> tuple[ImageSet, ImageSet]:
     """Load the images to train on and those to test with, as the network reads them."""
     from vit_tutorial import data, images
 
     mode = images.colour_mode(config.in_chans)
     with _left_out_files_named():
-        sets = data.load_train_test(
-            arguments.data, img_size=config.img_size, mode=mode, on_error="skip"
+        return data.load_train_test(
+            arguments.data,
+            img_size=config.img_size,
+            mode=mode,
+            on_error=arguments.on_error,
+            name=arguments.data_name,
         )
-    return [replace(image_set, name=arguments.data_name or image_set.name) for image_set in sets]
 
 
 def _config_of_the_run(out: Path, overrides: Mapping[str, Any]) -> TrainConfig:
@@ -223,7 +241,8 @@ def _card(
         classes=training.classes,
         mean=mean,
         std=std,
-        data=training.name,
+        data=arguments.data_name or training.name,
+        fingerprint=training.fingerprint(),
         training={
             "command": shlex.join(["vit-tutorial", "train", *command]),
             **asdict(config),
@@ -258,23 +277,55 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.confusion:
         _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
-    mode = images.colour_mode(len(card.mean))
     with _left_out_files_named():
-        test = data.load(arguments.data, "test", img_size=card.size, mode=mode, on_error="skip")
+        test = _images_to_evaluate(arguments, card)
+    seen = test.count_of(card.fingerprint) if card.fingerprint else None
     test, model = test.relabelled(card.classes), model.to(device)
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
         _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
     results = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
+    results |= {"data": test.name, "split": test.split}
+    known = _seen_in_training(seen, card)
     if arguments.json:
-        print(json.dumps({**results, "interval": result.interval}))
+        print(json.dumps({**results, "interval": result.interval, "trained_on": seen}))
+        print(known, file=sys.stderr)
         return 0
     low, high = result.interval
-    print(f"{_sentence({**results, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
-    print(f"\n{result.report()}")
+    print(f"{_sentence(results)} (95% interval: {low:.2f}% to {high:.2f}%)")
+    print(f"{known}\n\n{result.report()}")
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
     return 0
+
+
+def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
+    """Load the test images; of a folder that the training has split, the part it held out."""
+    from vit_tutorial import data, images
+
+    options = {"mode": images.colour_mode(len(card.mean)), "on_error": arguments.on_error}
+    whole = data.load(arguments.data, "test", img_size=card.size, **options)
+    if data.is_split(arguments.data) or not card.fingerprint.get("images", 0) < len(whole):
+        return whole
+    try:
+        training, held_out = data.split_in_two(whole)
+    except ValueError:  # too few to be split
+        return whole
+    same = training.fingerprint()["pixels"] == card.fingerprint["pixels"]
+    return held_out if same else whole
+
+
+def _seen_in_training(seen: int | None, card: Card) -> str:
+    """Say whether the network was trained on images that it is measured on."""
+    if seen is None:
+        return "Data unknown: the card does not say whether these images were trained on."
+    if not seen:
+        return f"None of them is known to be among the {card.fingerprint['images']} trained on."
+    least = "" if card.fingerprint["images"] <= SAMPLE else "at least "
+    return (
+        f"Careful: the network was trained on {least}{seen} of these images, so this does not say "
+        f"how well it does on new ones."
+    )
 
 
 @contextmanager
@@ -319,8 +370,9 @@ def _device(name: str) -> str:
 
 
 def _sentence(evaluation: dict) -> str:
+    which = f"{evaluation['split']} images".lstrip()
     return (
-        f"{evaluation['correct']} of {evaluation['n']} images of {evaluation['data']} "
+        f"{evaluation['correct']} of {evaluation['n']} {which} of {evaluation['data']} "
         f"classified correctly: {evaluation['accuracy']:.2f}%"
     )
 

@@ -9,6 +9,7 @@ import math
 import os
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_tutorial.download import checksum, fetch
+from vit_tutorial.folders import (
+    NOTES,
+    TEST,
+    TRAIN,
+    Folder,
+    LeftOut,
+    class_name,
+    contents,
+    find_splits,
+    is_folder,
+    locate,
+    opened,
+    same_letters,
+    source_name,
+    unused,
+)
 from vit_tutorial.images import fit_image, open_image
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
@@ -95,7 +112,7 @@ class ImageSet:
             "images": len(self),
             "pixels": _short_checksum(str(tuple(self.images.shape[1:])), *each),
             "labels": _short_checksum(*map(str, self.labels.tolist())),
-            "classes": _short_checksum(*self.classes),
+            "classes": _short_checksum(*map(same_letters, self.classes)),
             "some": " ".join(sorted(set(each))[:SAMPLE]),
         }
 
@@ -135,13 +152,14 @@ class ImageSet:
         Raises:
             ValueError: a class of these images that `classes` does not hold.
         """
-        unknown = [name for name in self.classes if name not in classes]
+        known = [same_letters(name) for name in classes]
+        unknown = [name for name in self.classes if same_letters(name) not in known]
         if unknown:
             raise ValueError(
                 f"{self.name} has classes the network does not know: {', '.join(unknown)}; "
                 f"it knows {', '.join(classes)}"
             )
-        order = torch.tensor([list(classes).index(name) for name in self.classes])
+        order = torch.tensor([known.index(same_letters(name)) for name in self.classes])
         return replace(self, labels=order[self.labels], classes=tuple(classes))
 
 
@@ -156,26 +174,39 @@ def load(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    name: str | None = None,
 ) -> ImageSet:
-    """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder.
+    """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder or a .zip of one.
 
-    A folder with a subfolder called like the split gives that one, any other folder all it holds.
-    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
+    A folder may have its splits in folders: `train` or `training`; `test`, or else `val`, `valid`
+    or `validation`; in upper or lower case, and one folder deeper. Of any other folder it is all
+    that it holds. `img_size`, `mode` and `on_error` are for folders, see `image_folder`; `name` is
+    what results call the data.
 
     Raises:
-        ValueError: an unknown split, or a source that is neither a known name nor a folder.
+        ValueError: an unknown split, or one that a folder with the other one does not have, or a
+            source that is neither a known name nor a folder.
     """
     _require_split(split)
-    if str(source) == "cifar10":
-        return cifar10(split)
-    if str(source) == "digits":
-        return digits(split)
-    folder = Path(source)
-    if not folder.is_dir():
-        raise ValueError(f'expected "cifar10", "digits" or an image folder, got {str(source)!r}')
-    inner = folder / split
-    inner = inner if inner.is_dir() else folder
-    return image_folder(inner, img_size, mode=mode, on_error=on_error, name=folder.name)
+    if str(source) in ("cifar10", "digits"):
+        images = cifar10(split) if str(source) == "cifar10" else digits(split)
+        return replace(images, name=name or images.name)
+    if not is_folder(source):
+        raise ValueError(
+            f'expected "cifar10", "digits" or an image folder (or its .zip), got {str(source)!r}'
+        )
+    with opened(source) as folder:
+        root, splits = locate(folder)
+        name = name or source_name(source)
+        if splits:
+            if split not in splits:
+                there = ", ".join(f"{part.name}/" for part in splits.values())
+                names = " or ".join(TRAIN if split == "train" else TEST)
+                raise ValueError(f"{source} has {there} and no {names}")
+            if beside := unused(root, splits):
+                warnings.warn(f"not used of {source}: {', '.join(beside)}", stacklevel=2)
+            root, name = splits[split], f"{name}/{splits[split].name}"
+        return image_folder(root, img_size, mode=mode, on_error=on_error, name=name)
 
 
 def load_train_test(
@@ -184,22 +215,44 @@ def load_train_test(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    name: str | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """Load both splits; a folder without subfolders `train` and `test` is split 80/20, seed 0.
+    """Load both splits, see `load`; a folder that has none is split 80/20, seed 0.
 
-    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
+    Where a fifth would be too few for one image of each class, so many are held out.
 
     Raises:
         ValueError: as `load`, or a training set and a test set of other classes.
     """
-    if Path(source).is_dir() and not all((Path(source) / s).is_dir() for s in ("train", "test")):
-        images = load(source, "train", img_size=img_size, mode=mode, on_error=on_error)
-        return hold_out(images, 0.2, seed=0)
-    train, test = (
-        load(source, split, img_size=img_size, mode=mode, on_error=on_error)
-        for split in ("train", "test")
-    )
-    return train, test.relabelled(train.classes)
+    splits = ("train", "test") if is_split(source) else ("train",)
+    sets = [
+        load(source, split, img_size=img_size, mode=mode, on_error=on_error, name=name)
+        for split in splits
+    ]
+    return (sets[0], sets[1].relabelled(sets[0].classes)) if sets[1:] else split_in_two(sets[0])
+
+
+def is_split(source: str | Path) -> bool:
+    """Tell whether a source of `load` comes in splits that have names."""
+    if str(source) in ("cifar10", "digits"):
+        return True
+    if not is_folder(source):
+        return False
+    with opened(source) as folder:
+        return bool(locate(folder)[1])
+
+
+def split_in_two(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Split into four fifths to train on and a held-out fifth, seed 0, the same each time.
+
+    Raises:
+        ValueError: too few images for one of each class in both parts.
+    """
+    count, classes = len(images), len(images.classes)
+    few = math.ceil(0.2 * count) < classes <= count / 2
+    fraction = classes / count if few else 0.2
+    train, test = hold_out(images, fraction, seed=0)
+    return replace(train, split="train"), replace(test, split="held-out")
 
 
 def data_root() -> Path:
@@ -315,7 +368,7 @@ def digits(split: str) -> ImageSet:
 
 
 def image_folder(
-    folder: str | Path,
+    folder: str | Folder,
     img_size: int | tuple[int, int] | None = None,
     *,
     fit: str = "crop",
@@ -323,56 +376,89 @@ def image_folder(
     on_error: str = "raise",
     name: str | None = None,
 ) -> ImageSet:
-    """Load a folder that holds one subfolder of images per class, named like the class.
+    """Load a folder, or a .zip of one, that holds one subfolder of images per class, named like it.
 
     Without `img_size` all images must have one size; with it each is made that size by
-    `images.fit_image`. `mode` is "RGB", or "L" for grey. Hidden files are ignored.
-    `on_error="skip"` leaves out files that cannot be read, and names them in a warning.
+    `images.fit_image`. `mode` is "RGB", or "L" for grey. `on_error="skip"` leaves out files that
+    cannot be read. A warning names what is left out: those, notes beside the images (.txt, .csv,
+    ...), hidden files and what systems leave, as `Thumbs.db` and `__MACOSX`.
 
     Raises:
         ValueError: no class folders, an empty class, a broken file, or images of several sizes.
     """
-    folder = Path(folder)
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    classes = sorted(d.name for d in _visible(folder) if d.is_dir())
-    if not classes:
-        raise ValueError(f"{folder} has no folders in it; expected one per class, named like it")
-    images, labels, skipped = [], [], []
-    for label, class_name in enumerate(classes):
-        for path in sorted(_visible(folder / class_name)):
+    if isinstance(folder, str | Path) and not Path(folder).is_dir():
+        with opened(folder) as inside:
+            name = name or source_name(folder)
+            return image_folder(
+                locate(inside)[0], img_size, fit=fit, mode=mode, on_error=on_error, name=name
+            )
+    folder = Path(folder) if isinstance(folder, str) else folder
+    left_out = LeftOut()
+    images, labels, classes = [], [], []
+    for called, paths in _files_by_class(folder, left_out).items():
+        for path in paths:
             try:
-                image = open_image(path, mode=mode)
+                pixels = _read_pixels(path, img_size, fit, mode)
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
-                skipped.append(str(error))
+                left_out.others.append(str(error))
                 continue
-            size = (image.height, image.width) if img_size is None else img_size
-            pixels = fit_image(image, size, fit=fit).pixels
             if images and pixels.shape != images[0].shape:
                 raise ValueError(
-                    f"{path} is {image.width}x{image.height} pixels, the images before it "
+                    f"{path} is {pixels.shape[2]}x{pixels.shape[1]} pixels, the images before it "
                     f"{images[0].shape[2]}x{images[0].shape[1]}; img_size makes them one size"
                 )
             images.append(pixels)
-            labels.append(label)
-        if label not in labels:
-            raise ValueError(f"{folder / class_name} holds no image that can be read")
-    if skipped:
-        more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        warnings.warn(
-            f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'} left out: "
-            f"{'; '.join(skipped[:10])}{more}",
-            stacklevel=2,
+            labels.append(len(classes))
+        if len(classes) not in labels:
+            raise ValueError(f"{folder / called} holds no image that can be read")
+        classes.append(called)
+    if sentence := left_out.sentence():
+        warnings.warn(sentence, stacklevel=2)
+    name = name or folder.name
+    return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name)
+
+
+def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
+    """Find the files of each class; of two folders whose names look alike, together."""
+    files: dict[str, list[Any]] = {}
+    for inside in contents(folder, left_out):
+        if not inside.is_dir():
+            left_out.others.append(f"{inside.name} beside the folders of classes")
+            continue
+        paths = files.setdefault(class_name(inside), [])
+        for path in contents(inside, left_out):
+            if Path(path.name).suffix.lower() in NOTES:
+                left_out.others.append(f"{inside.name}/{path.name}, which is no image")
+            else:
+                paths.append(path)
+    if not files:
+        raise ValueError(f"{folder} has no folders in it; expected one per class, named like it")
+    if splits := find_splits(folder):
+        there = ", ".join(f"{part.name}/" for part in splits.values())
+        raise ValueError(
+            f"{folder} has the splits {there}, each with folders of classes: `load_train_test` "
+            f"reads both, `image_folder` one of them"
         )
-    return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name or folder.name)
+    return dict(sorted(files.items()))
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+def _read_pixels(
+    path: Any, img_size: int | tuple[int, int] | None, fit: str, mode: str
+) -> torch.Tensor:
+    """Read an image file, of a folder or a zip, as (C, H, W)."""
+    if path.is_dir():
+        raise ValueError(f"expected an image file, got the folder {path}")
+    try:
+        with path.open("rb") as file:
+            image = open_image(file, mode=mode)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be unpacked: {error}") from error
+    size = (image.height, image.width) if img_size is None else img_size
+    return fit_image(image, size, fit=fit).pixels
 
 
 def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -387,6 +473,12 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
         raise ValueError(
             f"{images.name} holds {len(images)} images: a test set of {fraction:.0%} cannot have "
             f"one of each of {len(images.classes)} classes"
+        )
+    alone = [images.classes[i] for i in (images.labels.bincount() == 1).nonzero()[:, 0]]
+    if alone:
+        raise ValueError(
+            f"{images.name} has one image of {', '.join(alone)}: a class needs two, one to train "
+            f"on and one to test with"
         )
     rest, held_out = train_test_split(
         torch.arange(len(images)), test_size=fraction, random_state=seed, stratify=images.labels

@@ -399,6 +399,7 @@ def make_checkpoint(
     result = evaluate(shipped, test, card.mean, card.std, batch_size)
     evaluation = {
         "data": test.name,
+        "split": test.split,
         "correct": result.correct,
         "n": result.n,
         "accuracy": result.accuracy,

@@ -37,7 +37,8 @@ class Card:
     `config` is that of the network, whose kind it tells (see `NETWORKS`). `mean` and `std` are per
     channel, in units of 0..1 (see `images.normalize`); with `size` and `classes` they say how the
     network reads images, as an `images.Reading` does. `evaluation` is measured from the
-    half-precision file: data, n, correct, accuracy in percent, batch_size, dtype, device.
+    half-precision file: data, split, n, correct, accuracy in percent, batch_size, dtype, device.
+    `fingerprint` is that of the training images, see `ImageSet.fingerprint`; empty: data unknown.
 
     Raises:
         ValueError: names for another number of classes, or statistics of another number of
@@ -52,6 +53,7 @@ class Card:
     data: str  # what it was trained on, as results call it
     training: dict[str, Any] = field(default_factory=dict)  # command, seed, epochs, seconds, ...
     evaluation: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # of what it was trained on
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.config.num_classes:

@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import json
+import math
 import shlex
 import sys
 import warnings
@@ -40,7 +41,6 @@ ON_ERROR: dict[str, Any] = {
     "help": "what to do with files that cannot be read: name them and go on, or stop (default: "
     "skip)",
 }
-SAMPLE = 1000  # as data.SAMPLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, help="as many epochs as fit, measured at the start"
     )
     train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    train.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    train.add_argument(
+        "--batch-size", type=int, help="instead of the recipe's, or what few images need"
+    )
     train.add_argument("--seed", type=int, help="default: 0")
     train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     train.add_argument("--precision", help="float32, bfloat16 or float16 (default: the fastest)")
@@ -150,6 +152,8 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     overrides = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
     config = replace(recipe.train, **overrides)
     training, test = _sets_to_train_on(arguments, recipe.model)
+    if arguments.batch_size is None and len(training) < config.batch_size:
+        config = replace(config, batch_size=_batch_size_for(len(training), config.batch_size))
     torch.manual_seed(config.seed)
     model = VisionTransformer(replace(recipe.model, num_classes=len(training.classes))).to(device)
     how = None
@@ -165,7 +169,20 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     if distributed.rank() == 0:  # the others have the same network
         card = _card(arguments, config, model, training, rows[-1]["seconds"])
         print(_sentence(_write_checkpoint(model, arguments.out, card, test).evaluation))
+        if seen := test.count_of(card.fingerprint):
+            print(_seen_in_training(seen, card))
     return 0
+
+
+def _batch_size_for(images: int, usual: int) -> int:
+    """Choose a batch size for few images, so that an epoch has four steps; a power of two."""
+    from vit_tutorial.distributed import world_size
+    from vit_tutorial.progress import say
+
+    size = max(2 ** int(math.log2(max(images / 4, 1))), 1)
+    size = max(size // world_size() * world_size(), world_size())
+    say(f"The batch size is {size}, not {usual}: there are {images} images to train on.")
+    return size
 
 
 def _sets_to_train_on(
@@ -271,7 +288,7 @@ def _write_checkpoint(model: nn.Module, out: Path, card: Card, test: ImageSet) -
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import data, evaluation, images, weights
+    from vit_tutorial import evaluation, weights
 
     device = _device(arguments.device)
     if arguments.confusion:
@@ -284,8 +301,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
         _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
-    results = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
-    results |= {"data": test.name, "split": test.split}
+    results = {
+        "accuracy": result.accuracy,
+        "n": result.n,
+        "correct": result.correct,
+        "data": test.name,
+        "split": test.split,
+    }
     known = _seen_in_training(seen, card)
     if arguments.json:
         print(json.dumps({**results, "interval": result.interval, "trained_on": seen}))
@@ -305,18 +327,19 @@ def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
 
     options = {"mode": images.colour_mode(len(card.mean)), "on_error": arguments.on_error}
     whole = data.load(arguments.data, "test", img_size=card.size, **options)
-    if data.is_split(arguments.data) or not card.fingerprint.get("images", 0) < len(whole):
+    if data.is_split(arguments.data) or not card.fingerprint:
         return whole
     try:
         training, held_out = data.split_in_two(whole)
     except ValueError:  # too few to be split
         return whole
-    same = training.fingerprint()["pixels"] == card.fingerprint["pixels"]
-    return held_out if same else whole
+    return held_out if training.fingerprint() == card.fingerprint else whole
 
 
 def _seen_in_training(seen: int | None, card: Card) -> str:
     """Say whether the network was trained on images that it is measured on."""
+    from vit_tutorial.data import SAMPLE
+
     if seen is None:
         return "Data unknown: the card does not say whether these images were trained on."
     if not seen:

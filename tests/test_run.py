@@ -462,6 +462,13 @@ def test_a_run_of_other_data_is_refused_and_what_differs_is_said(kind, tmp_path)
     assert len(resumed(tmp_path, stripes())) == QUICK.epochs, "the same data, loaded again"
 
 
+def test_a_wrapped_network_and_the_plain_one_go_on_with_each_others_runs(tmp_path):
+    fit(nn.DataParallel(new_model()), stripes(), None, QUICK, save_to=tmp_path / "run")
+    assert "head.bias" in read_state(tmp_path / "run")["model"]
+    for model in (new_model(), nn.DataParallel(new_model())):
+        assert len(resumed(tmp_path, stripes(), model)) == QUICK.epochs
+
+
 def test_a_run_from_before_there_were_fingerprints_goes_on_and_says_so(tmp_path, capsys):
     fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
     state = read_state(tmp_path / "run")

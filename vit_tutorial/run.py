@@ -23,6 +23,7 @@ from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.distributed import rank, world_size
 from vit_tutorial.files import atomic_write, companion
+from vit_tutorial.hardware import load_plain, plain_state
 from vit_tutorial.model import ViTConfig
 from vit_tutorial.optimizers import make_optimizers
 from vit_tutorial.progress import Progress, Row, logs, say
@@ -215,7 +216,7 @@ class Run:
             "seconds": self.seconds,
             "total_loss": self.total_loss,
             "rows": self.rows,
-            "model": self.model.state_dict(),
+            "model": plain_state(self.model),
             "average": self.average and self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
@@ -266,7 +267,7 @@ class Run:
         state = read_state(self.save_to)
         self._require_same(state, state_path(self.save_to))
         try:
-            self.model.load_state_dict(state["model"])
+            load_plain(self.model, state["model"])
         except RuntimeError as error:
             raise ValueError(
                 f"the run in {state_path(self.save_to)} is of another network: "

@@ -5,6 +5,8 @@ import io
 import json
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -250,6 +252,34 @@ def test_a_wrong_file_is_never_left_behind(get, tmp_path):
     with pytest.raises(OSError, match="checksum"):
         get("wrong")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from vit_tutorial.download import fetch
+fetch([sys.argv[1]], Path(sys.argv[2]), size=200_000, md5=sys.argv[3], stall=60.0, slow=0.0)
+"""
+
+
+def test_of_two_processes_that_fetch_one_file_one_waits(server, start, tmp_path):
+    """The server takes a second and a half; whoever comes second finds the file."""
+    arguments = [server.url("drip"), tmp_path / "file.bin", hashlib.md5(server.payload).hexdigest()]
+    command = [sys.executable, "-c", FETCH, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [start(*command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [kind for kind, _ in server.requests] == ["drip"], "it was sent once"
+    assert "Another process makes file.bin: waiting for it." in said[0][0] + said[1][0]
+    assert (tmp_path / "file.bin").read_bytes() == server.payload
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_lock_that_a_killed_process_has_left_is_no_obstacle(get, server, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file.bin.lock").touch()
+    assert get("good").read_bytes() == server.payload
 
 
 def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_servers(get, server, tmp_path):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.download import checksum, fetch
+from vit_tutorial.download import checksum, fetch, one_at_a_time
 from vit_tutorial.folders import (
     NOTES,
     TEST,
@@ -295,13 +295,21 @@ def cifar10(split: str, root: str | Path | None = None, download: bool = True) -
             raise FileNotFoundError(
                 f"CIFAR-10 is not in {folder}; with download=True it is fetched (170 MB)"
             ) from None
-        with tarfile.open(archive) as packed:
-            # Python < 3.11.4 has no filter; the checksum has proven the archive harmless anyway.
-            packed.extraction_filter = getattr(tarfile, "data_filter", None)
-            packed.extractall(folder)
-        images = _read_cifar10(folder, split)
+        with one_at_a_time(folder / "cifar-10-batches-py"):
+            try:
+                images = _read_cifar10(folder, split)  # another process may have unpacked it
+            except RuntimeError:
+                _unpack(archive, folder)
+                images = _read_cifar10(folder, split)
     require_cifar10(images, split)
     return images
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        # Python < 3.11.4 has no filter; the checksum has proven the archive harmless anyway.
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)
+        packed.extractall(folder)
 
 
 def _read_cifar10(folder: Path, split: str) -> ImageSet:

@@ -473,6 +473,25 @@ def test_named_splits_are_named_and_a_leak_between_them_is_said(folder, tmp_path
     assert load_checkpoint(tmp_path / "new")[1].data == "set/Train"
 
 
+def test_train_and_evaluate_open_twelve_bits_by_their_range(folder, tmp_path, capsys):
+    for file in folder.rglob("*.png"):
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(grey * 16).save(file)
+    assert main(smoke(folder, tmp_path / "dark")) == 0
+    error = capsys.readouterr().err
+    assert "value_range=(0, 4095)" in error
+    assert "(and 8 more like it)" in error
+    value_range = ["--value-range", "0", "4080"]
+    assert main(smoke(folder, tmp_path / "new", *value_range)) == 0
+    card = load_checkpoint(tmp_path / "new")[1]
+    assert card.mean[0] > 10 * load_checkpoint(tmp_path / "dark")[1].mean[0]
+    assert card.training["command"].endswith(" --value-range 0 4080")
+    printed = capsys.readouterr().out.splitlines()[-1]
+    arguments = ["--checkpoint", str(tmp_path / "new"), "--data", str(folder), *value_range]
+    assert main(["evaluate", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(printed)
+
+
 def test_train_refuses_folders_from_which_nothing_can_be_learnt(folder, tmp_path, capsys):
     (folder / "empty").mkdir()
     assert "empty" in refused(capsys, *smoke(folder, tmp_path / "new"))
@@ -649,6 +668,78 @@ def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
         ([photo, "--model", "foo:bar"], "torchvision:NAME, timm:NAME or hf:NAME, got 'foo:bar'"),
     ]:
         assert sentence in refused(capsys, "explain", *arguments)
+
+
+@pytest.fixture
+def five(photo, tmp_path):
+    """Five files of which the third is no image, whatever it is called."""
+    for name in "abde":
+        shutil.copy(photo, tmp_path / f"{name}.jpg")
+    photo.unlink()
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    return [str(tmp_path / f"{name}.jpg") for name in "abcde"]
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ([], {f"{name}.explained.png" for name in "abde"}),
+        (["sheet.png"], {"sheet.png"}),
+        (["all.html"], {"all.html"}),
+        (["pages"], {f"pages/{name}.html" for name in "abde"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else "",
+)
+def test_explain_does_the_others_where_one_cannot_be_read(
+    out, expected, tiny, five, tmp_path, capsys
+):
+    before = set(tmp_path.rglob("*"))
+    where = ["--out", str(tmp_path / out[0])] if out else []
+    assert main(["explain", *five, "--model", str(tiny), *where]) == 1
+    made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert {path.relative_to(tmp_path).as_posix() for path in made} == expected
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vit-tutorial explain: left out: ")
+    assert "c.jpg: not an image that Pillow can read" in error
+    if out == ["all.html"]:
+        assert (tmp_path / "all.html").read_text(encoding="utf-8").count('"answer":') == 4
+
+
+def test_explain_refuses_where_none_can_be_read(tiny, five, tmp_path, capsys):
+    for name in "abde":
+        (tmp_path / f"{name}.jpg").write_bytes(b"no image")
+    for out in ([], ["--out", str(tmp_path / "a.png")], ["--out", str(tmp_path / "a.html")]):
+        assert main(["explain", *five, "--model", str(tiny), *out]) == 2
+        assert capsys.readouterr().err.count("not an image") == 5
+    assert not list(tmp_path.glob("a.png")) + list(tmp_path.glob("a.html"))
+
+
+def test_explain_expands_patterns_as_a_shell_does(tiny, five, tmp_path, capsys):
+    (tmp_path / "a[1].jpg").write_bytes((tmp_path / "a.jpg").read_bytes())  # is a file itself
+    patterns = [str(tmp_path / "[bd].jpg"), str(tmp_path / "a[1].jpg")]
+    assert main(["explain", *patterns, "--model", str(tiny)]) == 0
+    made = {path.name for path in tmp_path.glob("*.explained.png")}
+    assert made == {"b.explained.png", "d.explained.png", "a[1].explained.png"}
+    capsys.readouterr()
+    error = refused(capsys, "explain", tmp_path / "*.bmp", "--model", tiny)
+    assert "there is no file that matches" in error
+
+
+@pytest.mark.parametrize("out", ["", "all.html"])
+def test_explain_opens_twelve_bits_by_their_range(out, tiny, tmp_path, capsys):
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 60)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    plain = np.rint(deep / 4095 * 255).astype(np.uint8)
+    (tmp_path / "plain").mkdir()
+    Image.fromarray(plain).save(tmp_path / "plain" / "deep.png")
+    made = []
+    for folder, more in ((tmp_path, ["--value-range", "0", "4095"]), (tmp_path / "plain", [])):
+        where = ["--out", str(folder / out)] if out else []
+        photo = str(folder / "deep.png")
+        assert main(["explain", photo, "--model", str(tiny), *more, *where]) == 0
+        made.append((folder / (out or "deep.explained.png")).read_bytes())
+    assert made[0] == made[1]
+    capsys.readouterr()
 
 
 # ---- help ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import glob
 import io
 import json
 import math
@@ -14,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from vit_tutorial.methods import METHODS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from vit_tutorial.compute import Compute
     from vit_tutorial.data import ImageSet
+    from vit_tutorial.images import Reading
     from vit_tutorial.model import VisionTransformer, ViTConfig
     from vit_tutorial.recipes import TrainConfig
     from vit_tutorial.weights import Card
@@ -41,10 +43,19 @@ ON_ERROR: dict[str, Any] = {
     "help": "what to do with files that cannot be read: name them and go on, or stop (default: "
     "skip)",
 }
+VALUE_RANGE: dict[str, Any] = {
+    "nargs": 2,
+    "type": float,
+    "metavar": ("BLACK", "WHITE"),
+    "help": "the values of black and white, as 0 4095 of images with 12 bits in 16",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (doctor found a fault) or 2 (bad input)."""
+    """Run one command and return its exit code.
+
+    0: done; 1: doctor found a fault, or some of several images could not be read; 2: bad input.
+    """
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a console whose alphabet lacks the tick
         sys.stdout.reconfigure(errors="replace")
@@ -68,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--data", required=True, help=DATA)
     train.add_argument("--on-error", **ON_ERROR)
+    train.add_argument("--value-range", **VALUE_RANGE)
     train.add_argument("--data-name", help="what results call the data (default: its own name)")
     train.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     length = train.add_mutually_exclusive_group()
@@ -90,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", required=True, help="a bundled name or a .safetensors")
     evaluate.add_argument("--data", required=True, help=DATA)
     evaluate.add_argument("--on-error", **ON_ERROR)
+    evaluate.add_argument("--value-range", **VALUE_RANGE)
     evaluate.add_argument("--batch-size", type=int, default=500)
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     evaluate.add_argument("--confusion", type=Path, help="PNG to write: what is taken for what")
@@ -97,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     explain = commands.add_parser("explain", help="show what a network says of images, and why")
-    explain.add_argument("photos", nargs="+", metavar="photo", help="any image files")
+    explain.add_argument(
+        "photos", nargs="+", metavar="photo", help="any image files; patterns such as '*.jpg', too"
+    )
     explain.add_argument(
         "--model",
         default="cifar10",
@@ -109,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda name: name.replace("-", "_"),
         help=f"{', '.join(METHODS)} (default: rollout)",
     )
+    explain.add_argument("--value-range", **VALUE_RANGE)
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
     explain.add_argument("--size", type=int, help="read larger images, for a finer map")
     explain.add_argument(
@@ -198,6 +214,7 @@ def _sets_to_train_on(
             img_size=config.img_size,
             mode=mode,
             on_error=arguments.on_error,
+            value_range=arguments.value_range,
             name=arguments.data_name,
         )
 
@@ -251,6 +268,8 @@ def _card(
     if arguments.data_name:
         options["data-name"] = arguments.data_name
     command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    if arguments.value_range:
+        command += ["--value-range", *(f"{value:g}" for value in arguments.value_range)]
     mean, std = data.channel_stats(training.images)
     return weights.Card(
         name=arguments.out.name.removesuffix(".safetensors"),
@@ -325,8 +344,14 @@ def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
     """Load the test images; of a folder that the training has split, the part it held out."""
     from vit_tutorial import data, images
 
-    options = {"mode": images.colour_mode(len(card.mean)), "on_error": arguments.on_error}
-    whole = data.load(arguments.data, "test", img_size=card.size, **options)
+    whole = data.load(
+        arguments.data,
+        "test",
+        img_size=card.size,
+        mode=images.colour_mode(len(card.mean)),
+        on_error=arguments.on_error,
+        value_range=arguments.value_range,
+    )
     if data.is_split(arguments.data) or not card.fingerprint:
         return whole
     try:
@@ -401,47 +426,109 @@ def _sentence(evaluation: dict) -> str:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from vit_tutorial import explain, files, pretrained
+    from vit_tutorial import methods, pretrained
     from vit_tutorial.model import VisionTransformer
 
-    out, photos = arguments.out, arguments.photos
+    out, photos = arguments.out, _matching(arguments.photos)
     kind = "" if out is None else out.suffix.lower() or "folder"
     if kind not in ("", ".png", ".html", ".gif", "folder"):
         raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
     if kind == ".gif" and len(photos) > 1:
         raise ValueError(f"a .gif shows one image, got {len(photos)}")
+    methods.require_method(arguments.method)
     model, reading = pretrained.load_network(arguments.model)
     if arguments.size is not None:
         if not isinstance(model, VisionTransformer):
             raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
         model = model.resized(arguments.size)
+    broken: list[str] = []
+    with TemporaryDirectory() as scratch:
+        readable = _readable(photos, arguments.value_range, Path(scratch), broken)
+        _write_explanations(arguments, kind, model, reading, len(photos), readable)
+    if len(broken) == len(photos):
+        raise ValueError("; ".join(broken))
+    if kind in ("", ".png") and len(reading.classes) <= 20:
+        classes = ", ".join(reading.classes)
+        print(f"It knows {classes}, and must name one of them whatever it is shown.")
+    for reason in broken:
+        print(f"vit-tutorial explain: left out: {reason}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _matching(patterns: Sequence[str]) -> list[str]:
+    """Find the files of patterns as "*.jpg", which not every shell does."""
+    photos = []
+    for pattern in patterns:
+        if Path(pattern).exists() or not glob.has_magic(pattern):
+            photos.append(pattern)
+            continue
+        found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        if not found:
+            raise ValueError(f"there is no file that matches {pattern}")
+        photos += found
+    return photos
+
+
+def _readable(
+    photos: Sequence[str],
+    value_range: tuple[float, float] | None,
+    scratch: Path,
+    broken: list[str],
+) -> Generator[tuple[str, str]]:
+    """Give each photo that can be read, and the file to read it from; note the others in `broken`.
+
+    With a `value_range` that is a copy of 8 bits, in the folder `scratch`.
+    """
+    from tqdm import tqdm
+
+    from vit_tutorial.images import open_image
+
+    for photo in tqdm(photos, unit="image", disable=len(photos) < 2):
+        try:
+            image = open_image(photo, value_range=value_range)
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+            continue
+        if value_range is None:
+            yield photo, photo
+            continue
+        copy = scratch / Path(photo).with_suffix(".png").name
+        image.save(copy)
+        yield photo, str(copy)
+
+
+def _write_explanations(
+    arguments: argparse.Namespace,
+    kind: str,
+    model: nn.Module,
+    reading: Card | Reading,
+    count: int,
+    readable: Generator[tuple[str, str]],
+) -> None:
+    """Write, of `count` photos those that can be read, as pages, as pictures or as one sheet."""
+    from vit_tutorial import explain, files
+
     options = {"method": arguments.method, "fit": arguments.fit}
-    bar = tqdm(photos, unit="image", disable=len(photos) < 2)
     if kind in (".html", ".gif", "folder"):
-        for written in explain.write_pages(model, bar, reading, out, **options):
+        images = (file for _, file in readable)
+        for written in explain.write_pages(model, images, reading, arguments.out, **options):
             print(f"Written: {written}")
-        return 0
+        return
     explained = []
-    for photo in bar:
-        item = explain.explain(model, photo, reading, **options)
+    for photo, file in readable:
+        item = explain.explain(model, file, reading, **options)
         explained.append(item)
-        if out is None or len(photos) == 1:
-            target = out or Path(photo).with_suffix(".explained.png")
+        if arguments.out is None or count == 1:
+            target = arguments.out or Path(photo).with_suffix(".explained.png")
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
             for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:
                 print(f"{probability:6.1%}  {name}")
             print(f"Picture: {target}")
-    if out is not None and len(photos) > 1:
-        with files.atomic_write(out) as beside:
+    if arguments.out is not None and count > 1 and explained:
+        with files.atomic_write(arguments.out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
-        print(f"Picture: {out}")
-    if len(reading.classes) <= 20:
-        classes = ", ".join(reading.classes)
-        print(f"It knows {classes}, and must name one of them whatever it is shown.")
-    return 0
+        print(f"Picture: {arguments.out}")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ import os
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ class ImageSet:
     split: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor):
+            raise ValueError(
+                f"images must be a tensor, got {self.images!r:.60}: `image_folder` reads a folder"
+            )
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
                 f"images must be uint8 of shape (n, C, H, W), "
@@ -174,14 +179,15 @@ def load(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
     name: str | None = None,
 ) -> ImageSet:
     """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder or a .zip of one.
 
     A folder may have its splits in folders: `train` or `training`; `test`, or else `val`, `valid`
     or `validation`; in upper or lower case, and one folder deeper. Of any other folder it is all
-    that it holds. `img_size`, `mode` and `on_error` are for folders, see `image_folder`; `name` is
-    what results call the data.
+    that it holds. `img_size`, `mode`, `on_error` and `value_range` are for folders, see
+    `image_folder`; `name` is what results call the data.
 
     Raises:
         ValueError: an unknown split, or one that a folder with the other one does not have, or a
@@ -206,7 +212,9 @@ def load(
             if beside := unused(root, splits):
                 warnings.warn(f"not used of {source}: {', '.join(beside)}", stacklevel=2)
             root, name = splits[split], f"{name}/{splits[split].name}"
-        return image_folder(root, img_size, mode=mode, on_error=on_error, name=name)
+        return image_folder(
+            root, img_size, mode=mode, on_error=on_error, value_range=value_range, name=name
+        )
 
 
 def load_train_test(
@@ -215,6 +223,7 @@ def load_train_test(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
     name: str | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """Load both splits, see `load`; a folder that has none is split 80/20, seed 0.
@@ -226,7 +235,15 @@ def load_train_test(
     """
     splits = ("train", "test") if is_split(source) else ("train",)
     sets = [
-        load(source, split, img_size=img_size, mode=mode, on_error=on_error, name=name)
+        load(
+            source,
+            split,
+            img_size=img_size,
+            mode=mode,
+            on_error=on_error,
+            value_range=value_range,
+            name=name,
+        )
         for split in splits
     ]
     return (sets[0], sets[1].relabelled(sets[0].classes)) if sets[1:] else split_in_two(sets[0])
@@ -382,14 +399,15 @@ def image_folder(
     fit: str = "crop",
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
     name: str | None = None,
 ) -> ImageSet:
     """Load a folder, or a .zip of one, that holds one subfolder of images per class, named like it.
 
     Without `img_size` all images must have one size; with it each is made that size by
-    `images.fit_image`. `mode` is "RGB", or "L" for grey. `on_error="skip"` leaves out files that
-    cannot be read. A warning names what is left out: those, notes beside the images (.txt, .csv,
-    ...), hidden files and what systems leave, as `Thumbs.db` and `__MACOSX`.
+    `images.fit_image`. `mode` is "RGB", or "L" for grey. `value_range` is that of `open_image`.
+    `on_error="skip"` leaves out files that cannot be read. A warning names what is left out: those,
+    notes beside the images (.txt, .csv, ...), hidden files and what systems leave, as `Thumbs.db`.
 
     Raises:
         ValueError: no class folders, an empty class, a broken file, or images of several sizes.
@@ -398,17 +416,23 @@ def image_folder(
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
     if isinstance(folder, str | Path) and not Path(folder).is_dir():
         with opened(folder) as inside:
-            name = name or source_name(folder)
             return image_folder(
-                locate(inside)[0], img_size, fit=fit, mode=mode, on_error=on_error, name=name
+                locate(inside)[0],
+                img_size,
+                fit=fit,
+                mode=mode,
+                on_error=on_error,
+                value_range=value_range,
+                name=name or source_name(folder),
             )
     folder = Path(folder) if isinstance(folder, str) else folder
     left_out = LeftOut()
-    images, labels, classes = [], [], []
+    images, labels, classes, said = [], [], [], []
     for called, paths in _files_by_class(folder, left_out).items():
         for path in paths:
             try:
-                pixels = _read_pixels(path, img_size, fit, mode)
+                with _warned_once(said):
+                    pixels = _read_pixels(path, img_size, fit, mode, value_range)
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
@@ -424,8 +448,10 @@ def image_folder(
         if len(classes) not in labels:
             raise ValueError(f"{folder / called} holds no image that can be read")
         classes.append(called)
-    if sentence := left_out.sentence():
-        warnings.warn(sentence, stacklevel=2)
+    for sentence in (left_out.sentence(), *said[:1]):
+        if sentence:
+            more = f" (and {len(said) - 1} more like it)" if sentence in said and said[1:] else ""
+            warnings.warn(sentence + more, stacklevel=2)
     name = name or folder.name
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name)
 
@@ -454,15 +480,28 @@ def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
     return dict(sorted(files.items()))
 
 
+@contextmanager
+def _warned_once(said: list[str]) -> Generator[None]:
+    """Keep what is warned of while the context lasts, to say it once for many images."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said += [str(warning.message) for warning in caught]
+
+
 def _read_pixels(
-    path: Any, img_size: int | tuple[int, int] | None, fit: str, mode: str
+    path: Any,
+    img_size: int | tuple[int, int] | None,
+    fit: str,
+    mode: str,
+    value_range: tuple[float, float] | None,
 ) -> torch.Tensor:
     """Read an image file, of a folder or a zip, as (C, H, W)."""
     if path.is_dir():
         raise ValueError(f"expected an image file, got the folder {path}")
     try:
         with path.open("rb") as file:
-            image = open_image(file, mode=mode)
+            image = open_image(file, mode=mode, value_range=value_range)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be unpacked: {error}") from error
     size = (image.height, image.width) if img_size is None else img_size

@@ -152,6 +152,11 @@ def check_training(
             padding as large as the images, or classes that are not those of the network or the
             test images, or a single one, or patches to be dropped by a network that cannot.
     """
+    if not isinstance(train, ImageSet):
+        raise ValueError(
+            f"expected an ImageSet to train on, got {train!r:.60}: `load_train_test` makes two of "
+            f"a folder"
+        )
     if objective is cross_entropy:
         check_classes(model, train, test)
     if len(train) < config.batch_size:

@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
+    _add_explain(commands)
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser("explain", help="show what a network says of images, and why")
     explain.add_argument(
         "photos", nargs="+", metavar="photo", help="any image files; patterns such as '*.jpg', too"
@@ -134,7 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         "layers, or a folder for one page each (default: a PNG beside each image)",
     )
     explain.set_defaults(run=_explain)
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:

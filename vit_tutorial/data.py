@@ -446,7 +446,8 @@ def image_folder(
             images.append(pixels)
             labels.append(len(classes))
         if len(classes) not in labels:
-            raise ValueError(f"{folder / called} holds no image that can be read")
+            why = f": {left_out.others[-1]}" if paths and left_out.others else ""
+            raise ValueError(f"{folder / called} holds no image that can be read{why}")
         classes.append(called)
     for sentence in (left_out.sentence(), *said[:1]):
         if sentence:

@@ -29,7 +29,12 @@ def zipped(folder, target, inside=""):
 @pytest.mark.parametrize("deeper", ["", "pets", "downloads/pets"])
 @pytest.mark.parametrize(
     ("train_name", "test_name"),
-    [("train", "val"), ("Train", "VALID"), ("training", "validation"), ("TRAIN", "Test")],
+    [
+        ("train", "val"),
+        ("Train", "VALID"),
+        ("training", "validation"),
+        ("Train_Set", "Test-Images"),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_splits_are_found_by_any_of_their_names(packed, train_name, test_name, deeper, tmp_path):
@@ -142,6 +147,12 @@ def test_a_broken_image_in_a_zip_is_named(tmp_path):
         load(packed, "test")
     with pytest.warns(UserWarning, match=r"1 file left out: .*broken\.jpg"):
         assert len(load(packed, "test", on_error="skip")) == 5
+
+
+def test_splits_without_classes_are_not_taken_for_classes(tmp_path):
+    make_folder(tmp_path / "set", train=["red"] * 5, val=["blue"] * 5)
+    with pytest.raises(ValueError, match=r"set has train/, val/ with images in them: expected"):
+        load_train_test(tmp_path / "set")
 
 
 def test_splits_given_as_classes_are_refused_with_the_remedy(tmp_path):

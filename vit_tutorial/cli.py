@@ -386,8 +386,8 @@ def _left_out_files_named() -> Generator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for warning in caught:
-        print(warning.message, file=sys.stderr)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(message, file=sys.stderr)
 
 
 def _draw_confusion(confusion: Any, classes: Sequence[str], path: Path) -> None:

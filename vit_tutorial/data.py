@@ -36,6 +36,7 @@ from vit_tutorial.folders import (
     opened,
     same_letters,
     source_name,
+    split_name,
     unused,
 )
 from vit_tutorial.images import fit_image, open_image
@@ -477,6 +478,12 @@ def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
         raise ValueError(
             f"{folder} has the splits {there}, each with folders of classes: `load_train_test` "
             f"reads both, `image_folder` one of them"
+        )
+    flat = {split_name(inside): inside.name for inside in contents(folder, LeftOut())}
+    if any(name in flat for name in TRAIN) and any(name in flat for name in TEST):
+        there = ", ".join(f"{name}/" for split, name in flat.items() if split)
+        raise ValueError(
+            f"{folder} has {there} with images in them: expected a folder for each class there"
         )
     return dict(sorted(files.items()))
 

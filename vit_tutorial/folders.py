@@ -4,6 +4,7 @@ They come zipped, one folder deeper than expected, with `val`, `Valid` or `TEST`
 with what Windows, macOS and storage systems leave in them.
 """
 
+import re
 import unicodedata
 import zipfile
 from collections.abc import Generator
@@ -38,7 +39,8 @@ class LeftOut:
         parts = [count + "; ".join(named)] if self.others else []
         if self.system:
             kinds = ", ".join(sorted(set(self.system)))
-            parts.append(f"{len(self.system)} hidden or system files left out: {kinds}")
+            files = "file" if len(self.system) == 1 else "files"
+            parts.append(f"{len(self.system)} hidden or system {files} left out: {kinds}")
         return "; ".join(parts)
 
 
@@ -126,6 +128,15 @@ def locate(folder: Folder) -> tuple[Folder, dict[str, Folder]]:
     return (splits["train"], {}) if set(splits) == {"train"} else (folder, splits)
 
 
+def split_name(folder: Folder) -> str:
+    """Return which split a folder is called after: "train" for `Train`, `train_set`, ...
+
+    It is in TRAIN or in TEST, or else "".
+    """
+    name = re.sub(r"[ _-]?(set|data|images)$", "", class_name(folder).casefold())
+    return name if name in TRAIN + TEST else ""
+
+
 def find_splits(root: Folder) -> dict[str, Folder]:
     """Find the folders of the splits "train" and "test" in a folder, as far as they are there.
 
@@ -134,9 +145,9 @@ def find_splits(root: Folder) -> dict[str, Folder]:
     """
     called: dict[str, Folder] = {}
     for folder in contents(root, LeftOut()):
-        name = class_name(folder).casefold()
+        name = split_name(folder)
         # one with images in it is a class, as of trains
-        if name in TRAIN + TEST and folder.is_dir() and subfolders(folder):
+        if name and folder.is_dir() and subfolders(folder):
             if name in called:
                 raise ValueError(f"{root} has {called[name].name}/ and {folder.name}/: keep one")
             called[name] = folder

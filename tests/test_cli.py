@@ -705,6 +705,14 @@ def test_explain_does_the_others_where_one_cannot_be_read(
         assert (tmp_path / "all.html").read_text(encoding="utf-8").count('"answer":') == 4
 
 
+def test_explain_keeps_apart_what_differs_in_its_ending(tiny, photo, tmp_path, capsys):
+    Image.new("RGB", (50, 30), "green").save(tmp_path / "photo.png")
+    assert main(["explain", str(photo), str(tmp_path / "photo.png"), "--model", str(tiny)]) == 0
+    made = {path.name for path in tmp_path.glob("*.explained.png")}
+    assert made == {"photo.explained.png", "photo.png.explained.png"}
+    capsys.readouterr()
+
+
 def test_explain_refuses_where_none_can_be_read(tiny, five, tmp_path, capsys):
     for name in "abde":
         (tmp_path / f"{name}.jpg").write_bytes(b"no image")

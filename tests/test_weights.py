@@ -165,6 +165,18 @@ def test_a_wrapped_network_is_saved_as_itself(kind, tmp_path):
     assert_close(load_checkpoint(tmp_path / "tiny")[0].state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_wrapped_network_is_measured_and_saved(tmp_path):
+    model = tiny_model().float()
+    images = torch.randint(0, 256, (20, 3, 16, 24), dtype=torch.uint8)
+    test = data.ImageSet(images, torch.arange(20) % 5, tuple("abcde"), "noise", "test")
+    cards = [
+        train.make_checkpoint(wrap(model), tmp_path / "tiny", card_of(model), test)
+        for wrap in (unwrapped, nn.DataParallel)
+    ]
+    assert cards[0] == cards[1]
+    assert (cards[0].evaluation["data"], cards[0].evaluation["split"]) == ("noise", "test")
+
+
 def test_a_part_that_is_called_module_is_no_wrapper():
     network = nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
     assert unwrapped(network) is network

@@ -518,12 +518,15 @@ def _write_explanations(
         for written in explain.write_pages(model, images, reading, arguments.out, **options):
             print(f"Written: {written}")
         return
-    explained = []
+    explained, targets = [], set()
     for photo, file in readable:
         item = explain.explain(model, file, reading, **options)
         explained.append(item)
         if arguments.out is None or count == 1:
             target = arguments.out or Path(photo).with_suffix(".explained.png")
+            if target in targets:  # of photo.jpg beside photo.png
+                target = Path(f"{photo}.explained.png")
+            targets.add(target)
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
             for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:

@@ -33,7 +33,7 @@ from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_comput
 from vit_tutorial.data import ImageSet
 from vit_tutorial.distributed import broadcast, data_parallel, rank, world_size
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.hardware import compiled, memory_errors_explained
+from vit_tutorial.hardware import compiled, memory_errors_explained, unwrapped
 from vit_tutorial.images import normalize
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor
@@ -400,7 +400,7 @@ def make_checkpoint(
 ) -> Card:
     """Save `model`, measure the file that was written, and put the result on its card."""
     save_checkpoint(model, path, card)
-    shipped, _ = load_checkpoint(path, type(model))
+    shipped, _ = load_checkpoint(path, type(unwrapped(model)))
     result = evaluate(shipped, test, card.mean, card.std, batch_size)
     evaluation = {
         "data": test.name,

@@ -654,6 +654,11 @@ def test_a_fingerprint_is_that_of_the_same_data_and_of_no_others():
     one = hashlib.sha256(bytes([7])).hexdigest()[:12]  # of the image whose only pixel is 7
     assert one in first["some"].split()
     assert whole[2:].fingerprint()["images"] == 18
+    large = ImageSet(torch.zeros(2, 3, 4, 5).byte(), torch.zeros(2).long(), ("a",), "black")
+    for place in ((0, 0, 0), (2, 3, 4), (1, 0, 2)):  # channel, row, column
+        pixels = large.images.clone()
+        pixels[1][place] = 1
+        assert replace(large, images=pixels).fingerprint() != large.fingerprint(), place
     flat = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 2, 1))
     tall = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 1, 2))
     assert flat.fingerprint()["pixels"] != tall.fingerprint()["pixels"], "the shape counts"

@@ -81,6 +81,7 @@ def uploads() -> dict:
         "ipywidgets 8, value": (item,),
         "ipywidgets 7, value": {"cat.png": {"metadata": {"name": "cat.png"}, "content": content}},
         "Colab": {"cat.png": content},
+        "Colab, list of values": [content],
         "ipywidgets.Image": ipywidgets.Image(value=content),
         "IPython.display.Image": display.Image(data=content),
         "an open file": io.BytesIO(content),
@@ -105,6 +106,9 @@ def test_several_uploads_and_broken_ones_are_named():
         open_image(two)
     with pytest.raises(ValueError, match=r"a\.png: not an image"):
         open_image({"a.png": b"1"})
+    for nothing in ({}, (), ipywidgets.FileUpload()):
+        with pytest.raises(ValueError, match="nothing has been uploaded"):
+            open_image(nothing)
 
 
 def test_an_address_is_answered_with_the_remedy():

@@ -395,7 +395,8 @@ def _uploaded(source: Any) -> tuple[Any, str]:
             if isinstance(content, bytes | bytearray | memoryview):
                 files.append({"name": name, "content": content})
     elif isinstance(source, tuple | list):
-        files = [file for file in source if isinstance(file, Mapping) and "content" in file]
+        files = [{"content": file} if isinstance(file, bytes) else file for file in source]
+        files = [file for file in files if isinstance(file, Mapping) and "content" in file]
     if len(files) > 1:
         names = ", ".join(str(file.get("name")) for file in files)
         raise ValueError(
@@ -403,11 +404,13 @@ def _uploaded(source: Any) -> tuple[Any, str]:
         )
     if files:
         return _uploaded(files[0])
+    if isinstance(source, Mapping | tuple | list) and not source:
+        raise ValueError("nothing has been uploaded: expected one image")
     if isinstance(source, Mapping | tuple | list | str | bytes | os.PathLike | Image.Image):
         return source, ""
     for name in ("value", "data", "filename"):  # of widgets, of IPython.display.Image
         inside = getattr(source, name, None)
-        if inside and isinstance(inside, bytes | memoryview | Mapping | tuple):
+        if isinstance(inside, bytes | memoryview | Mapping | tuple):
             return _uploaded(inside)
     return source, ""
 
@@ -538,8 +541,8 @@ def _to_uint8(array: np.ndarray, value_range: tuple[float, float] | None, name: 
         if 0 < (brightest := int(array.max())) < 2**14:
             bits = next(bits for bits in (8, 10, 12, 14) if brightest < 2**bits)
             warnings.warn(
-                f"{name} has 16 bits, and no value above {brightest:,} of 65,535, so it is almost "
-                f"black: are there {bits} bits in use? Then give value_range=(0, {2**bits - 1}); "
+                f"{name} has 16 bits, and no value above {brightest:,} of 65,535, so it looks "
+                f"dark: are there {bits} bits in use? Then give value_range=(0, {2**bits - 1}); "
                 f"value_range=(0, 65535) if it is as dark as that",
                 stacklevel=4,
             )

@@ -237,6 +237,7 @@ def save(
         mean=mean,
         std=std,
         data=comparison.train.name,
+        fingerprint=comparison.train.fingerprint(),
         training=training,
     )
     path = results.ROOT / "runs" / "benchmarks" / "cifar10_resnet.safetensors"

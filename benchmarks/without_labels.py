@@ -138,6 +138,7 @@ def save_pretrained(mae: MaskedAutoencoder, experiment: Experiment, seconds: flo
         mean=tuple(mean),
         std=tuple(std),
         data=experiment.train.name,
+        fingerprint=experiment.train.fingerprint(),
         training={
             "command": experiment.command,
             **training,

@@ -38,12 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": set(),
     "hardware": {"distributed"},
     "model": {"positions"},
-    "data": {"images", "download"},
+    "folders": set(),
+    "data": {"images", "download", "folders"},
     "evaluation": {"data", "images", "modes", "intervals"},
     "cnn": set(),
     "compress": {"model", "files", "modes"},
     "mae": {"model", "positions", "augment"},
-    "weights": {"model", "cnn", "mae", "files"},
+    "weights": {"model", "cnn", "mae", "files", "hardware"},
     "pretrained": {"weights", "model", "images"},
     "transfer": {"model", "images", "files", "modes"},
     "explain": {"plots", "attention", "recording", "methods", "images", "explorer"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "compute": {"recipes", "hardware", "distributed"},
     "progress": {"files", "plots", "distributed"},
     "run": {"data", "model", "recipes", "optimizers", "progress", "distributed", "files"}
-    | {"compute", "provenance"},
+    | {"compute", "provenance", "hardware"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
     "explorer": {"explorer", "recording", "attention", "methods", "modes", "compress"}

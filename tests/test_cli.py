@@ -89,18 +89,23 @@ def test_train_writes_a_checkpoint_whose_card_says_how_and_evaluate_agrees(tmp_p
     assert {"hardware", "date", "commit", "seconds"} <= set(card.training)
     assert card.evaluation["n"] == 360
     assert card.evaluation["correct"] > 45  # guessing gives 36
+    assert card.fingerprint == data.digits("train").fingerprint()
     assert printed == (
-        f"{card.evaluation['correct']} of 360 images of scikit-learn digits classified correctly: "
+        f"{card.evaluation['correct']} of 360 test images of scikit-learn digits classified "
+        f"correctly: "
         f"{card.evaluation['accuracy']:.2f}%\n"
     )
 
     assert main(["evaluate", "--checkpoint", str(out), "--data", "digits"]) == 0
     sentence, report = capsys.readouterr().out.split("\n\n", 1)
     assert sentence.startswith(printed.rstrip())
+    assert "\nNone of them is known to be among the 1437 trained on." in sentence
     assert len(report.splitlines()) == 12  # a head, a line for each digit, and the mean
     options = ["--json", "--batch-size", "33"]
     assert main(["evaluate", "--checkpoint", str(out), "--data", "digits", *options]) == 0
     answer = json.loads(capsys.readouterr().out)
+    assert (answer.pop("data"), answer.pop("split")) == ("scikit-learn digits", "test")
+    assert answer.pop("trained_on") == 0
     result = evaluate(model, data.digits("test"), card.mean, card.std)
     assert answer.pop("interval") == list(result.interval)
     assert answer == {key: card.evaluation[key] for key in ("accuracy", "n", "correct")}
@@ -120,11 +125,16 @@ def test_evaluate_measures_a_folder_of_ones_own_in_several_sizes(tiny, folder, c
         "n": 9,
         "correct": expected.correct,
         "interval": [low, high],
+        "data": "mine",
+        "split": "",
+        "trained_on": None,
     }
     assert main(arguments) == 0
     assert capsys.readouterr() == (
         f"{expected.correct} of 9 images of mine classified correctly: {expected.accuracy:.2f}% "
-        f"(95% interval: {low:.2f}% to {high:.2f}%)\n\n{expected.report()}\n",
+        f"(95% interval: {low:.2f}% to {high:.2f}%)\n"
+        "Data unknown: the card does not say whether these images were trained on.\n\n"
+        f"{expected.report()}\n",
         "",
     )
 
@@ -190,7 +200,9 @@ def test_broken_images_are_left_out_and_named(tiny, folder, capsys):
     assert err.startswith("2 files left out: ")
     assert "broken.jpg" in err
     assert "empty.png" in err
-    assert err.count("\n") == 1
+    assert err.count("\n") == 2  # the other says that the data are unknown
+    arguments = ["--checkpoint", tiny, "--data", folder, "--on-error", "raise"]
+    assert "not an image that Pillow can read" in refused(capsys, "evaluate", *arguments)
 
 
 def test_a_class_folder_without_images_is_refused(tiny, folder, capsys):
@@ -208,7 +220,7 @@ def test_one_class_is_enough(tiny, folder, tmp_path, capsys):
     assert main(["evaluate", *arguments]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[3:]}
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[4:]}
     assert list(rows) == ["red", "mean", "Picture:"]
     model, card = load_checkpoint(tiny)
     images = data.image_folder(folder, 16).relabelled(card.classes)
@@ -401,18 +413,92 @@ def test_train_takes_a_folder_as_people_have_it(folder, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "1 file left out" in err
     assert "broken.png" in err
-    assert "images of mine classified correctly" in out
+    assert "held-out images of mine classified correctly" in out
     card = load_checkpoint(tmp_path / "new")[1]
     assert card.classes == tuple(COLOURS)
     assert card.evaluation["n"] == 3  # one of each class
+
+
+@pytest.fixture
+def trained(folder, tmp_path, capsys):
+    """A network of the smoke recipe, trained on `folder` without a word on how."""
+    arguments = ["--recipe", "smoke", "--data", str(folder), "--device", "cpu"]
+    assert main(["train", *arguments, "--out", str(tmp_path / "new.safetensors")]) == 0
+    return tmp_path / "new.safetensors", *capsys.readouterr()
+
+
+def test_a_few_images_are_trained_on_without_flags(trained):
+    out, printed, _ = trained
+    assert "The batch size is 1, not 128: there are 6 images to train on." in printed
+    card = load_checkpoint(out)[1]
+    assert card.training["batch_size"] == 1
+    assert "of 3 held-out images of mine classified correctly" in printed
+    assert (card.evaluation["data"], card.evaluation["split"]) == ("mine", "held-out")
+
+
+def test_evaluate_counts_the_held_out_images_of_the_folder_that_was_trained_on(
+    trained, folder, capsys
+):
+    out, printed, _ = trained
+    arguments = ["evaluate", "--checkpoint", str(out), "--data", str(folder)]
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert again.startswith(printed.splitlines()[-1])
+    assert "None of them is known to be among the 6 trained on." in again
+
+
+def test_evaluate_says_how_many_images_it_was_trained_on(trained, folder, tmp_path, capsys):
+    """The folder has grown: it is split in another way than before, and so counted as a whole."""
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / "blue" / "more.png")
+    arguments = ["evaluate", "--checkpoint", str(trained[0]), "--data", str(folder)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "of 10 images of mine classified correctly" in printed
+    assert "Careful: the network was trained on 6 of these images" in printed
+    assert main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["trained_on"] == 6
+    assert "Careful" in err
+
+
+def test_named_splits_are_named_and_a_leak_between_them_is_said(folder, tmp_path, capsys):
+    for name in COLOURS:
+        (tmp_path / "set" / "Val" / name).mkdir(parents=True)
+        shutil.copy(folder / name / "0.png", tmp_path / "set" / "Val" / name)
+    shutil.move(folder, tmp_path / "set" / "Train")
+    assert main(smoke(tmp_path / "set", tmp_path / "new.safetensors")) == 0
+    printed = capsys.readouterr().out
+    assert "of 3 images of set/Val classified correctly" in printed
+    assert "Careful: the network was trained on 3 of these images" in printed
+    assert load_checkpoint(tmp_path / "new")[1].data == "set/Train"
+
+
+def test_train_and_evaluate_open_twelve_bits_by_their_range(folder, tmp_path, capsys):
+    for file in folder.rglob("*.png"):
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(grey * 16).save(file)
+    assert main(smoke(folder, tmp_path / "dark")) == 0
+    error = capsys.readouterr().err
+    assert "value_range=(0, 4095)" in error
+    assert "(and 8 more like it)" in error
+    value_range = ["--value-range", "0", "4080"]
+    assert main(smoke(folder, tmp_path / "new", *value_range)) == 0
+    card = load_checkpoint(tmp_path / "new")[1]
+    assert card.mean[0] > 10 * load_checkpoint(tmp_path / "dark")[1].mean[0]
+    assert card.training["command"].endswith(" --value-range 0 4080")
+    printed = capsys.readouterr().out.splitlines()[-1]
+    arguments = ["--checkpoint", str(tmp_path / "new"), "--data", str(folder), *value_range]
+    assert main(["evaluate", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(printed)
 
 
 def test_train_refuses_folders_from_which_nothing_can_be_learnt(folder, tmp_path, capsys):
     (folder / "empty").mkdir()
     assert "empty" in refused(capsys, *smoke(folder, tmp_path / "new"))
     (folder / "empty").rmdir()
+    (folder / "blue" / "0.png").unlink()
     error = refused(capsys, *smoke(folder, tmp_path / "new"))
-    assert "mine holds 9 images: a test set of 20% cannot have one of each of 3 classes" in error
+    assert "mine has one image of blue: a class needs two" in error
     for name in ("green", "blue"):
         shutil.rmtree(folder / name)
     error = refused(capsys, *smoke(folder, tmp_path / "new"))
@@ -423,9 +509,6 @@ def test_train_refuses_folders_from_which_nothing_can_be_learnt(folder, tmp_path
 def test_a_full_disk_at_the_end_of_a_training_loses_nothing(folder, tmp_path, monkeypatch, capsys):
     """No file may grow beyond 100 bytes when the checkpoint is written; then there is room."""
     resource = pytest.importorskip("resource", reason="Windows has no such limits")
-    for name in ("blue", "green"):  # enough for a test image of each class
-        Image.new("RGB", (20, 20)).save(folder / name / "more.png")
-        Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / name / "still_more.png")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     make_checkpoint = train.make_checkpoint
 
@@ -585,6 +668,86 @@ def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
         ([photo, "--model", "foo:bar"], "torchvision:NAME, timm:NAME or hf:NAME, got 'foo:bar'"),
     ]:
         assert sentence in refused(capsys, "explain", *arguments)
+
+
+@pytest.fixture
+def five(photo, tmp_path):
+    """Five files of which the third is no image, whatever it is called."""
+    for name in "abde":
+        shutil.copy(photo, tmp_path / f"{name}.jpg")
+    photo.unlink()
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    return [str(tmp_path / f"{name}.jpg") for name in "abcde"]
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ([], {f"{name}.explained.png" for name in "abde"}),
+        (["sheet.png"], {"sheet.png"}),
+        (["all.html"], {"all.html"}),
+        (["pages"], {f"pages/{name}.html" for name in "abde"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else "",
+)
+def test_explain_does_the_others_where_one_cannot_be_read(
+    out, expected, tiny, five, tmp_path, capsys
+):
+    before = set(tmp_path.rglob("*"))
+    where = ["--out", str(tmp_path / out[0])] if out else []
+    assert main(["explain", *five, "--model", str(tiny), *where]) == 1
+    made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert {path.relative_to(tmp_path).as_posix() for path in made} == expected
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vit-tutorial explain: left out: ")
+    assert "c.jpg: not an image that Pillow can read" in error
+    if out == ["all.html"]:
+        assert (tmp_path / "all.html").read_text(encoding="utf-8").count('"answer":') == 4
+
+
+def test_explain_keeps_apart_what_differs_in_its_ending(tiny, photo, tmp_path, capsys):
+    Image.new("RGB", (50, 30), "green").save(tmp_path / "photo.png")
+    assert main(["explain", str(photo), str(tmp_path / "photo.png"), "--model", str(tiny)]) == 0
+    made = {path.name for path in tmp_path.glob("*.explained.png")}
+    assert made == {"photo.explained.png", "photo.png.explained.png"}
+    capsys.readouterr()
+
+
+def test_explain_refuses_where_none_can_be_read(tiny, five, tmp_path, capsys):
+    for name in "abde":
+        (tmp_path / f"{name}.jpg").write_bytes(b"no image")
+    for out in ([], ["--out", str(tmp_path / "a.png")], ["--out", str(tmp_path / "a.html")]):
+        assert main(["explain", *five, "--model", str(tiny), *out]) == 2
+        assert capsys.readouterr().err.count("not an image") == 5
+    assert not list(tmp_path.glob("a.png")) + list(tmp_path.glob("a.html"))
+
+
+def test_explain_expands_patterns_as_a_shell_does(tiny, five, tmp_path, capsys):
+    (tmp_path / "a[1].jpg").write_bytes((tmp_path / "a.jpg").read_bytes())  # is a file itself
+    patterns = [str(tmp_path / "[bd].jpg"), str(tmp_path / "a[1].jpg")]
+    assert main(["explain", *patterns, "--model", str(tiny)]) == 0
+    made = {path.name for path in tmp_path.glob("*.explained.png")}
+    assert made == {"b.explained.png", "d.explained.png", "a[1].explained.png"}
+    capsys.readouterr()
+    error = refused(capsys, "explain", tmp_path / "*.bmp", "--model", tiny)
+    assert "there is no file that matches" in error
+
+
+@pytest.mark.parametrize("out", ["", "all.html"])
+def test_explain_opens_twelve_bits_by_their_range(out, tiny, tmp_path, capsys):
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 60)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    plain = np.rint(deep / 4095 * 255).astype(np.uint8)
+    (tmp_path / "plain").mkdir()
+    Image.fromarray(plain).save(tmp_path / "plain" / "deep.png")
+    made = []
+    for folder, more in ((tmp_path, ["--value-range", "0", "4095"]), (tmp_path / "plain", [])):
+        where = ["--out", str(folder / out)] if out else []
+        photo = str(folder / "deep.png")
+        assert main(["explain", photo, "--model", str(tiny), *more, *where]) == 0
+        made.append((folder / (out or "deep.explained.png")).read_bytes())
+    assert made[0] == made[1]
+    capsys.readouterr()
 
 
 # ---- help ----

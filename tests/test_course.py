@@ -890,7 +890,7 @@ def test_the_lock_holds_every_dependency_at_a_version_it_admits(project):
             locked.setdefault(requirement.name, []).append(versions[0].removeprefix("=="))
 
     extras = project["optional-dependencies"]
-    assert set(extras) == {"lab", "pretrained", "export", "docs", "test"}
+    assert set(extras) == {"lab", "pretrained", "export", "heic", "docs", "test"}
     for text in [*project["dependencies"], *(text for part in extras.values() for text in part)]:
         wanted = Requirement(text)
         if wanted.name == project["name"]:  # parts of itself, which are here, too

@@ -2,10 +2,14 @@
 
 import hashlib
 import io
+import json
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -250,6 +254,34 @@ def test_a_wrong_file_is_never_left_behind(get, tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from vit_tutorial.download import fetch
+fetch([sys.argv[1]], Path(sys.argv[2]), size=200_000, md5=sys.argv[3], stall=60.0, slow=0.0)
+"""
+
+
+def test_of_two_processes_that_fetch_one_file_one_waits(server, start, tmp_path):
+    """The server takes a second and a half; whoever comes second finds the file."""
+    arguments = [server.url("drip"), tmp_path / "file.bin", hashlib.md5(server.payload).hexdigest()]
+    command = [sys.executable, "-c", FETCH, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [start(*command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [kind for kind, _ in server.requests] == ["drip"], "it was sent once"
+    assert "Another process makes file.bin: waiting for it." in said[0][0] + said[1][0]
+    assert (tmp_path / "file.bin").read_bytes() == server.payload
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_lock_that_a_killed_process_has_left_is_no_obstacle(get, server, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file.bin.lock").touch()
+    assert get("good").read_bytes() == server.payload
+
+
 def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_servers(get, server, tmp_path):
     (tmp_path / "new").write_text("a file where the folder should be")
     with pytest.raises(FileExistsError):
@@ -482,14 +514,6 @@ def test_many_broken_files_are_counted(pets):
     assert str(warned[0].message).count(".jpg: ") == 10
 
 
-def test_hidden_files_and_folders_are_ignored(pets):
-    (pets / ".git").mkdir()
-    (pets / "notes.txt").write_text("beside the classes")
-    (pets / "cat" / ".DS_Store").write_bytes(b"\0")
-    assert image_folder(pets).classes == ("ant", "cat", "dog")
-    assert len(image_folder(pets)) == 4
-
-
 def test_one_class_is_enough(tmp_path):
     images = image_folder(make_folder(tmp_path / "one", cat=["red", "blue"]))
     assert images.classes == ("cat",)
@@ -516,7 +540,8 @@ def test_load_finds_the_split_inside_a_folder(tmp_path):
     make_folder(tmp_path / "set" / "test", dog=["#300000"])
     assert load(tmp_path / "set", "train").classes == ("cat", "dog")
     assert load(str(tmp_path / "set"), "test").classes == ("dog",)
-    assert load(tmp_path / "set", "test").name == "set"
+    assert load(tmp_path / "set", "test").name == "set/test"
+    assert load(tmp_path / "set", "test", name="mine").described == "images of mine/test"
     train, test = load_train_test(tmp_path / "set")
     assert test.classes == train.classes
     assert test.labels.tolist() == [1]  # numbered as in training, where dog is 1
@@ -530,10 +555,23 @@ def test_a_folder_without_splits_is_split(tmp_path):
     assert torch.bincount(test.labels).tolist() == [4, 4]
     everything = torch.cat([train.images, test.images])[:, 0, 0, 0]
     assert everything.unique().numel() == 40
+    assert train.described, test.described == ("train images of set", "held-out images of set")
+
+
+def test_a_small_folder_keeps_an_image_of_each_class_for_the_test(tmp_path):
+    """A fifth of nine images would be two, of three classes."""
+    folder = make_folder(tmp_path / "set", **{n: ["red", "lime", "blue"] for n in "abc"})
+    train, test = load_train_test(folder)
+    assert train.labels.bincount().tolist() == [2, 2, 2]
+    assert test.labels.bincount().tolist() == [1, 1, 1]
+    (folder / "a" / "0.png").unlink()
+    (folder / "a" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"set has one image of a: a class needs two"):
+        load_train_test(folder)
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match=r"image folder, got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"image folder .* got 'imagenet'"):
         load("imagenet", "train")
 
 
@@ -598,6 +636,49 @@ def test_a_set_is_sliced_and_relabelled_by_name():
     assert some.relabelled(["b", "x", "a"]).labels.tolist() == [2, 0, 2]
     with pytest.raises(ValueError, match="does not know: b; it knows a, c"):
         some.relabelled(["a", "c"])
+
+
+def test_a_fingerprint_is_that_of_the_same_data_and_of_no_others():
+    whole = numbered(20)
+    assert numbered(20).fingerprint() == whole.fingerprint()
+    first = whole.fingerprint()
+    pixel = whole.images.clone()
+    pixel[3] += 1
+    for part, other in {
+        "pixels": replace(whole, images=pixel),
+        "labels": replace(whole, labels=1 - whole.labels),
+        "classes": replace(whole, classes=("a", "c")),
+    }.items():
+        changed = {key for key, value in other.fingerprint().items() if value != first[key]}
+        assert changed - {"some"} == {part}
+    one = hashlib.sha256(bytes([7])).hexdigest()[:12]  # of the image whose only pixel is 7
+    assert one in first["some"].split()
+    assert whole[2:].fingerprint()["images"] == 18
+    large = ImageSet(torch.zeros(2, 3, 4, 5).byte(), torch.zeros(2).long(), ("a",), "black")
+    for place in ((0, 0, 0), (2, 3, 4), (1, 0, 2)):  # channel, row, column
+        pixels = large.images.clone()
+        pixels[1][place] = 1
+        assert replace(large, images=pixels).fingerprint() != large.fingerprint(), place
+    flat = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 2, 1))
+    tall = replace(whole, images=whole.images.reshape(20, 1, 1, 1).repeat(1, 1, 1, 2))
+    assert flat.fingerprint()["pixels"] != tall.fingerprint()["pixels"], "the shape counts"
+
+
+def test_images_that_were_trained_on_are_found_again(monkeypatch):
+    whole = numbered(60)
+    assert whole.count_of(whole[:25].fingerprint()) == 25
+    assert whole[25:].count_of(whole[:25].fingerprint()) == 0
+    monkeypatch.setattr(data, "SAMPLE", 10)  # as of a set that is too large
+    few = whole.fingerprint()
+    assert len(few["some"].split()) == 10
+    assert whole.count_of(few) == 10
+    assert json.loads(json.dumps(few)) == few
+
+
+def test_a_set_says_which_part_it_is():
+    assert digits("test").described == "test images of scikit-learn digits"
+    assert digits("train")[:5].described == "train images of scikit-learn digits"
+    assert numbered(3).described == "images of numbered"
 
 
 def test_a_set_is_resized():

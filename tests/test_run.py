@@ -415,31 +415,73 @@ def test_names_with_a_dot_are_different_runs(tmp_path):
     assert names >= {f"{n}.{s}" for n in ("lr0.01", "lr0.02", "vit.v1") for s in ("state", "csv")}
 
 
-@pytest.mark.parametrize(
-    ("model", "train", "sentence"),
-    [
-        ({"num_heads": 1}, {}, "was started with the network's num_heads=2, not with .*=1"),
-        ({}, {"count": 48}, "was started with .*images=64, not with .*images=48"),
-        ({}, {"classes": ("left", "right")}, r"was started with classes=\(.*, not with classes="),
-        ({}, {"darker": 2}, r"was started with mean=\[.*, not with mean=\["),
-    ],
-)
-def test_another_network_or_other_images_are_noticed(tmp_path, model, train, sentence):
-    """Though the shapes of all weights are the same."""
+def resumed(tmp_path, train, model=None, test=None):
+    """Go on with the run in `tmp_path`; return its rows."""
+    model = model or new_model()
+    return fit(model, train, test, QUICK, save_to=tmp_path / "run", resume=True)
+
+
+def test_another_network_is_noticed_though_the_shapes_of_all_weights_are_the_same(tmp_path):
     tiny = replace(TINY, num_heads=2)
     fit(VisionTransformer(tiny), stripes(), None, QUICK, save_to=tmp_path / "run")
-    other = stripes(train.get("count", 64))
-    other = replace(other, images=other.images // train.get("darker", 1))
-    other = replace(other, classes=train.get("classes", other.classes))
-    with pytest.raises(ValueError, match=sentence):
-        fit(
-            VisionTransformer(replace(tiny, **model)),
-            other,
-            None,
-            QUICK,
-            save_to=tmp_path / "run",
-            resume=True,
-        )
+    other = VisionTransformer(replace(tiny, num_heads=1))
+    with pytest.raises(ValueError, match=r"started with the network's num_heads=2, not with .*=1"):
+        resumed(tmp_path, stripes(), other)
+
+
+def swapped(images: torch.Tensor) -> torch.Tensor:
+    """The first image and the last one in each other's place."""
+    return torch.cat([images[-1:], images[1:-1], images[:1]])
+
+
+PIXELS = "the pixels of the images, or their order, differ"
+OTHER_DATA = {
+    "images removed": (lambda s: s[:48], "it had 64 images, now there are 48"),
+    "images added": (lambda s: s[torch.arange(70) % 64], "it had 64 images, now there are 70"),
+    "classes renamed": (
+        lambda s: replace(s, classes=("left", "right")),
+        "its classes were lying, standing, now they are left, right",
+    ),
+    "all darker": (lambda s: replace(s, images=s.images // 2), PIXELS),
+    "one image": (lambda s: replace(s, images=torch.cat([s.images[1:2], s.images[1:]])), PIXELS),
+    "another order": (lambda s: replace(s, images=swapped(s.images)), PIXELS),
+    "labels": (lambda s: replace(s, labels=1 - s.labels), "the labels of the images differ"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_DATA)
+def test_a_run_of_other_data_is_refused_and_what_differs_is_said(kind, tmp_path):
+    change, sentence = OTHER_DATA[kind]
+    train = stripes()
+    fit(new_model(), train, None, QUICK, save_to=tmp_path / "run")
+    before = state_path(tmp_path / "run").read_bytes()
+    with pytest.raises(ValueError, match=r"begun with other data: .*remove that file") as refused:
+        resumed(tmp_path, change(train))
+    assert sentence in str(refused.value)
+    assert state_path(tmp_path / "run").read_bytes() == before
+    assert len(resumed(tmp_path, stripes())) == QUICK.epochs, "the same data, loaded again"
+
+
+def test_a_wrapped_network_and_the_plain_one_go_on_with_each_others_runs(tmp_path):
+    fit(nn.DataParallel(new_model()), stripes(), None, QUICK, save_to=tmp_path / "run")
+    assert "head.bias" in read_state(tmp_path / "run")["model"]
+    for model in (new_model(), nn.DataParallel(new_model())):
+        assert len(resumed(tmp_path, stripes(), model)) == QUICK.epochs
+
+
+def test_a_run_from_before_there_were_fingerprints_goes_on_and_says_so(tmp_path, capsys):
+    fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
+    state = read_state(tmp_path / "run")
+    del state["subject"]["fingerprint"]
+    torch.save(state, state_path(tmp_path / "run"))
+    capsys.readouterr()
+    assert len(resumed(tmp_path, stripes())) == QUICK.epochs
+    assert "Data unknown: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="it had 64 images, now there are 48"):
+        resumed(tmp_path, stripes(48))
+    del state["subject"]
+    torch.save(state, state_path(tmp_path / "run"))
+    assert len(resumed(tmp_path, stripes())) == QUICK.epochs
 
 
 def test_a_run_without_a_step_is_nothing_to_lose(tmp_path):

@@ -524,6 +524,7 @@ def test_the_cards_count_is_that_of_the_written_file(tmp_path):
     fresh = evaluate(shipped, test, read.mean, read.std, 64)
     assert read.evaluation == {
         "data": "stripes",
+        "split": "",
         "correct": fresh.correct,
         "n": 200,
         "accuracy": fresh.accuracy,

@@ -2,6 +2,9 @@
 
 import json
 import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import conftest
@@ -11,9 +14,11 @@ import torch
 import torchvision
 import transformers
 from conftest import randomize
+from safetensors.torch import load_file, save_file
 from skimage import data as photographs
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
 from vit_tutorial import (
@@ -28,6 +33,7 @@ from vit_tutorial import (
     weights,
 )
 from vit_tutorial.cnn import ResNet, ResNetConfig
+from vit_tutorial.hardware import plain_state, unwrapped
 from vit_tutorial.mae import MaskedAutoencoder
 from vit_tutorial.weights import BUNDLED, Card, bundled
 
@@ -121,6 +127,96 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_whole(step, saved, monkeyp
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(other, saved, card_of(other))
     assert {name: (saved.parent / name).read_bytes() for name in before} == before
+
+
+# ---- wrapped networks ----
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():  # PyTorch's own, of its parts
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.compile(network, backend="eager")
+
+
+def partly(network: nn.Module, wrap: Callable) -> nn.Module:
+    network.blocks[1] = wrap(network.blocks[1])
+    network.head = wrap(network.head)
+    return network
+
+
+WRAPPED = {
+    "compiled": compiled,
+    "data-parallel": nn.DataParallel,
+    "averaged": lambda network: AveragedModel(network),
+    "all of it": lambda network: AveragedModel(nn.DataParallel(compiled(network))),
+    "compiled in parts": lambda network: partly(network, compiled),
+    "parts on several devices": lambda network: partly(network, nn.DataParallel),
+    "compiled in place": lambda network: network.compile(backend="eager") or network,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrapped_network_is_saved_as_itself(kind, tmp_path):
+    model = tiny_model()
+    before = {name: value.half().float() for name, value in model.state_dict().items()}
+    card = card_of(model)
+    save_checkpoint(WRAPPED[kind](model), tmp_path / "tiny", card)
+    assert set(load_file(tmp_path / "tiny.safetensors")) == set(before)
+    assert_close(load_checkpoint(tmp_path / "tiny")[0].state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_wrapped_network_is_measured_and_saved(tmp_path):
+    model = tiny_model().float()
+    images = torch.randint(0, 256, (20, 3, 16, 24), dtype=torch.uint8)
+    test = data.ImageSet(images, torch.arange(20) % 5, tuple("abcde"), "noise", "test")
+    cards = [
+        train.make_checkpoint(wrap(model), tmp_path / "tiny", card_of(model), test)
+        for wrap in (unwrapped, nn.DataParallel)
+    ]
+    assert cards[0] == cards[1]
+    assert (cards[0].evaluation["data"], cards[0].evaluation["split"]) == ("noise", "test")
+
+
+def test_a_part_that_is_called_module_is_no_wrapper():
+    network = nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    assert unwrapped(network) is network
+    assert list(plain_state(network)) == list(network.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.net._orig_mod."])
+def test_what_others_put_before_the_names_is_understood(prefix, saved):
+    expected = load_checkpoint(saved)[0].state_dict()
+    save_file({prefix + name: value for name, value in load_file(saved).items()}, saved)
+    assert_close(load_checkpoint(saved)[0].state_dict(), expected, rtol=0, atol=0)
+    save_file({**load_file(saved), "criterion.weight": torch.zeros(1)}, saved)
+    with pytest.raises(ValueError, match=r"do not fit together: .*(missing|unexpected)"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("what", ["weights missing", "cut short", "other values"])
+def test_what_cannot_be_read_back_does_not_replace_a_good_file(what, saved, monkeypatch):
+    before = {path.name: path.read_bytes() for path in saved.parent.iterdir()}
+    model = randomize(tiny_model(), seed=1)
+
+    def badly(state, path):
+        state = dict(state)
+        if what == "weights missing":
+            del state["head.bias"]
+        if what == "other values":
+            state["head.bias"] = state["head.bias"] + 1
+        save_file(state, path)
+        if what == "cut short":
+            path.write_bytes(path.read_bytes()[:-20])
+
+    monkeypatch.setattr(weights, "save_file", badly)
+    sentence = {
+        "weights missing": r"not saved: .*head\.bias is missing",
+        "cut short": "not a complete safetensors file",
+        "other values": r"head\.bias comes back .* with other values",
+    }[what]
+    with pytest.raises((ValueError, OSError), match=sentence):
+        save_checkpoint(model, saved, card_of(model))
+    assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 
 # ---- what is refused ----
@@ -340,6 +436,51 @@ def test_the_key_names_of_transformers_4_are_read_too():
     renamed = [weights._rename(s, weights._HUGGINGFACE_KEYS) for s in (old, theirs.state_dict())]
     assert list(renamed[0]) == list(renamed[1])
     assert_close(renamed[0], renamed[1], rtol=0, atol=0)
+
+
+def replaced(kind: str, count: int) -> nn.Module:
+    """A new head for a width of 24, as guides to fine-tuning write it."""
+    linear = nn.Linear(24, count, bias=kind != "without bias")
+    return {
+        "in a Sequential": nn.Sequential(linear),
+        "with dropout": nn.Sequential(nn.Dropout(0.3), nn.Identity(), linear),
+        "by name": nn.Sequential(OrderedDict(drop=nn.Dropout(), fc=linear)),
+    }.get(kind, linear)
+
+
+HEADS = ["alone", "without bias", "in a Sequential", "with dropout", "by name"]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [("timm", "head"), ("torchvision", "heads"), ("huggingface", "classifier")],
+)
+def test_a_head_that_was_replaced_is_taken_over(build, name, kind):
+    theirs = {"timm": from_timm, "torchvision": from_torchvision, "huggingface": from_huggingface}[
+        build
+    ]()
+    setattr(theirs, name, randomize(replaced(kind, 7)))
+    ours = from_library(theirs)
+    assert ours.config.num_classes == 7
+    images = pictures(2, 3, *ours.config.image_hw)
+    logits = theirs(images)
+    assert_close(ours(images), getattr(logits, "logits", logits))
+
+
+def test_a_compiled_model_of_a_library_is_taken_over():
+    theirs = from_timm()
+    images = pictures(2, 3, 16, 24)
+    expected = theirs(images)
+    theirs.blocks[0] = compiled(theirs.blocks[0])
+    assert_close(from_library(compiled(theirs))(images), expected)
+
+
+def test_a_head_of_several_layers_is_refused():
+    theirs = from_timm()
+    theirs.head = nn.Sequential(nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 5))
+    with pytest.raises(ValueError, match="a head of one linear layer"):
+        from_library(theirs)
 
 
 def test_type_is_kept_and_nothing_is_shared_with_the_model_that_was_read():

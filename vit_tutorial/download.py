@@ -13,9 +13,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 
@@ -31,7 +33,8 @@ def fetch(
     """Fetch `target` from the first of several URLs that delivers `size` bytes with that checksum.
 
     What has arrived lies beside the target, its name ending in `.part`, until it is complete and
-    checked; the next source, or the next call after an interruption, continues it.
+    checked; the next source, or the next call after an interruption, continues it. Of several
+    processes that fetch it at the same time one does, and the others wait for it.
 
     Args:
         sources: URLs, in the order in which to try them.
@@ -49,6 +52,15 @@ def fetch(
     if target.exists() and checksum(target) == md5:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(target):
+        if not (target.exists() and checksum(target) == md5):  # another one may have fetched it
+            _fetch(sources, target, size, md5, stall, slow)
+
+
+def _fetch(
+    sources: Sequence[str], target: Path, size: int, md5: str, stall: float, slow: float
+) -> None:
+    """Try one source after the other."""
     part = target.with_name(target.name + ".part")
     reasons: dict[str, str] = {}
     turns = deque((source, slow) for source in sources)
@@ -72,6 +84,23 @@ def fetch(
                 turns.appendleft((source, lowest_speed))
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise OSError(f"{target.name} could not be downloaded. Tried {tried}")
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Generator[None]:
+    """Let one process at a time make the file or folder `path`; the others wait for their turn."""
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process makes {path.name}: waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held: who waits for a file that is gone tries again
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def checksum(path: Path) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from vit_tutorial.distributed import world_size
 
@@ -24,6 +25,10 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
     if capability >= (8, 0):
         return torch.bfloat16
     return torch.float16 if capability >= (7, 0) else None
+
+
+# what compilation and sharding put into the names of weights
+INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @contextmanager
@@ -50,6 +55,78 @@ def compiled(model: nn.Module, enabled: bool = True) -> Generator[bool]:
     finally:
         for part in parts:
             del part.forward  # the class's own is back
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network itself of one that is compiled, data-parallel or averaged.
+
+    Examples:
+        >>> network = torch.nn.Linear(2, 1)
+        >>> unwrapped(torch.nn.DataParallel(network)) is unwrapped(network) is network
+        True
+    """
+    while name := _wrapped(network):
+        network = network.get_submodule(name)
+    return network
+
+
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a network, wrapped as a whole or in parts, by the names without it.
+
+    Examples:
+        >>> network = torch.nn.Sequential(torch.nn.DataParallel(torch.nn.Linear(2, 1)))
+        >>> list(network.state_dict()), list(plain_state(network))
+        (['0.module.weight', '0.module.bias'], ['0.weight', '0.bias'])
+    """
+    network = unwrapped(network)
+    state, names = network.state_dict(), _plain_names(network)
+    return {plain: state[name] for plain, name in names.items()}
+
+
+def load_plain(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights, saved by a network wrapped in any way, into one wrapped in any other.
+
+    Raises:
+        RuntimeError: weights of another network.
+    """
+    network = unwrapped(network)
+    names = _plain_names(network)
+    network.load_state_dict({names.get(plain_key(k), k): value for k, value in state.items()})
+
+
+def plain_key(key: str) -> str:
+    """Write the name of a weight without what compilation puts into it.
+
+    Examples:
+        >>> plain_key("blocks.0._orig_mod.mlp.fc1.bias")
+        'blocks.0.mlp.fc1.bias'
+    """
+    return ".".join(part for part in key.split(".") if part not in INSERTED)
+
+
+def _wrapped(network: nn.Module) -> str:
+    """Return what a wrapper calls the network in it; "" for what is no wrapper."""
+    for name in INSERTED:
+        if name in network._modules:
+            return name
+    parallel = nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel
+    return "module" if isinstance(network, parallel) else ""
+
+
+def _plain_names(network: nn.Module) -> dict[str, str]:
+    """Return the name in `network.state_dict()` of each weight, by its plain one."""
+    inserted = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in network.named_modules(remove_duplicate=False)
+        if (name := _wrapped(module))
+    }
+    names = {}
+    for key in network.state_dict():
+        parts = key.split(".")
+        paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        kept = (part for part, path in zip(parts, paths, strict=True) if path not in inserted)
+        names[".".join(kept)] = key
+    return names
 
 
 def best_device() -> str:

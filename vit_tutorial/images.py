@@ -11,8 +11,9 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -23,10 +24,15 @@ from torch import Tensor, nn
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
 Size = int | tuple[int, int]  # the side of a square, or (height, width), in pixels
-Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | Mapping | tuple
+# what the formats of telephones call themselves, at the beginning of a file
+HEIF = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC")
+HEIF |= dict.fromkeys((b"avif", b"avis"), "AVIF")
 
 
-def open_image(source: Source, *, mode: str = "RGB") -> Image.Image:
+def open_image(
+    source: Source, *, mode: str = "RGB", value_range: tuple[float, float] | None = None
+) -> Image.Image:
     """Open any image as an upright, opaque picture with 8 bits per channel.
 
     The camera's orientation (EXIF) is applied, transparency is laid on white, an animation gives
@@ -35,38 +41,56 @@ def open_image(source: Source, *, mode: str = "RGB") -> Image.Image:
     Args:
         source: A path, the bytes of a file, an open binary file, a PIL image, an array (H, W) or
             (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W). Numbers are uint8, uint16, bool, or
-            floats from 0 to 1 (PIL's mode "F" too; mode "I" holds 0 to 65535).
+            floats from 0 to 1 (PIL's mode "F" too; mode "I" holds 0 to 65535). Also what an upload
+            button of ipywidgets or Colab gives, if it is of one file.
         mode: "RGB" or "L" (grey).
+        value_range: The values that become black and white, for numbers of any type. Without it
+            16 bits are 0 to 65535, or what the file says of itself; a warning says where they look
+            like 12 bits, of a microscope, in a file of 16.
 
     Raises:
         FileNotFoundError: no file there.
-        ValueError: not an image, a broken or empty one, one beyond `PIL.Image.MAX_IMAGE_PIXELS`
-            (a small file can unpack to gigabytes), or numbers of another shape, type or range.
+        ValueError: not an image, a broken or empty one, one beyond twice
+            `PIL.Image.MAX_IMAGE_PIXELS` (a small file can unpack to gigabytes), or numbers of
+            another shape, type or range.
 
     Examples:
         >>> open_image(np.array([[0, 65535]], dtype=np.uint16)).getpixel((1, 0))
+        (255, 255, 255)
+        >>> open_image(np.array([[0, 4095]], dtype=np.uint16), value_range=(0, 4095)).getpixel(
+        ...     (1, 0)
+        ... )
         (255, 255, 255)
         >>> open_image(Image.new("RGBA", (4, 2), "#ff000080")).getpixel((0, 0))
         (255, 127, 127)
     """
     if mode not in ("RGB", "L"):
         raise ValueError(f'mode must be "RGB" or "L", got {mode!r}')
+    if value_range is not None and not value_range[0] < value_range[1]:
+        raise ValueError(
+            f"value_range must be (black, white), black below white, got {value_range}"
+        )
     if isinstance(source, np.ndarray | Tensor):
-        return _opaque(_from_array(source), mode)
-    if isinstance(source, Image.Image):
-        return _decode(source, "the PIL image", mode)
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", mode)
-    if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        return _opaque(_from_array(source, value_range), mode)
+    content, name = _uploaded(source)
+    if isinstance(content, Image.Image):
+        return _decode(content, "the PIL image", mode, value_range)
+    if isinstance(content, bytes):
+        name = name or f"the {len(content)} bytes given"
+        return _decode(io.BytesIO(content), name, mode, value_range)
+    if isinstance(content, str | os.PathLike):
+        path = Path(content).expanduser()
         if path.is_dir():
             raise ValueError(f"expected an image file, got the folder {path}")
+        if str(content).startswith(("http://", "https://")):
+            raise ValueError(f"{content} is an address: download the image, and give its file")
         if not path.exists():
-            raise FileNotFoundError(f"there is no file {source}")
+            raise FileNotFoundError(f"there is no file {content}")
         with path.open("rb") as file:
-            return _decode(file, str(path), mode)
-    if hasattr(source, "read"):
-        return _decode(source, str(getattr(source, "name", "the open file")), mode)
+            return _decode(file, str(path), mode, value_range)
+    if hasattr(content, "read"):
+        name = str(getattr(content, "name", "the open file"))
+        return _decode(content, name, mode, value_range)
     raise ValueError(
         "expected a path, bytes, a binary file, a PIL image, a numpy array or a torch tensor, "
         f"got {type(source).__name__}"
@@ -197,6 +221,11 @@ def normalize(
         >>> normalize(torch.full((1, 1, 1), 255, dtype=torch.uint8), [0.5], [0.25]).item()
         2.0
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"expected a tensor of pixels, got {images!r:.60}: `fit_image` opens an image file, "
+            f"`prepare` makes it ready for a network"
+        )
     if images.dtype != torch.uint8:
         raise ValueError(f"expected uint8 pixels from 0 to 255, got {images.dtype}")
     if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
@@ -353,30 +382,139 @@ def _patch_weights(count: int, start: float, stop: float, patches: int, smooth: 
     return (weights * inside[:, None]).astype(np.float32)
 
 
-def _decode(source: Any, name: str, mode: str) -> Image.Image:
+def _uploaded(source: Any) -> tuple[Any, str]:
+    """Take the one file, and its name, out of what an upload button or a display object holds.
+
+    ipywidgets 8 gives a tuple of {"name": ..., "content": ...}, 7 and Colab a dict by name.
+    """
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source), ""
+    if isinstance(source, Mapping) and "content" in source:
+        return bytes(source["content"]), str(source.get("name", ""))
+    files: list[Any] = []
+    if isinstance(source, Mapping):
+        for name, value in source.items():
+            content = value.get("content") if isinstance(value, Mapping) else value
+            if isinstance(content, bytes | bytearray | memoryview):
+                files.append({"name": name, "content": content})
+    elif isinstance(source, tuple | list):
+        files = [{"content": file} if isinstance(file, bytes) else file for file in source]
+        files = [file for file in files if isinstance(file, Mapping) and "content" in file]
+    if len(files) > 1:
+        names = ", ".join(str(file.get("name")) for file in files)
+        raise ValueError(
+            f"expected one image, got {len(files)} uploads ({names}): give one of them"
+        )
+    if files:
+        return _uploaded(files[0])
+    if isinstance(source, Mapping | tuple | list) and not source:
+        raise ValueError("nothing has been uploaded: expected one image")
+    if isinstance(source, Mapping | tuple | list | str | bytes | os.PathLike | Image.Image):
+        return source, ""
+    for name in ("value", "data", "filename"):  # of widgets, of IPython.display.Image
+        inside = getattr(source, name, None)
+        if isinstance(inside, bytes | memoryview | Mapping | tuple):
+            return _uploaded(inside)
+    return source, ""
+
+
+def _decode(
+    source: Any, name: str, mode: str, value_range: tuple[float, float] | None
+) -> Image.Image:
     """Decode an image or a binary file, and say in one sentence what is wrong with it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+        with (
+            warnings.catch_warnings()
+        ):  # twice the limit is refused: 108 megapixels are a telephone's
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else _open(source)
             if 0 in image.size:
                 raise ValueError("it has no pixels")
+            deep_colour = ";16" in str(getattr(image, "tile", ""))  # as in "RGB;16B"
+            own_range = _range_in_file(image)
             image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits
             array = np.asarray(image)
             fits = image.mode == "I" and array.min() >= 0 and array.max() <= 65535
-            image = _from_array(array.astype(np.uint16) if fits else array)
-        return _opaque(image, mode)
+            array = array.astype(np.uint16) if fits else array
+            return _opaque(_from_array(array, value_range or own_range, name), mode)
+        if deep_colour:
+            _require_bright(image, name, value_range)
+            value_range = None
+        image = _opaque(image, mode)
+        return image if value_range is None else _from_array(np.asarray(image), value_range)
     except UnidentifiedImageError:
         raise ValueError(f"{name}: not an image that Pillow can read") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: refused before decoding: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name}: refused before decoding: {error}. If you trust the file, make it smaller, or "
+            f"set PIL.Image.MAX_IMAGE_PIXELS higher"
+        ) from None
     except Exception as error:  # a broken file can make a decoder raise anything
         raise ValueError(f"{name}: cannot be read as an image: {error}") from error
 
 
-def _from_array(array: np.ndarray | Tensor) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image file by Pillow, or by pillow-heif, if that is installed."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+        if head[4:8] != b"ftyp" or head[8:12] not in HEIF:
+            raise
+    try:
+        pillow_heif = import_module("pillow_heif")
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"it is in {HEIF[head[8:12]]}, which needs pillow-heif: `pip install pillow-heif` (it "
+            f"is the extra `heic` of vit-tutorial), or save it as JPEG or PNG"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return Image.open(file)
+
+
+def _range_in_file(image: Image.Image) -> tuple[float, float] | None:
+    """Return the values of black and white that a TIFF or PNG of 16 bits says it has."""
+    if tags := getattr(image, "tag_v2", None):
+        bits, low, high = (tags.get(number) for number in (258, 280, 281))
+        low, high = (v[0] if isinstance(v, tuple) else v for v in (low, high))
+        if high and (low or 0) < high:
+            return float(low or 0), float(high)
+        bits = bits[0] if isinstance(bits, tuple) else bits
+        return (0.0, 2.0**bits - 1) if bits and 8 < bits < 16 else None
+    file = getattr(image, "fp", None)
+    if image.format == "PNG" and file is not None:
+        place = file.tell()
+        file.seek(0)
+        before, found, after = file.read(4096).partition(b"sBIT")  # stands among the first parts
+        file.seek(place)
+        if found and b"IDAT" not in before and 8 < after[0] < 16:
+            return 0.0, 2.0 ** after[0] - 1
+    return None
+
+
+def _require_bright(image: Image.Image, name: str, value_range: tuple[float, float] | None) -> None:
+    """Warn where colours of 16 bits, of which Pillow reads the upper 8, seem to have fewer."""
+    brightest = int(np.asarray(image.convert("RGB")).max())
+    if value_range is None and not 0 < brightest < 64:
+        return
+    sentence = (
+        f"{name}: of 16-bit colours Pillow reads the upper 8 bits, up to {brightest} of 255 here: "
+        f"read the file to an array by another library, and give that with its value_range"
+    )
+    if value_range is not None:
+        raise ValueError(sentence)
+    warnings.warn(sentence, stacklevel=4)
+
+
+def _from_array(
+    array: np.ndarray | Tensor,
+    value_range: tuple[float, float] | None = None,
+    name: str = "the array",
+) -> Image.Image:
     shape = tuple(array.shape)
     is_tensor = isinstance(array, Tensor)
     channels = 1 if len(shape) == 2 else shape[0 if is_tensor else -1] if len(shape) == 3 else 0
@@ -388,22 +526,43 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
         array = array.float() if array.is_floating_point() else array  # bfloat16 too
         array = (array.movedim(0, -1) if len(shape) == 3 else array).numpy()
     array = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
-    return Image.fromarray(_to_uint8(array))
+    return Image.fromarray(_to_uint8(array, value_range, name))
 
 
-def _to_uint8(array: np.ndarray) -> np.ndarray:
+def _to_uint8(array: np.ndarray, value_range: tuple[float, float] | None, name: str) -> np.ndarray:
     kind, size = array.dtype.kind, array.dtype.itemsize
+    if value_range is not None and kind in "uif":
+        low, high = value_range
+        if not np.isfinite(array).all():
+            raise ValueError("expected finite numbers, got NaN or infinity among them")
+        return np.rint(np.clip((array.astype(np.float64) - low) / (high - low), 0, 1) * 255).astype(
+            np.uint8
+        )
     if (kind, size) == ("u", 1):
         return array
     if (kind, size) == ("u", 2):
+        if 0 < (brightest := int(array.max())) < 2**14:
+            bits = next(bits for bits in (8, 10, 12, 14) if brightest < 2**bits)
+            warnings.warn(
+                f"{name} has 16 bits, and no value above {brightest:,} of 65,535, so it looks "
+                f"dark: are there {bits} bits in use? Then give value_range=(0, {2**bits - 1}); "
+                f"value_range=(0, 65535) if it is as dark as that",
+                stacklevel=4,
+            )
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 is 255 * 257
     if kind == "b":
         return array.astype(np.uint8) * 255
     if kind != "f":
-        raise ValueError(f"expected uint8, uint16, bool or floats from 0 to 1, got {array.dtype}")
+        raise ValueError(
+            f"expected uint8, uint16, bool or floats from 0 to 1, got {array.dtype}; numbers of "
+            f"another kind need value_range=(black, white)"
+        )
     low, high = array.min(), array.max()
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN fails too; the margin is for rounding
-        raise ValueError(f"expected floats from 0 to 1, got {low:.4g} to {high:.4g}")
+        raise ValueError(
+            f"expected floats from 0 to 1, got {low:.4g} to {high:.4g}; numbers of another range "
+            f"need value_range=(black, white)"
+        )
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 

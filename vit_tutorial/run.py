@@ -5,9 +5,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +23,14 @@ from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats
 from vit_tutorial.distributed import rank, world_size
 from vit_tutorial.files import atomic_write, companion
+from vit_tutorial.hardware import load_plain, plain_state
 from vit_tutorial.model import ViTConfig
 from vit_tutorial.optimizers import make_optimizers
 from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
 from vit_tutorial.recipes import TrainConfig
+
+DATA = ("images", "classes", "mean", "std", "fingerprint")  # what a run's subject says of them
 
 
 class Run:
@@ -59,7 +63,7 @@ class Run:
         if config.ema:
             decay = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
-        self.num_images, self.classes = len(train), train.classes
+        self.train, self.num_images, self.classes = train, len(train), train.classes
         self.num_classes = len(train.classes)
         self.steps_per_epoch = len(train) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -88,6 +92,11 @@ class Run:
         """How long it has been training, pauses left out."""
         return time.perf_counter() - self.started
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells the training data from any others, see `ImageSet.fingerprint`."""
+        return self.train.fingerprint()
+
     def subject(self) -> dict[str, Any]:
         """Say what is trained on what; a resumed run must agree, as weights of a shape may not."""
         config = getattr(self.model, "config", None)
@@ -98,6 +107,7 @@ class Run:
             "classes": self.classes,
             "mean": [round(value, 3) for value in self.mean.tolist()],
             "std": [round(value, 3) for value in self.std.tolist()],
+            "fingerprint": self.fingerprint,
         }
 
     def order(self) -> Tensor:
@@ -206,7 +216,7 @@ class Run:
             "seconds": self.seconds,
             "total_loss": self.total_loss,
             "rows": self.rows,
-            "model": self.model.state_dict(),
+            "model": plain_state(self.model),
             "average": self.average and self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
@@ -224,6 +234,28 @@ class Run:
                 f"{message}; training goes on, what was saved before is still there", stacklevel=3
             )
 
+    def _require_same(self, state: dict[str, Any], path: Path) -> None:
+        """See that a saved run is of these data, this network and this config."""
+        theirs, ours = state.get("subject", {}), self.subject()
+        if other := other_data(theirs, ours):
+            raise ValueError(
+                f"the run in {path} was begun with other data: {'; '.join(other)}. Resume it with "
+                f"the data that it was begun with, or remove that file to start anew"
+            )
+        if "fingerprint" not in theirs:
+            say(f"Data unknown: {path} does not say which images its run was begun with.")
+        # what the state lacks has been added since
+        theirs = {**ours, **asdict(TrainConfig(epochs=1)), **theirs, **state["config"]}
+        ours |= asdict(self.config)
+        different = [name for name in ours if name not in DATA and ours[name] != theirs[name]]
+        if different:
+            raise ValueError(
+                f"the run in {path} was started with "
+                + ", ".join(f"{name}={theirs[name]}" for name in different)
+                + ", not with "
+                + ", ".join(f"{name}={ours[name]}" for name in different)
+            )
+
     def load(self) -> None:
         """Take over a saved run.
 
@@ -233,20 +265,9 @@ class Run:
         if self.save_to is None:
             raise ValueError("resume needs save_to, the name of the run to go on with")
         state = read_state(self.save_to)
-        ours = {**asdict(self.config), **self.subject()}
-        # what the state lacks has been added since
-        theirs = {**ours, **asdict(TrainConfig(epochs=1)), **state["config"]}
-        theirs |= state.get("subject", {})
-        different = [name for name in ours if ours[name] != theirs[name]]
-        if different:
-            raise ValueError(
-                f"the run in {state_path(self.save_to)} was started with "
-                + ", ".join(f"{name}={theirs[name]}" for name in different)
-                + ", not with "
-                + ", ".join(f"{name}={ours[name]}" for name in different)
-            )
+        self._require_same(state, state_path(self.save_to))
         try:
-            self.model.load_state_dict(state["model"])
+            load_plain(self.model, state["model"])
         except RuntimeError as error:
             raise ValueError(
                 f"the run in {state_path(self.save_to)} is of another network: "
@@ -261,6 +282,27 @@ class Run:
         self.step, self.rows = state["step"], state["rows"]
         self.total_loss.copy_(state["total_loss"])
         self.started = time.perf_counter() - state["seconds"]
+
+
+def other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Say in what the data of one `Run.subject` differ from those of another; [] if in nothing.
+
+    What `theirs`, which may be of an older run, does not hold is taken to be the same.
+    """
+    theirs = {**ours, **theirs}
+    before, now = theirs["fingerprint"], ours["fingerprint"]
+    other = []
+    if theirs["images"] != ours["images"]:
+        other.append(f"it had {theirs['images']} images, now there are {ours['images']}")
+    if tuple(theirs["classes"]) != tuple(ours["classes"]):
+        names = [", ".join(subject["classes"]) for subject in (theirs, ours)]
+        other.append(f"its classes were {names[0]}, now they are {names[1]}")
+    statistics = any(theirs[name] != ours[name] for name in ("mean", "std"))
+    if statistics or before["pixels"] != now["pixels"]:
+        other.append("the pixels of the images, or their order, differ")
+    if before["labels"] != now["labels"] and theirs["images"] == ours["images"]:
+        other.append("the labels of the images differ")
+    return other
 
 
 def state_path(save_to: str | Path) -> Path:

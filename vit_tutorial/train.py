@@ -33,7 +33,7 @@ from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_comput
 from vit_tutorial.data import ImageSet
 from vit_tutorial.distributed import broadcast, data_parallel, rank, world_size
 from vit_tutorial.evaluation import evaluate
-from vit_tutorial.hardware import compiled, memory_errors_explained
+from vit_tutorial.hardware import compiled, memory_errors_explained, unwrapped
 from vit_tutorial.images import normalize
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.optimizers import lr_factor
@@ -153,6 +153,11 @@ def check_training(
             test images, or a single one, or a channel without any difference, or patches to be
             dropped by a network that cannot.
     """
+    if not isinstance(train, ImageSet):
+        raise ValueError(
+            f"expected an ImageSet to train on, got {train!r:.60}: `load_train_test` makes two of "
+            f"a folder"
+        )
     if objective is cross_entropy:
         check_classes(model, train, test)
     if len(train) < config.batch_size:
@@ -402,10 +407,11 @@ def make_checkpoint(
 ) -> Card:
     """Save `model`, measure the file that was written, and put the result on its card."""
     save_checkpoint(model, path, card)
-    shipped, _ = load_checkpoint(path, type(model))
+    shipped, _ = load_checkpoint(path, type(unwrapped(model)))
     result = evaluate(shipped, test, card.mean, card.std, batch_size)
     evaluation = {
         "data": test.name,
+        "split": test.split,
         "correct": result.correct,
         "n": result.n,
         "accuracy": result.accuracy,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vit_tutorial.cnn import ResNet, ResNetConfig
 from vit_tutorial.files import atomic_write, companion
+from vit_tutorial.hardware import plain_key, plain_state, unwrapped
 from vit_tutorial.mae import MAEConfig, MaskedAutoencoder
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -37,7 +38,8 @@ class Card:
     `config` is that of the network, whose kind it tells (see `NETWORKS`). `mean` and `std` are per
     channel, in units of 0..1 (see `images.normalize`); with `size` and `classes` they say how the
     network reads images, as an `images.Reading` does. `evaluation` is measured from the
-    half-precision file: data, n, correct, accuracy in percent, batch_size, dtype, device.
+    half-precision file: data, split, n, correct, accuracy in percent, batch_size, dtype, device.
+    `fingerprint` is that of the training images, see `ImageSet.fingerprint`; empty: data unknown.
 
     Raises:
         ValueError: names for another number of classes, or statistics of another number of
@@ -52,6 +54,7 @@ class Card:
     data: str  # what it was trained on, as results call it
     training: dict[str, Any] = field(default_factory=dict)  # command, seed, epochs, seconds, ...
     evaluation: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # of what it was trained on
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.config.num_classes:
@@ -105,22 +108,32 @@ def bundled() -> list[str]:
 def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
     """Write `path`.safetensors in half precision, and `card` beside it.
 
+    A network that is compiled or data-parallel, as a whole or in parts, is saved as itself. What
+    was at `path` before is replaced once the new files have been read back.
+
     Raises:
-        ValueError: a card that describes another network, or weights that half precision
-            cannot hold.
+        ValueError: a card that describes another network, or weights that half precision cannot
+            hold, or that this network cannot be loaded from.
     """
-    path = companion(path, ".safetensors")
+    path, model = companion(path, ".safetensors"), unwrapped(model)
+    card_path = companion(path, ".json")
     if card.config != model.config:
         raise ValueError(f"the card describes {card.config}, the model is {model.config}")
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in plain_state(model).items()}
     state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"not finite in half precision: {', '.join(broken)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
+    with atomic_write(path) as beside, atomic_write(card_path) as card_beside:
         save_file({name: value.contiguous() for name, value in state.items()}, beside)
-        card.write(companion(path, ".json"))
+        card.write(card_beside)
+        written, _ = _read(beside, card_beside, "not saved: this network and its card")
+        for name, value in written.state_dict().items():
+            if not value.equal(state[name].to(value)):
+                raise OSError(
+                    f"{name} comes back from {path} with other values: is the disk sound?"
+                )
 
 
 def load_checkpoint(
@@ -142,29 +155,56 @@ def load_checkpoint(
                 f"no file {file}; a checkpoint is one of the bundled ones "
                 f"({', '.join(bundled())}) or a .safetensors file with its .json card beside it"
             )
-    card = Card.read(companion(path, ".json"))
-    model = NETWORKS[type(card.config)](card.config)
+    model, card = _read(path, companion(path, ".json"), f"{path} and its card", kind)
     if not isinstance(model, kind):
         raise ValueError(
             f"{path.stem} is a {type(model).__name__}, and a {kind.__name__} is expected here"
         )
+    return model.eval(), card
+
+
+def _read(
+    path: Path, card_path: Path, what: str, kind: type[nn.Module] = nn.Module
+) -> tuple[nn.Module, Card]:
+    """Read the two files of a checkpoint; of another kind of network, its weights are not loaded.
+
+    The weights may bear the names that they have in a larger network, with something before them.
+    """
+    card = Card.read(card_path)
+    model = NETWORKS[type(card.config)](card.config)
+    if not isinstance(model, kind):
+        return model, card
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-    _load(model, state, f"{path} and its card")
-    return model.eval(), card
+    _load(model, _without_prefix(model, state), what)
+    return model, card
+
+
+def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove from the names of all weights what stands before the model's own, as in "model."."""
+    state = {plain_key(name): value for name, value in state.items()}
+    first = next(iter(model.state_dict()))
+    ends = [name for name in state if name.endswith(f".{first}")]
+    prefix = ends[0].removesuffix(first) if ends else ""
+    if not all(name.startswith(prefix) for name in state):
+        return state
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def from_library(model: nn.Module) -> VisionTransformer:
     """Copy a plain ViT of timm, torchvision or Hugging Face Transformers into ours; same logits.
 
     Takes timm's `VisionTransformer`, torchvision's `VisionTransformer` and
-    `transformers.ViTForImageClassification`. Type and device are kept.
+    `transformers.ViTForImageClassification`, compiled or not. The head may have been replaced by
+    a linear layer for other classes, alone or in a `Sequential`, with dropout or without; dropout
+    is not taken over. Type and device are kept.
 
     Raises:
         ValueError: another kind of model, or a part that a plain ViT does not have.
     """
+    model = unwrapped(model)
     library = type(model).__module__.split(".")[0]
     if (library, type(model).__name__) not in _READERS:
         known = ", ".join(f"{library}'s {name}" for library, name in _READERS)
@@ -179,7 +219,8 @@ def from_library(model: nn.Module) -> VisionTransformer:
 
 
 def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
-    block, proj = model.blocks[0], model.patch_embed.proj
+    block: Any = unwrapped(model.blocks[0])
+    proj = model.patch_embed.proj
     activation = getattr(getattr(block, "mlp", None), "act", None)
     plain = {
         "plain pre-norm blocks": type(block).__name__ == "Block",
@@ -193,11 +234,12 @@ def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
         "position added to CLS too": not model.no_embed_class,
     }
     _require_plain("timm", plain)
+    state, num_classes = _with_one_head("timm", model, "head")
     config = ViTConfig(
         img_size=tuple(model.patch_embed.img_size),
         patch_size=_square(proj.kernel_size),
         in_chans=proj.in_channels,
-        num_classes=model.num_classes,
+        num_classes=num_classes,
         embed_dim=model.embed_dim,
         depth=len(model.blocks),
         num_heads=block.attn.num_heads,
@@ -206,47 +248,46 @@ def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
         pool="cls" if model.has_class_token else "mean",
         norm_eps=model.norm.eps,
     )
-    return config, model.state_dict()
+    return config, state
 
 
 def _from_torchvision(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
-    block = model.encoder.layers[0]
-    plain = {
-        "a patch projection of one convolution": isinstance(model.conv_proj, nn.Conv2d),
-        "a head of one linear layer": len(model.heads) == 1,
-    }
+    block: Any = unwrapped(model.encoder.layers[0])
+    plain = {"a patch projection of one convolution": isinstance(model.conv_proj, nn.Conv2d)}
     _require_plain("torchvision", plain)
+    state, num_classes = _with_one_head("torchvision", model, "heads")
     config = ViTConfig(
         img_size=model.image_size,
         patch_size=model.patch_size,
         in_chans=model.conv_proj.in_channels,
-        num_classes=model.heads.head.out_features,
+        num_classes=num_classes,
         embed_dim=model.hidden_dim,
         depth=len(model.encoder.layers),
         num_heads=block.num_heads,
         mlp_ratio=model.mlp_dim / model.hidden_dim,
         norm_eps=block.ln_1.eps,
     )
-    return config, _rename(model.state_dict(), _TORCHVISION_KEYS)
+    return config, _rename(state, _TORCHVISION_KEYS)
 
 
 def _from_huggingface(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
     theirs = model.config
     plain = {"exact GELU": theirs.hidden_act == "gelu", "bias in q, k and v": theirs.qkv_bias}
     _require_plain("Hugging Face", plain)
+    state, num_classes = _with_one_head("Hugging Face", model, "classifier")
     image_size = theirs.image_size
     config = ViTConfig(
         img_size=image_size if isinstance(image_size, int) else tuple(image_size),
         patch_size=_square(theirs.patch_size),
         in_chans=theirs.num_channels,
-        num_classes=theirs.num_labels,
+        num_classes=num_classes,
         embed_dim=theirs.hidden_size,
         depth=theirs.num_hidden_layers,
         num_heads=theirs.num_attention_heads,
         mlp_ratio=theirs.intermediate_size / theirs.hidden_size,
         norm_eps=theirs.layer_norm_eps,
     )
-    state = _rename(model.state_dict(), _HUGGINGFACE_KEYS)
+    state = _rename(state, _HUGGINGFACE_KEYS)
     for i in range(config.depth):  # they keep three matrices where we keep one
         for kind in ("weight", "bias"):
             parts = [state.pop(f"blocks.{i}.attn.{part}.{kind}") for part in "qkv"]
@@ -270,7 +311,6 @@ _TORCHVISION_KEYS = {
     r"mlp\.0": "mlp.fc1",
     r"mlp\.3": "mlp.fc2",
     r"encoder\.ln": "norm",
-    r"heads\.head": "head",
 }
 _HUGGINGFACE_KEYS = {  # the names of Transformers 5, and those of 4 where they differ
     r"vit\.embeddings\.cls_token": "cls_token",
@@ -284,8 +324,23 @@ _HUGGINGFACE_KEYS = {  # the names of Transformers 5, and those of 4 where they 
     r"intermediate\.dense": "mlp.fc1",
     r"(blocks\.\d+)\.output\.dense": r"\1.mlp.fc2",
     r"vit\.layernorm": "norm",
-    r"classifier": "head",
 }
+
+
+def _with_one_head(library: str, model: Any, name: str) -> tuple[dict[str, Tensor], int]:
+    """Return the weights, those of the head as "head.", and for how many classes it is; 0: none."""
+    head = unwrapped(getattr(model, name))
+    parts: list[Any] = [part for part in head.modules() if not isinstance(part, nn.Sequential)]
+    parts = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity)]
+    state = plain_state(model)
+    if not parts:
+        return state, 0
+    one = len(parts) == 1 and isinstance(parts[0], nn.Linear)
+    _require_plain(library, {"a head of one linear layer": one})
+    weight, bias = parts[0].weight.detach(), parts[0].bias
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
+    return {**state, "head.weight": weight, "head.bias": bias}, len(weight)
 
 
 def _rename(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def my_train_step(answer: Any) -> str:
             "numbers it needs for the gradients have changed."
         ) from None
     right = train(mistakes.train_step)
-    if alike(trained, right):
+    if alike(trained, right, 1e-4):  # PyTorch divides by norm + 1e-6, the formula by norm
         return "Three steps of two trainings end with the same weights as the reference's."
     for cause, wrong in mistakes.STEPS.items():
         if alike(trained, train(wrong)):

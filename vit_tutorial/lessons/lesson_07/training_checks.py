@@ -62,9 +62,12 @@ def loss_of(output: Any) -> float:
     return as_number(output)
 
 
-def alike(trained: list[Tensor], expected: list[Tensor]) -> bool:
+def alike(trained: list[Tensor], expected: list[Tensor], tolerance: float = 1e-7) -> bool:
     """Tell whether two trainings are the same but for rounding."""
-    return all(torch.allclose(a, b, rtol=1e-7) for a, b in zip(trained, expected, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=tolerance, atol=tolerance / 10)
+        for a, b in zip(trained, expected, strict=True)
+    )
 
 
 def first_losses(losses: Tensor) -> str:

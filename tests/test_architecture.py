@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "methods": set(),
     "modes": set(),
     "intervals": set(),
-    "recording": {"modes"},
+    "watching": set(),
+    "probing": {"watching", "modes"},
+    "recording": {"watching", "probing", "modes"},
     "attention": {"recording", "methods"},
     "faithfulness": {"recording", "attention", "methods", "modes", "intervals"},
     "download": set(),
@@ -122,7 +124,9 @@ def test_attention_needs_torch_and_the_standard_library_alone():
     for path, siblings_too in (
         ("methods.py", set()),
         ("modes.py", set()),
-        ("recording.py", {"modes"}),
+        ("watching.py", set()),
+        ("probing.py", {"watching", "modes"}),
+        ("recording.py", {"watching", "probing", "modes"}),
         ("attention.py", {"recording", "methods"}),
     ):
         names = imported_names(parsed(PACKAGE / path))

@@ -131,8 +131,8 @@ class RecordedAttention:
         elif not isinstance(query, str) and query in range(self.num_tokens):
             return int(query)
         raise ValueError(
-            f"query must be a token from 0 to {self.num_tokens - 1}, a patch (row, column) of "
-            f'the {rows}x{columns} grid, "patches", "all" or "head", got {query!r}'
+            f'query must be a token from 0 to {self.num_tokens - 1} or "head", "patches" or "all", '
+            f"or a patch (row, column) of the {rows}x{columns} grid, got {query!r}"
         )
 
     def on_pixels(self, grid_map: Tensor) -> Tensor:

@@ -210,7 +210,11 @@ class Recorder(Watch):
         return self.calls[-1].layer + 1 if self.calls else 0
 
     def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        """Count a call, and keep its weights if they are wanted."""
+        """Count a call, and keep its weights if they are wanted.
+
+        Raises:
+            ValueError: gradients are wanted, and the network runs in inference mode.
+        """
         if self.in_graph and torch.is_inference_mode_enabled():
             raise ValueError(
                 "the gradient cannot reach the attention: the model runs a part of itself in "

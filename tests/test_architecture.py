@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"compute", "provenance"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
-    "explorer": {"explorer", "recording", "attention", "methods", "modes"}
+    "explorer": {"explorer", "recording", "watching", "attention", "methods", "modes"}
     | {"files", "images", "plots"},
     "doctor": {"weights", "data", "evaluation"},
     "lessons": FIRST_PARTS - {"cli"},

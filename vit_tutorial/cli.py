@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
+    _add_explain(commands)
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser("explain", help="show what a network says of images, and why")
     explain.add_argument("photos", nargs="+", metavar="photo", help="any image files")
     explain.add_argument(
@@ -95,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(METHODS)} (default: rollout)",
     )
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
+    explain.add_argument(
+        "--query",
+        default="head",
+        help="whose map, of a picture: what the head reads (head, the default), patches, all, a "
+        "token as 0, or a patch as row,column",
+    )
     explain.add_argument("--size", type=int, help="read larger images, for a finer map")
     explain.add_argument(
         "--out",
@@ -103,7 +114,6 @@ def _parser() -> argparse.ArgumentParser:
         "layers, or a folder for one page each (default: a PNG beside each image)",
     )
     explain.set_defaults(run=_explain)
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -342,7 +352,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         if not isinstance(model, VisionTransformer):
             raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
         model = model.resized(arguments.size)
-    options = {"method": arguments.method, "fit": arguments.fit}
+    options: dict[str, Any] = {"method": arguments.method, "fit": arguments.fit}
+    options["query"] = _query(arguments.query)
     bar = tqdm(photos, unit="image", disable=len(photos) < 2)
     if kind in (".html", ".gif", "folder"):
         for written in explain.write_pages(model, bar, reading, out, **options):
@@ -356,17 +367,25 @@ def _explain(arguments: argparse.Namespace) -> int:
             target = out or Path(photo).with_suffix(".explained.png")
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
-            for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:
-                print(f"{probability:6.1%}  {name}")
+            print(*item.said(3), sep="\n", end="\n" if item.names else "")
             print(f"Picture: {target}")
     if out is not None and len(photos) > 1:
         with files.atomic_write(out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
         print(f"Picture: {out}")
-    if len(reading.classes) <= 20:
+    one_of_them = explained[-1].answers in ("logits", "probabilities")
+    if 0 < len(reading.classes) <= 20 and one_of_them:
         classes = ", ".join(reading.classes)
         print(f"It knows {classes}, and must name one of them whatever it is shown.")
     return 0
+
+
+def _query(text: str) -> Any:
+    """Read a token's number or a patch's row,column; what is neither stays a word."""
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        return text
+    return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

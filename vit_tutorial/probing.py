@@ -22,6 +22,7 @@ from vit_tutorial.modes import attributes_kept
 from vit_tutorial.watching import Watch, maps_of
 
 Box = tuple[float, float, float, float]
+Read = Callable[[Any, int], list[Tensor]]  # an output, and the images that it is of -> its tensors
 
 BANDS = 16  # of rows or columns of pixels that are changed together at first
 SEEN = 1e-3  # of the largest change of a token, from which on a pixel is one that it sees
@@ -185,6 +186,10 @@ class _Trial:
         last = seen.shape[1] - 1 - seen.flip(1).int().argmax(dim=1)
         far = torch.where(seen.any(dim=1), last - first + 1, 0).max().item() * width
         apart = max(1, min(size, int(far)))
+        if apart > size / 2:  # no edges are to be found: one number for four pixels will do
+            some = torch.arange(-(-size // 4))
+            change = self._changes(at // 4 == some[:, None], dim)
+            return _cleared(change[:, at // 4], self.noisy)
         change = self._changes(at % apart == torch.arange(apart)[:, None], dim)  # (T, apart)
         start = (first * width)[:, None]
         inside = (at >= start) & (at < start + apart) & seen.any(dim=1)[:, None]
@@ -368,7 +373,7 @@ def head_reads(
     model: nn.Module,
     images: Tensor,
     calls: Sequence[int],
-    read: Callable[[Any], list[Tensor]],
+    read: Read,
     name: Any = None,
 ) -> tuple[int, ...] | None:
     """Find the tokens of the last layer that the output depends on; None, where no gradient comes.
@@ -380,21 +385,83 @@ def head_reads(
     what = ("reads", image.shape, image.dtype, image.device, tuple(calls), repr(name))
 
     def find() -> tuple[int, ...] | None:
-        watch = _LastLayer(calls)
-        with torch.no_grad(), watch:
-            outputs = [part for part in read(model(image)) if part.requires_grad]
-        if not outputs or not watch.leaves:
-            return None
-        draw = torch.Generator().manual_seed(0)
-        with torch.enable_grad():
-            scores = [(o * torch.randn(o.shape, generator=draw).to(o)).sum() for o in outputs]
-            gradients = torch.autograd.grad(scores, watch.leaves, allow_unused=True)
-        found = [
-            each.abs().flatten(0, -3).amax(dim=(0, 2)) for each in gradients if each is not None
-        ]
-        if not found:
-            return None
-        size = torch.stack(found).amax(dim=0).nan_to_num()
-        return tuple((size > 1e-9 * size.max()).nonzero().flatten().tolist())
+        found = _reached_by_gradients(model, image, calls, read)
+        return _reached_by_trials(model, image, calls, read) if found is None else found
 
     return _once(model, what, find)
+
+
+def _reached_by_gradients(
+    model: nn.Module, image: Tensor, calls: Sequence[int], read: Read
+) -> tuple[int, ...] | None:
+    """Find the queries whose weights the output has a gradient of; None, where it has none."""
+    watch = _LastLayer(calls)
+    with torch.no_grad(), watch:
+        outputs = [part for part in read(model(image), 1) if part.requires_grad]
+    if not outputs or not watch.leaves:
+        return None
+    draw = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        scores = [(o * torch.randn(o.shape, generator=draw).to(o)).sum() for o in outputs]
+        gradients = torch.autograd.grad(scores, watch.leaves, allow_unused=True)
+    found = [each.abs().flatten(0, -3).amax(dim=(0, 2)) for each in gradients if each is not None]
+    if not found:
+        return None
+    size = torch.stack(found).amax(dim=0).nan_to_num()
+    return tuple((size > 1e-9 * size.max()).nonzero().flatten().tolist())
+
+
+class _Redirect(Watch):
+    """Let some tokens of the last layer look elsewhere: item n of the batch those in sets[n]."""
+
+    def __init__(self, calls: Sequence[int], sets: Sequence[Sequence[int]]) -> None:
+        super().__init__(in_graph=True)
+        self.calls, self.count, self.sets = calls, 0, sets
+
+    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
+        if weights.shape[-2] != weights.shape[-1]:
+            return weights
+        self.count += 1
+        if self.count - 1 not in self.calls or weights.shape[0] % len(self.sets):
+            return weights
+        weights = weights.clone()
+        for item, tokens in zip(weights.chunk(len(self.sets)), self.sets, strict=True):
+            elsewhere = item[..., list(tokens), :].roll(1, dims=-1)
+            item[..., list(tokens), :] = elsewhere
+        return weights
+
+
+def _reached_by_trials(
+    model: nn.Module,
+    image: Tensor,
+    calls: Sequence[int],
+    read: Read,
+) -> tuple[int, ...] | None:
+    """Let tokens look elsewhere in the last layer, and see whether the output changes.
+
+    That works where no gradients do (quantised networks, inference mode). Each token by itself is
+    tried where there are few, else the first, and some of the others.
+    """
+    first = _first_attention(model, image)
+    if first.weights is None:
+        return None
+    tokens = first.weights.shape[-1]
+    single = [*range(min(tokens, 16)), *torch.linspace(16, tokens - 1, 16).long().tolist()]
+    single = sorted({n for n in single if n < tokens})
+    sets: list[Sequence[int]] = [(), range(tokens), *((n,) for n in single)]
+    with torch.no_grad(), _Redirect(calls, sets):
+        outputs = read(model(image.expand(len(sets), -1, -1, -1).contiguous()), len(sets))
+    change = torch.zeros(len(sets))
+    for output in outputs:
+        if len(output) == len(sets):
+            flat = output.detach().float().flatten(1).cpu()
+            change = torch.maximum(change, (flat - flat[:1]).abs().amax(dim=1))
+    if not change[1]:
+        return None
+    reads = dict(zip(single, (change[2:] > 1e-6 * change.max()).tolist(), strict=True))
+    if len(single) == tokens:
+        return tuple(n for n in single if reads[n])
+    behind = [reads[n] for n in single if n >= 16]
+    if any(behind) != all(behind):
+        return None
+    return tuple(n for n in range(tokens) if (reads[n] if n < 16 else behind[0]))

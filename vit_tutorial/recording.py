@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vit_tutorial.modes import evaluating
 from vit_tutorial.probing import Box, head_reads, places_of, weights_state
-from vit_tutorial.watching import GRAD, Recorder, Watch, fused, require_layers
+from vit_tutorial.watching import GRAD, NoGradient, Recorder, Watch, fused, require_layers
 
 FUSIONS = ("mean", "max", "min")
 Query = int | str | tuple[int, int]
@@ -135,6 +135,18 @@ class RecordedAttention:
             f"or a patch (row, column) of the {rows}x{columns} grid, got {query!r}"
         )
 
+    def probabilities(self) -> Tensor | None:
+        """Return the probability of each class (B, num_classes); None without classes.
+
+        They sum to 1, but for "independent" answers, of which several may be true.
+        """
+        if self.logits is None or self.answers == "values":
+            return None
+        if self.answers == "logits":
+            return self.logits.float().softmax(dim=1)
+        logits = self.logits.float()
+        return logits.sigmoid() if self.answers == "independent logits" else logits
+
     def on_pixels(self, grid_map: Tensor) -> Tensor:
         """Draw maps where their patches look: (B, rows, columns) -> (B, H, W), 0 where none looks.
 
@@ -175,6 +187,7 @@ def record_attention(
     gradients_of: int | Callable[[Any], Tensor] | None = None,
     head_fusion: str | None = None,
     logits_of: str | int | Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
 ) -> RecordedAttention:
     """Run `model` on normalised images (B, C, H, W) and keep the attention weights of its layers.
 
@@ -201,6 +214,7 @@ def record_attention(
             takes the memory of one head. Not with gradients.
         logits_of: where the model's output holds the logits, if that is not clear: a key, a
             position, or a function of it.
+        num_classes: tells the logits from other outputs, where several might be.
 
     Weights are float32 (float64 for a float64 model).
 
@@ -225,7 +239,7 @@ def record_attention(
             output = model(images.clone() if with_gradients else images)
         require_layers(watch, type(model).__name__)
         _require_recorded(watch)
-        logits = _logits(output, len(images), logits_of)
+        logits = _logits(output, len(images), logits_of, num_classes)
         gradients, score_of = None, None
         if with_gradients:
             score_of = _score(gradients_of, logits, output, len(images))
@@ -234,7 +248,13 @@ def record_attention(
         weights = [tensor.detach() for _, tensor in watch.kept]
         layout = places_of(model, images, watch.calls[0].shape[-1])
         last = [n for n, call in enumerate(watch.calls) if call.layer == watch.depth - 1]
-        reads = head_reads(model, images, last, lambda out: _read(out, 1, logits_of), logits_of)
+        reads = head_reads(
+            model,
+            images,
+            last,
+            lambda out, count: _read(out, count, logits_of, num_classes),
+            (logits_of, num_classes),
+        )
     maps = watch.weights(weights, layout.batch_first is not False)
     return RecordedAttention(
         [upcast(_fused(layer, head_fusion)) for layer in maps.values()],
@@ -301,7 +321,7 @@ LOGITS = ("logits", "out", "output", "prediction", "predictions", "scores")  # u
 POOLED = ("pooler_output", "image_embeds", "embeddings")  # what stands for an image, in order
 
 
-def _logits(output: Any, images: int, logits_of: Any = None) -> Tensor | None:
+def _logits(output: Any, images: int, logits_of: Any, num_classes: int | None) -> Tensor | None:
     """Return the logits (B, num_classes) in the output of a model, if it is clear which they are.
 
     Raises:
@@ -309,6 +329,8 @@ def _logits(output: Any, images: int, logits_of: Any = None) -> Tensor | None:
     """
     if logits_of is None:
         candidates = _candidates(output, images)
+        if len(candidates) > 1:
+            candidates = [table for table in candidates if table.shape[1] == num_classes]
         return candidates[0] if len(candidates) == 1 else None
     try:
         asked = logits_of(output) if callable(logits_of) else _part(output, logits_of)
@@ -379,9 +401,9 @@ def _described(output: Any) -> str:
     return ", ".join(f"{key!r}: {shape}" for (key, _), shape in zip(parts, shapes, strict=False))
 
 
-def _read(output: Any, images: int, logits_of: Any) -> list[Tensor]:
+def _read(output: Any, images: int, logits_of: Any, num_classes: int | None) -> list[Tensor]:
     """Pick what depends on the tokens that count: logits, or what stands for an image, or all."""
-    logits = _logits(output, images, logits_of)
+    logits = _logits(output, images, logits_of, num_classes)
     if logits is not None:
         return [logits]
     for name in POOLED:
@@ -448,7 +470,7 @@ def _gradients(score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]]) -
             return list(found)
     elif not isinstance(answer, Tensor) or answer.requires_grad:
         raise ValueError("gradients_of must return a score that depends on the logits")
-    raise ValueError(
+    raise NoGradient(
         f"the gradient cannot reach the attention of layers {', '.join(map(str, unreached))}: the "
         "model computes a part of itself without gradients (torch.no_grad, detach, reentrant "
         "checkpointing), or does not use what these layers give. Take that out of its forward, or "

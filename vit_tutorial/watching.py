@@ -47,6 +47,10 @@ GRAD = FunctionType(
 GRAD.__kwdefaults__ = torch.autograd.grad.__kwdefaults__
 
 
+class NoGradient(ValueError):
+    """Said of a network that computes its attention, or a part behind it, without gradients."""
+
+
 class Watch(TorchFunctionMode):
     """See the attention of a forward pass; what is done with a call is said by `meet`.
 
@@ -213,10 +217,10 @@ class Recorder(Watch):
         """Count a call, and keep its weights if they are wanted.
 
         Raises:
-            ValueError: gradients are wanted, and the network runs in inference mode.
+            NoGradient: gradients are wanted, and the network runs in inference mode.
         """
         if self.in_graph and torch.is_inference_mode_enabled():
-            raise ValueError(
+            raise NoGradient(
                 "the gradient cannot reach the attention: the model runs a part of itself in "
                 "torch.inference_mode. Take that out of its forward, or ask for no gradients"
             )

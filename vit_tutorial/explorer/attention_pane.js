@@ -44,7 +44,10 @@ export class Pane {
     this.stage.setAttribute("aria-colcount", scene.columns);
     this.prefix.replaceChildren();
     element("span", "ex-note", this.prefix, "from:");
-    const chips = scene.num_prefix ? [...scene.prefix_names.entries()] : [[-1, "mean of all"]];
+    const chips = [...scene.prefix_names.entries()];
+    if (scene.query === -3) chips.push([-3, "what the head reads"]);
+    if (scene.num_prefix) chips.push([-2, "mean of patches"]);
+    if (!scene.num_prefix || scene.query === -1) chips.push([-1, "mean of all"]);
     for (const [token, name] of chips) {
       addButton(this.prefix, name, () => this.look(token), "ex-button ae-chip").value = token;
     }

@@ -64,7 +64,8 @@ export class AttentionState {
   queryOf(n) {
     if (n) return this.pinned.query;
     const [scene, query] = [this.sceneOf(0), this.get("query")];
-    return query >= scene.tokens || (query < 0 && scene.num_prefix) ? 0 : query;
+    const [all, first] = [-1, scene.query ?? (scene.num_prefix ? 0 : -1)]; // a page of before has none
+    return query >= scene.tokens || (query === all && scene.num_prefix) ? first : query;
   }
 
   settingOf(n) {

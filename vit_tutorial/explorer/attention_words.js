@@ -5,8 +5,14 @@ import { ownPatch } from "./attention_values.js";
 
 export const shareInWords = (share) => percent(share, share < 0.0995 ? 1 : 0);
 
+const MEANS = {
+  [-1]: "all tokens on average",
+  [-2]: "the patches on average",
+  [-3]: "the tokens that the head reads, on average,",
+};
+
 export function nameOfToken(scene, token) {
-  if (token < 0) return "all tokens on average";
+  if (token < 0) return MEANS[token];
   if (token < scene.num_prefix) return scene.prefix_names[token];
   return nameOfCell(token - scene.num_prefix, scene.columns);
 }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_tutorial.modes import attributes_kept
-from vit_tutorial.watching import Watch, maps_of
+from vit_tutorial.watching import Watch, derivatives, maps_of
 
 Box = tuple[float, float, float, float]
 Read = Callable[[Any, int], list[Tensor]]  # an output, and the images that it is of -> its tensors
@@ -131,6 +131,12 @@ def _find_places(model: nn.Module, image: Tensor) -> Places:
             "them"
         )
     rows, columns = rows[num_prefix:], columns[num_prefix:]
+    if max(_largest_gap(rows), _largest_gap(columns)) > 0.25:
+        raise ValueError(
+            f"a token of {name} looks at several separate places (windows, or several views of the "
+            "image), so its map cannot be drawn: use a network in which all patches see each other "
+            "(ViT, DeiT, BEiT, DINOv2)"
+        )
     for middle in (_middle_of_support, _centre_of_mass):
         lines = _grid(middle(rows), middle(columns), rows, columns)
         if lines is not None:
@@ -309,10 +315,7 @@ def _line(middles: Tensor, seen: Tensor) -> Line | None:
 
 def _no_grid(name: str, rows: Tensor, columns: Tensor, num_prefix: int) -> str:
     share = ((rows > 0).double().mean() * (columns > 0).double().mean()).item()
-    apart = max(_largest_gap(rows), _largest_gap(columns))
-    if apart > 0.25:
-        why = "a token sees several separate places (windows, or several views of the image)"
-    elif share > 0.5:
+    if share > 0.5:
         why = "each of them sees nearly the whole image before the first attention"
     else:
         y, x = _middle_of_support(rows), _middle_of_support(columns)
@@ -403,7 +406,7 @@ def _reached_by_gradients(
     draw = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         scores = [(o * torch.randn(o.shape, generator=draw).to(o)).sum() for o in outputs]
-        gradients = torch.autograd.grad(scores, watch.leaves, allow_unused=True)
+        gradients = derivatives(scores, watch.leaves)
     found = [each.abs().flatten(0, -3).amax(dim=(0, 2)) for each in gradients if each is not None]
     if not found:
         return None
@@ -426,8 +429,9 @@ class _Redirect(Watch):
             return weights
         weights = weights.clone()
         for item, tokens in zip(weights.chunk(len(self.sets)), self.sets, strict=True):
-            elsewhere = item[..., list(tokens), :].roll(1, dims=-1)
-            item[..., list(tokens), :] = elsewhere
+            rows = item[..., list(tokens), :]
+            least = rows.argmin(dim=-1, keepdim=True)  # at what they looked at least, alone
+            item[..., list(tokens), :] = torch.zeros_like(rows).scatter(-1, least, 1.0)
         return weights
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vit_tutorial.modes import evaluating
 from vit_tutorial.probing import Box, head_reads, places_of, weights_state
-from vit_tutorial.watching import GRAD, NoGradient, Recorder, Watch, fused, require_layers
+from vit_tutorial.watching import NoGradient, Recorder, derivatives, fused, require_layers
 
 FUSIONS = ("mean", "max", "min")
 Query = int | str | tuple[int, int]
@@ -460,14 +460,12 @@ def _gradients(score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]]) -
     unreached = list(dict.fromkeys(layer for layer, _ in kept))
     if score.requires_grad:
         tensors = [weights for _, weights in kept]
-        # what was checkpointed is computed anew now, and has to be computed in the same way
-        with Watch(in_graph=True):
-            found = GRAD(score.sum(), tensors, allow_unused=True, retain_graph=True)
+        found = derivatives([score.sum()], tensors)
         unreached = [
             layer for (layer, _), gradient in zip(kept, found, strict=True) if gradient is None
         ]
         if not unreached:
-            return list(found)
+            return [gradient for gradient in found if gradient is not None]
     elif not isinstance(answer, Tensor) or answer.requires_grad:
         raise ValueError("gradients_of must return a score that depends on the logits")
     raise NoGradient(

@@ -6,6 +6,7 @@ Nothing is changed on the network: calls are watched from outside, while a `with
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -39,12 +40,12 @@ _MULTI_HEAD_ATTENTION = FunctionType(
     argdefs=F.multi_head_attention_forward.__defaults__,
 )
 # The same for torch.autograd.grad: checkpointed parts are computed anew inside, under the watch.
-GRAD = FunctionType(
+_GRAD = FunctionType(
     torch.autograd.grad.__code__,
     {**vars(torch.autograd), "has_torch_function": lambda tensors: False},
     argdefs=torch.autograd.grad.__defaults__,
 )
-GRAD.__kwdefaults__ = torch.autograd.grad.__kwdefaults__
+_GRAD.__kwdefaults__ = torch.autograd.grad.__kwdefaults__
 
 
 class NoGradient(ValueError):
@@ -142,6 +143,20 @@ class Watch(TorchFunctionMode):
             fits = values.ndim > 2 and weights.shape[-1] in sizes
             if fits and self.unused.pop(id(weights), None) is not None:
                 self.meet_values(values)
+
+
+def derivatives(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Differentiate the sum of outputs; None for each input that no gradient reaches.
+
+    What was checkpointed is computed anew meanwhile, and computed as a watch in a graph does it.
+    """
+    with warnings.catch_warnings():  # said of quantised layers, behind which all would be 0
+        warnings.filterwarnings("error", message=".*autograd kernel was not registered")
+        try:
+            with Watch(in_graph=True):
+                return list(_GRAD(outputs, inputs, retain_graph=True, allow_unused=True))
+        except UserWarning:
+            return [None] * len(inputs)
 
 
 def attention_weights(

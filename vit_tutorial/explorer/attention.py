@@ -271,9 +271,9 @@ class AttentionExplorer(Explorer):
         looking = f"the patch in row {row}, column {column}"
         if view["query"] < 0:
             looking = {
-                -1: "all tokens on average",
-                -2: "the patches on average",
-                -3: "what the head reads on average",
+                -1: "the mean of all",
+                -2: "the mean of patches",
+                -3: "what the head reads",
             }[view["query"]]
         elif patch < 0:
             looking = facts["prefix_names"][view["query"]]

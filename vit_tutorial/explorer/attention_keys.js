@@ -51,7 +51,7 @@ export function followKeys(pane, view) {
       "]": () => turn("layer", 1, scene.layers),
       ",": () => turn("head", -1, scene.heads),
       ".": () => turn("head", 1, scene.heads),
-      c: () => pane.look(scene.query ?? (scene.num_prefix ? 0 : -1)),
+      c: () => pane.look(scene.query),
       h: () => state.change({ show: "head" }),
       m: () => state.change({ show: "mean" }),
       r: () => state.change({ show: "rollout" }),

@@ -64,8 +64,7 @@ export class AttentionState {
   queryOf(n) {
     if (n) return this.pinned.query;
     const [scene, query] = [this.sceneOf(0), this.get("query")];
-    const [all, first] = [-1, scene.query ?? (scene.num_prefix ? 0 : -1)]; // a page of before has none
-    return query >= scene.tokens || (query === all && scene.num_prefix) ? first : query;
+    return query >= scene.tokens || (query === -1 && scene.num_prefix) ? scene.query : query;
   }
 
   settingOf(n) {

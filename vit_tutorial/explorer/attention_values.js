@@ -95,7 +95,7 @@ function stepOf(scene, layer, { fusion, discard, residual }) {
 
 // The tokens whose mean a query stands for: -1 all, -2 the patches, -3 what the head reads.
 export function tokensOf(scene, query) {
-  if (query === -3 && scene.head_reads) return scene.head_reads;
+  if (query === -3) return scene.head_reads;
   if (query >= 0) return [query];
   return [...Array(scene.tokens).keys()].slice(query === -2 ? scene.num_prefix : 0);
 }

@@ -5,11 +5,7 @@ import { ownPatch } from "./attention_values.js";
 
 export const shareInWords = (share) => percent(share, share < 0.0995 ? 1 : 0);
 
-const MEANS = {
-  [-1]: "all tokens on average",
-  [-2]: "the patches on average",
-  [-3]: "the tokens that the head reads, on average,",
-};
+export const MEANS = { [-1]: "the mean of all", [-2]: "the mean of patches", [-3]: "what the head reads" };
 
 export function nameOfToken(scene, token) {
   if (token < 0) return MEANS[token];
@@ -39,5 +35,5 @@ export function sentence(scene, setting, values) {
   if (own >= 0) return `${from} keeps ${shareInWords(values[own])} of itself, and takes most from ${to}.`;
   const patches = values.subarray(scene.num_prefix).reduce((sum, value) => sum + value, 0);
   const rest = scene.num_prefix ? ` All patches together get ${shareInWords(patches)}.` : "";
-  return `${from} ${query < 0 ? "attend" : "attends"} most to ${to}.${rest}`;
+  return `${from} attends most to ${to}.${rest}`;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def make_scene(
         prediction = _answer(record, classes)
     try:
         maps = _relevances(model, pixels, label, len(classes))
-    except NoGradient:
+    except NoGradient as error:
+        warnings.warn(f"no methods for a class are shown: {error}", stacklevel=2)
         maps = {}
         prediction += "; without methods for a class: no gradient reaches the attention"
     weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()

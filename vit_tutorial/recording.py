@@ -455,12 +455,14 @@ def _score(gradients_of: Any, logits: Tensor | None, output: Any, images: int) -
     return lambda logits: logits[:, gradients_of]
 
 
-def _gradients(score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+def _gradients(
+    score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]], keep_graph: bool = False
+) -> list[Tensor]:
     """Differentiate a score (B,) by the weights of (layer, weights)."""
     unreached = list(dict.fromkeys(layer for layer, _ in kept))
     if score.requires_grad:
         tensors = [weights for _, weights in kept]
-        found = derivatives([score.sum()], tensors)
+        found = derivatives([score.sum()], tensors, keep_graph)
         unreached = [
             layer for (layer, _), gradient in zip(kept, found, strict=True) if gradient is None
         ]
@@ -526,7 +528,7 @@ class OwnGradients(Sequence[Tensor]):
                 found = []
                 for kept in watch.kept:
                     answer = model.forward_head(model.norm(outputs[kept[0]]))
-                    found += _gradients(self.score_of(answer), answer, [kept])
+                    found += _gradients(self.score_of(answer), answer, [kept], keep_graph=True)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -145,7 +145,9 @@ class Watch(TorchFunctionMode):
                 self.meet_values(values)
 
 
-def derivatives(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def derivatives(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], keep_graph: bool = False
+) -> list[Tensor | None]:
     """Differentiate the sum of outputs; None for each input that no gradient reaches.
 
     What was checkpointed is computed anew meanwhile, and computed as a watch in a graph does it.
@@ -154,7 +156,7 @@ def derivatives(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Ten
         warnings.filterwarnings("error", message=".*autograd kernel was not registered")
         try:
             with Watch(in_graph=True):
-                return list(_GRAD(outputs, inputs, retain_graph=True, allow_unused=True))
+                return list(_GRAD(outputs, inputs, retain_graph=keep_graph, allow_unused=True))
         except UserWarning:
             return [None] * len(inputs)
 
@@ -381,6 +383,12 @@ def require_layers(recorder: Recorder, name: str) -> None:
             "(B, heads, T, T) or (B * heads, T, T), or nn.MultiheadAttention, and neither be "
             "compiled nor scripted"
         )
+    if recorder.unused:
+        raise ValueError(
+            f"{name} changes its weights between the softmax and the values (talking heads "
+            "as in CaiT, or a difference of two), so the weights are not what each token takes: "
+            "use a network without (ViT, DeiT, BEiT, DINOv2)"
+        )
     _require_one_stream(recorder, name)
     images, tokens = recorder.num_images, calls[0].shape[-1]
     of_each = [maps_per_image(call.shape, images) == 1 for call in calls]
@@ -399,12 +407,6 @@ def require_layers(recorder: Recorder, name: str) -> None:
             f"{name} has layers in which not all tokens attend to all ({shapes}, class or "
             "cross attention as in CaiT), so its layers cannot be joined: use a network in "
             "which they do (ViT, DeiT, BEiT, DINOv2)"
-        )
-    if recorder.unused:
-        raise ValueError(
-            f"{name} changes its weights between the softmax and the values (talking heads "
-            "as in CaiT, or a difference of two), so the weights are not what each token takes: "
-            "use a network without (ViT, DeiT, BEiT, DINOv2)"
         )
 
 

@@ -129,6 +129,13 @@ def test_what_every_token_sees_whole_is_found_by_where_it_looks_most():
     assert_close(torch.tensor(record.box), torch.tensor([0.0, 0, 64, 64]), rtol=0, atol=4.0)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0, 1e-6, 255.0])
+def test_images_of_one_colour_will_do(value):
+    images = torch.full((1, 3, 32, 48), value)
+    record = record_attention(Cut(conv(8)).float(), images)
+    assert (record.grid, record.box) == ((4, 6), (0, 0, 48, 32))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_quantised_networks_are_found_too():
     model = timm.models.VisionTransformer(**{**TIMM, "img_size": (32, 64)}).eval()

@@ -336,3 +336,39 @@ def test_legrads_gradients_are_computed_when_they_are_read():
     nn.init.ones_(model.head.bias)
     with pytest.raises(ValueError, match="weights have changed since"):
         relevance(late, method="legrad")
+
+
+def test_a_network_on_an_image_that_another_made_is_refused():
+    run = lambda a, b, x: b(x * (1 + a(x).mean()))  # noqa: E731
+    with pytest.raises(ValueError, match="one reads an image that another has made"):
+        record_attention(Two(run), pictures(1, SIZE))
+
+
+def test_what_a_network_makes_of_its_tokens_afterwards_does_not_matter():
+    class Painter(nn.Module):
+        """An image made of the tokens, as a decoder does it."""
+
+        def __init__(self):
+            super().__init__()
+            self.net, self.paint = timm_vit(num_classes=0), nn.Conv2d(3, 3, 3, padding=1)
+            randomize(self.paint)
+
+        def forward(self, images):
+            tokens = self.net.forward_features(images)[:, 1:]
+            made = F.pixel_shuffle(tokens.mT.unflatten(2, (4, 4)).repeat(1, 8, 1, 1), 8)
+            return {"image": self.paint(made)}
+
+    model, images = Painter(), pictures(1, SIZE)
+    record = record_attention(model, images)
+    assert_close(record.weights, record_attention(model.net, images).weights)
+    assert (record.logits, record.default_query) == (None, "patches")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="from PyTorch 2.6 on")
+def test_a_compiled_network_is_recorded_as_it_is_written():
+    model, images = timm_vit(), pictures(1, SIZE)
+    expected = record_attention(model, images, gradients_of=1)
+    record = record_attention(torch.compile(model, backend="eager"), images, gradients_of=1)
+    assert_close(record.weights, expected.weights)
+    assert_close(record.gradients, expected.gradients)

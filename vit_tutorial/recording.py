@@ -6,8 +6,9 @@ of attention are seen, in `watching`; how it is found out where tokens look, in 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 
 from vit_tutorial.modes import evaluating
 from vit_tutorial.probing import Box, head_reads, places_of, weights_state
-from vit_tutorial.watching import NoGradient, Recorder, derivatives, fused, require_layers
+from vit_tutorial.watching import (
+    NoGradient,
+    Recorder,
+    derivatives,
+    fused,
+    require_layers,
+    tensors_in,
+)
 
 FUSIONS = ("mean", "max", "min")
 Query = int | str | tuple[int, int]
@@ -233,8 +241,8 @@ def record_attention(
             f"{head_fusion!r}"
         )
     with_gradients = gradients_of is not None
-    watch = Recorder(model, len(images), layers, with_gradients, head_fusion)
-    with evaluating(model, with_gradients), _same_random_numbers(images):
+    watch = Recorder(model, images.shape, layers, with_gradients, head_fusion)
+    with evaluating(model, with_gradients), _same_random_numbers(images), _not_compiled():
         with watch:  # of images made in inference mode only a copy can be in a graph
             output = model(images.clone() if with_gradients else images)
         require_layers(watch, type(model).__name__)
@@ -285,6 +293,13 @@ def _fused(weights: Tensor, head_fusion: str | None) -> Tensor:
     if head_fusion is None or weights.shape[1] == 1:
         return weights
     return fused(weights, head_fusion)[:, None]
+
+
+def _not_compiled() -> Any:
+    """Let what was compiled run as it is written, or its calls would not be seen."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -412,10 +427,8 @@ def _read(output: Any, images: int, logits_of: Any, num_classes: int | None) -> 
             return [pooled]
     if tables := _candidates(output, images):
         return tables
-    parts = output.values() if isinstance(output, Mapping) else output
-    parts = [output] if isinstance(output, Tensor) else parts
-    parts = parts if isinstance(parts, tuple | list) else list(vars(output).values())
-    return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    whole = output if isinstance(output, Tensor | Mapping | tuple | list) else vars(output)
+    return [part for part in tensors_in(whole) if part.is_floating_point()]
 
 
 def _kind(model: Any, logits: Tensor | None, watch: Recorder) -> str:
@@ -516,9 +529,13 @@ class OwnGradients(Sequence[Tensor]):
         outputs: list[Tensor] = []
         keep = lambda block, inputs, output: outputs.append(output)  # noqa: E731
         hooks = [block.register_forward_hook(keep) for block in model.blocks]
-        watch = Recorder(model, len(self.images), self.layers, in_graph=True)
+        watch = Recorder(model, self.images.shape, self.layers, in_graph=True)
         try:
-            with evaluating(model, gradients=True), _same_random_numbers(self.images):
+            with (
+                evaluating(model, gradients=True),
+                _same_random_numbers(self.images),
+                _not_compiled(),
+            ):
                 if weights_state(model) != self.state:
                     raise ValueError(
                         "the model's weights have changed since they were recorded: record again"

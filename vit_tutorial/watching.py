@@ -134,8 +134,8 @@ class Watch(TorchFunctionMode):
             self.unused[id(result)] = result
             if func in CONVERSIONS:
                 self.converted(old, result)
-        elif func in PRODUCTS and len(_tensors((args, kwargs))) > 1:
-            weights, values = _tensors((args, kwargs))[-2:]
+        elif func in PRODUCTS and len(tensors_in((args, kwargs))) > 1:
+            weights, values = tensors_in((args, kwargs))[-2:]
             if func is torch.einsum and id(weights) not in self.unused:  # in any order
                 weights, values = values, weights
             # of all tokens, or it is another product
@@ -206,14 +206,15 @@ class Recorder(Watch):
     def __init__(
         self,
         model: nn.Module,
-        num_images: int,
+        images: Sequence[int],
         layers: Sequence[int] | None = None,
         in_graph: bool = False,
         head_fusion: str | None = None,
     ) -> None:
         super().__init__(in_graph)
         self.names = {id(module): name for name, module in model.named_modules()}
-        self.num_images, self.head_fusion = num_images, head_fusion
+        self.num_images, self.channels, self.head_fusion = images[0], images[1], head_fusion
+        self.makes_an_image = self.reads_that_image = False
         self.layers = None if layers is None else list(layers)
         self.kept: list[tuple[int, Tensor]] = []  # layer, weights (in the graph if there is one)
         self.calls: list[Call] = []  # of all tokens to all
@@ -242,6 +243,7 @@ class Recorder(Watch):
                 "torch.inference_mode. Take that out of its forward, or ask for no gradients"
             )
         weights = super().meet(weights, queries)
+        self.reads_that_image |= self.makes_an_image
         sources = self._sources.get(_memory(queries), frozenset())
         shape, module = tuple(weights.shape), self._running()
         self.ends_with_others = shape[-2] != shape[-1]
@@ -274,13 +276,15 @@ class Recorder(Watch):
 
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Note for what comes out of a call of PyTorch where it comes from."""
-        changed = _tensors(inputs[0][:1] if func is Tensor.__setitem__ else result)
+        changed = tensors_in(inputs[0][:1] if func is Tensor.__setitem__ else result)
         if not changed:
             return
-        places = {_memory(tensor) for tensor in _tensors(inputs)}
+        places = {_memory(tensor) for tensor in tensors_in(inputs)}
         sources = frozenset().union(*(self._sources.get(place, ()) for place in places))
         if func is F.scaled_dot_product_attention and not self.ends_with_others:
             sources |= {len(self.calls) - 1}
+        if func is F.conv2d and any(source >= 0 for source in sources):
+            self.makes_an_image |= tensors_in(inputs)[0].shape[1] == self.channels
         if func in EMBEDDINGS and not sources:
             self._embeddings += 1
             sources |= {-self._embeddings}
@@ -347,7 +351,7 @@ def fused(weights: Tensor, head_fusion: str) -> Tensor:
     return weights.mean(dim=1) if head_fusion == "mean" else getattr(weights, f"a{head_fusion}")(1)
 
 
-def _tensors(nested: Any) -> list[Tensor]:
+def tensors_in(nested: Any) -> list[Tensor]:
     """Find all tensors in tuples, lists and dicts."""
     if isinstance(nested, Tensor):
         return [nested]
@@ -355,7 +359,7 @@ def _tensors(nested: Any) -> list[Tensor]:
         nested = nested.values()
     elif not isinstance(nested, tuple | list):
         return []
-    return [tensor for part in nested for tensor in _tensors(part)]
+    return [tensor for part in nested for tensor in tensors_in(part)]
 
 
 def _memory(tensor: Tensor) -> int:
@@ -440,6 +444,11 @@ def _require_one_stream(recorder: Recorder, name: str) -> None:
                 "left, so they are not layers that can be joined: record a part of it in which "
                 "each layer works on the one before"
             )
+    if recorder.reads_that_image:
+        raise ValueError(
+            f"{name} is several networks, of which one reads an image that another has made, so "
+            "their layers cannot be joined: record one of them"
+        )
     if recorder.shares_values:
         raise ValueError(
             f"{name} attends several times to the same values in one layer and combines what it "

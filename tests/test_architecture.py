@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "methods": set(),
     "modes": set(),
     "intervals": set(),
-    "recording": {"modes"},
+    "watching": set(),
+    "probing": {"watching", "modes"},
+    "recording": {"watching", "probing", "modes"},
     "attention": {"recording", "methods"},
     "faithfulness": {"recording", "attention", "methods", "modes", "intervals"},
     "download": set(),
@@ -56,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"compute", "provenance", "hardware"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
-    "explorer": {"explorer", "recording", "attention", "methods", "modes", "compress"}
+    "explorer": {"explorer", "recording", "watching", "attention", "methods", "modes", "compress"}
     | {"files", "images", "plots"},
     "doctor": {"weights", "data", "evaluation"},
     "lessons": FIRST_PARTS - {"cli"},
@@ -123,7 +125,9 @@ def test_attention_needs_torch_and_the_standard_library_alone():
     for path, siblings_too in (
         ("methods.py", set()),
         ("modes.py", set()),
-        ("recording.py", {"modes"}),
+        ("watching.py", set()),
+        ("probing.py", {"watching", "modes"}),
+        ("recording.py", {"watching", "probing", "modes"}),
         ("attention.py", {"recording", "methods"}),
     ):
         names = imported_names(parsed(PACKAGE / path))

@@ -596,6 +596,8 @@ def test_explain_refuses_in_one_line(tiny, photo, tmp_path, capsys):
         ([tmp_path, "--model", tiny], "got the folder"),
         ([photo, "--model", "bananas"], "no file bananas.safetensors"),
         ([photo, "--model", tiny, "--fit", "squeeze"], 'fit must be "crop", "pad"'),
+        ([photo, "--model", tiny, "--query", "cls"], "query must be a token from 0 to"),
+        ([photo, "--model", tiny, "--query", "0,9"], "grid, got (0, 9)"),
         ([photo, "--model", tiny, "--out", tmp_path / "no" / "a.png"], "No such file"),
     ]:
         assert sentence in refused(capsys, "explain", *arguments)
@@ -647,6 +649,24 @@ def test_explain_writes_pages_and_moving_pictures(tiny, photo, tmp_path, capsys)
     with Image.open(tmp_path / "a.gif") as image:
         assert image.format == "GIF"
     capsys.readouterr()
+
+
+def test_explain_looks_from_where_it_is_asked_to(tiny, photo, tmp_path, capsys):
+    pictures = {}
+    for query in (None, "head", "0", "patches", "all", "1", "0,0", "1,1"):
+        out = tmp_path / "out.png"
+        asked = [] if query is None else ["--query", query]
+        assert main(["explain", str(photo), "--model", str(tiny), "--out", str(out), *asked]) == 0
+        pictures[query] = np.asarray(Image.open(out)).tobytes()
+    capsys.readouterr()
+    assert pictures[None] == pictures["head"] == pictures["0"]  # it reads CLS
+    assert pictures["1"] == pictures["0,0"]
+    assert len(set(pictures.values())) == 5
+    page = tmp_path / "page.html"
+    assert (
+        main(["explain", str(photo), "--model", str(tiny), "--out", str(page), "--query", "1,1"])
+        == 0
+    )
 
 
 def test_explain_reads_larger_images_for_a_finer_map(tiny, photo, tmp_path, capsys):

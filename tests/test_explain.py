@@ -1,5 +1,6 @@
 """One way in for any network: how it reads images, images made ready, one name for each method."""
 
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from vit_tutorial import (
+    AttentionExplorer,
     Reading,
     VisionTransformer,
     ViTConfig,
@@ -237,3 +239,166 @@ def test_a_method_that_was_named_but_not_written_shows_no_other_ones_map(monkeyp
                 patch.setattr(f"vit_tutorial.attention.{names}", (*RELEVANCE_METHODS, "novel"))
             with pytest.raises((NotImplementedError, KeyError), match="novel"):
                 heat_map(record, "novel")
+
+
+# ---- networks of other kinds ----
+
+
+class Wrapped(nn.Module):
+    """A network with something before it and something after it."""
+
+    def __init__(self, before=nn.Identity(), after=nn.Identity(), **changes):  # noqa: B008
+        super().__init__()
+        config = replace(CONFIG, img_size=8, **changes)
+        self.before, self.net, self.after = before, VisionTransformer(config), after
+        randomize(self)
+
+    def forward(self, images):
+        return self.after(self.net(self.before(images)))
+
+
+class Middle(nn.Module):
+    """The middle 8 of 16 pixels."""
+
+    def forward(self, images):
+        return images[..., 4:12, 4:12]
+
+
+def test_a_crop_inside_the_network_is_drawn_where_it_looks():
+    reading = Reading(16, MEAN, STD, CLASSES)
+    model = Wrapped(Middle())
+    ramp = np.add.outer(5 * np.arange(32), 2 * np.arange(32)).astype(np.uint8)  # JPEG keeps it
+    photo = Image.fromarray(np.stack([ramp] * 3, axis=-1))
+    explanation = explain(model, photo, reading)
+    assert explanation.box == (4, 4, 12, 12)
+    drawn = explanation.on_original()
+    assert drawn.shape == (32, 32)
+    assert (drawn[8:24, 8:24] > 0).all()
+    drawn[8:24, 8:24] = 0
+    assert not drawn.any()
+    _, pixels = prepare(photo, reading, model)
+    alone = record_attention(model.net, pixels[..., 4:12, 4:12])
+    assert_close(explanation.heat, rollout(alone)[0].float())
+    made = AttentionExplorer(model, photo, reading)
+    with Image.open(io.BytesIO(made.images[0])) as shown:
+        expected = np.asarray(photo.crop((8, 8, 24, 24)).convert("RGB").resize(shown.size))
+        assert shown.size == (16, 16)
+        assert np.abs(np.asarray(shown).astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("method", ["rollout", "last_layer"])
+def test_a_network_without_classes_is_explained_by_attention(method, tmp_path):
+    reading = Reading(8, MEAN, STD, ())
+    explanation = explain(network(), photograph(), reading, method=method)
+    assert (explanation.names, explanation.said()) == ([], [])
+    assert explanation.heat.shape == (2, 2)
+    words = " ".join(words_in(explanation.figure()))
+    assert "Where it looked" in words
+    assert "predicts" not in words
+    words_in(contact_sheet([explanation]))
+    with pytest.raises(ValueError, match="explains a class, and none is named"):
+        explain(network(), photograph(), reading, method="chefer")
+    made = AttentionExplorer(network(), photograph(), reading)
+    assert (made.scenes[0]["answer"], made.scenes[0]["methods"]) == ("", [])
+
+
+def test_a_regression_is_said_as_a_number():
+    reading = Reading(8, MEAN, STD, ("age",))
+    model = Wrapped(after=nn.Linear(3, 1))
+    explanation = explain(model, photograph(), reading, method="chefer")
+    _, pixels = prepare(photograph(), reading, model)
+    value = model(pixels).item()
+    assert explanation.said() == [f"{value:6.4g}  age"]
+    for words in (words_in(explanation.figure()), words_in(contact_sheet([explanation]))):
+        assert f"age: {value:.4g}" in " ".join(words)
+        assert "%" not in " ".join(words)
+    assert (
+        AttentionExplorer(model, photograph(), reading).scenes[0]["answer"] == f"age: {value:.4g}"
+    )
+
+
+def test_classes_that_are_each_for_itself_are_said_so():
+    reading = Reading(8, MEAN, STD, CLASSES)
+    model = Wrapped(after=nn.Sigmoid())
+    _, pixels = prepare(photograph(), reading, model)
+    shares = model(pixels)[0].detach()
+    explanation = explain(model, photograph(), reading)
+    assert explanation.probabilities == pytest.approx(sorted(shares.tolist(), reverse=True))
+    best = CLASSES[int(shares.argmax())]
+    answer = AttentionExplorer(model, photograph(), reading).scenes[0]["answer"]
+    assert answer == f"most likely {best} ({shares.max():.0%}), each of 3 classes for itself"
+
+
+def test_logits_in_a_tuple_beside_features_are_found_by_the_number_of_classes():
+    reading = Reading(8, MEAN, STD, CLASSES)
+
+    class Beside(nn.Module):
+        def forward(self, y):
+            return y.repeat(1, 4), y
+
+    plain, tuples = Wrapped(), Wrapped(after=Beside())
+    one, other = (explain(m, photograph(), reading, method="chefer") for m in (plain, tuples))
+    assert one.said() == other.said()
+    assert_close(one.heat, other.heat)
+
+
+def test_a_backbone_without_gradients_shows_attention_and_says_why_no_more():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            with torch.no_grad():
+                return self.net(images)
+
+    reading = Reading(8, MEAN, STD, CLASSES)
+    with pytest.warns(UserWarning, match="gradient cannot reach the attention"):
+        made = AttentionExplorer(Frozen(), photograph(), reading)
+    assert made.scenes[0]["methods"] == []
+    assert "no gradient reaches the attention" in made.scenes[0]["answer"]
+    with pytest.raises(ValueError, match="gradient cannot reach the attention"):
+        explain(Frozen(), photograph(), reading, method="chefer")
+
+
+@pytest.mark.parametrize("query", ["patches", "all", 2, (1, 0)])
+def test_another_query_is_explained_and_shown_first(query, tmp_path):
+    reading = Reading(8, MEAN, STD, CLASSES)
+    record = record_attention(network(), prepare(photograph(), reading, network())[1])
+    explanation = explain(network(), photograph(), reading, query=query)
+    assert_close(explanation.heat, rollout(record, query=query)[0].float())
+    made = AttentionExplorer(network(), photograph(), reading)
+    made.look_from(query)
+    assert_close(
+        torch.from_numpy(made.values(show="rollout")[1:].copy()),
+        rollout(record, query=query)[0].float().flatten(),
+        rtol=0,
+        atol=5e-3,
+    )
+    with pytest.raises(ValueError, match="query must be a token"):
+        made.look_from("cls")
+    write_pages(
+        network(), [np.zeros((8, 8, 3), np.uint8)], reading, tmp_path / "a.html", query=query
+    )
+
+
+def test_no_token_that_the_head_does_not_read_is_called_cls():
+    """A head that reads the patches' mean, behind a class token that it does not read."""
+
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            return self.net.head(self.net.forward_features(images)[:, 1:].mean(1))
+
+    reading = Reading(8, MEAN, STD, CLASSES)
+    made = AttentionExplorer(Patches(), photograph(), reading)
+    facts = made.scenes[0]
+    assert (facts["prefix_names"], facts["query"], made.query) == (["extra 1"], -2, -2)
+    record = record_attention(Patches(), prepare(photograph(), reading, network())[1])
+    expected = rollout(record, query=None)[0, 1:, 1:].mean(0)
+    shown = torch.from_numpy(made.values(show="rollout")[1:].copy())
+    assert_close(shown, expected.float(), rtol=0, atol=5e-3)
+    assert "the mean of patches" in made._caption(made._view({"show": "mean"}))

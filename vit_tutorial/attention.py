@@ -7,21 +7,22 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
-from vit_tutorial.recording import RecordedAttention, upcast
+from vit_tutorial.recording import FUSIONS, Query, RecordedAttention, upcast
 
 
-def heat_map(record: RecordedAttention, method: str) -> Tensor:
+def heat_map(record: RecordedAttention, method: str, query: Query = "head") -> Tensor:
     """Explain by one of `methods.METHODS`: (B, rows, columns).
 
-    The methods of `relevance` explain the score that the record has gradients of.
+    The methods of `relevance` explain the score that the record has gradients of. `query` is as
+    for `rollout`; LeGrad has none.
 
     Raises:
-        ValueError: an unknown method, or a record without the gradients that it needs.
+        ValueError: an unknown method or query, or a record without the gradients that it needs.
     """
     require_method(method)
     if method in RELEVANCE_METHODS:
-        return relevance(record, method=method)
-    return {"rollout": rollout, "last_layer": attention_map}[method](record)
+        return relevance(record, method=method, query=query)
+    return {"rollout": rollout, "last_layer": attention_map}[method](record, query=query)
 
 
 def methods_for(record: RecordedAttention) -> list[str]:
@@ -35,14 +36,14 @@ def attention_map(
     record: RecordedAttention,
     layer: int = -1,
     head: int | None = None,
-    query: int | tuple[int, int] = 0,
+    query: Query = "head",
 ) -> Tensor:
     """Look up what one token attends to among the patches, in one layer: (B, rows, columns).
 
     Args:
         record: what `record_attention` returned.
         layer: which of the recorded layers, from 0, or from the end with -1, -2, ...
-        head: one head, or None for the mean over all.
+        head: one head, or None for the mean over all (or what was recorded of all together).
         query: as for `rollout`.
 
     Raises:
@@ -52,6 +53,8 @@ def attention_map(
     if layer not in range(-depth, depth):
         raise ValueError(f"layer must be from {-depth} to {depth - 1}, got {layer}")
     weights = upcast(record.weights[layer])  # (B, h, T, T)
+    if head is not None:
+        _require_heads(record)
     if head is not None and head not in range(weights.shape[1]):
         raise ValueError(f"head must be from 0 to {weights.shape[1] - 1} or None, got {head}")
     weights = weights.mean(dim=1) if head is None else weights[:, head]
@@ -64,7 +67,7 @@ def rollout(
     head_fusion: str = "mean",
     discard_ratio: float = 0.0,
     residual: float = 0.5,
-    query: int | tuple[int, int] | None = 0,
+    query: Query | None = "head",
     layers: slice = slice(None),
 ) -> Tensor:
     """Follow attention from one token down through all layers to the patches: (B, rows, columns).
@@ -79,16 +82,22 @@ def rollout(
         discard_ratio: share of the smallest entries of each fused A that is set to 0 (CLS to CLS
             is kept).
         residual: weight of the skip connection, 0..1.
-        query: a token's index (0: CLS), or a patch's (row, column). In a model without a CLS token
-            0 means the mean over all queries, which is what its head reads. None gives the whole
-            matrix (B, T, T), prefix tokens included.
+        query: "head": the tokens that the model's head reads, as `RecordedAttention` knows them
+            (CLS, or the mean of the patches or of all tokens). Or "patches" or "all", the mean of
+            these; a token's index; a patch's (row, column). Without prefix tokens, 0 means "all",
+            too. None gives the whole matrix (B, T, T), prefix tokens included.
         layers: which of the recorded layers take part.
 
     Raises:
         ValueError: an option outside its range, or no layer left.
     """
-    if head_fusion not in ("mean", "max", "min"):
+    if head_fusion not in FUSIONS:
         raise ValueError(f'head_fusion must be "mean", "max" or "min", got {head_fusion!r}')
+    if record.head_fusion not in (None, head_fusion):
+        raise ValueError(
+            f"only the {record.head_fusion} of the heads was recorded, so head_fusion cannot be "
+            f"{head_fusion!r}: record_attention(..., head_fusion={head_fusion!r}), or without it"
+        )
     if not 0 <= discard_ratio < 1:
         raise ValueError(f"discard_ratio must be in 0..1, 1 excluded, got {discard_ratio}")
     if not 0 <= residual <= 1:
@@ -110,7 +119,7 @@ def _follow(
     record: RecordedAttention,
     layers: list[Tensor],
     residual: float,
-    query: int | tuple[int, int] | None,
+    query: Query | None,
 ) -> Tensor:
     """Go down through layers (B, T, T), mixed with the identity and scaled to rows of sum 1.
 
@@ -127,15 +136,16 @@ def _follow(
     return row if query is None else _on_the_grid(record, row)
 
 
-def _start(record: RecordedAttention, query: int | tuple[int, int] | None) -> Tensor:
+def _start(record: RecordedAttention, query: Query | None) -> Tensor:
     """Return the row (1, T) that stands for a query before any layer; all rows (T, T) for None."""
     weights = upcast(record.weights[0])
     if query is None:
         return torch.eye(record.num_tokens).to(weights)
-    if record.num_prefix == 0 and query == 0:  # no CLS token: the head reads the mean
-        return weights.new_full((1, record.num_tokens), 1 / record.num_tokens)
+    if record.num_prefix == 0 and not isinstance(query, str | tuple | list) and query == 0:
+        query = "all"  # there is no class token
+    tokens = list(record.tokens(query))
     row = weights.new_zeros(1, record.num_tokens)
-    row[0, record.token(query)] = 1
+    row[0, tokens] = 1 / len(tokens)
     return row
 
 
@@ -172,7 +182,7 @@ def relevance(
     record: RecordedAttention,
     *,
     method: str = "chefer",
-    query: int | tuple[int, int] = 0,
+    query: Query = "head",
 ) -> Tensor:
     """Show what speaks for the score that the record has gradients of: (B, rows, columns).
 
@@ -188,7 +198,7 @@ def relevance(
     - "grad_cam": of the last recorded layer, max(mean(g A), 0) in the query's row; g is the mean
       of a head's G (the baseline of Chefer et al. 2021, after Selvaraju et al. 2017).
 
-    Values are in no unit and not scaled: compare within a map.
+    `query` is as for `rollout`. Values are in no unit and not scaled: compare within a map.
 
     Raises:
         ValueError: an unknown method, or a record without the gradients that it needs.
@@ -235,7 +245,8 @@ def attention_distance(record: RecordedAttention) -> Tensor:
     (Dosovitskiy et al. 2021, figure 7). Prefix tokens have no position and are left out.
 
     Raises:
-        ValueError: layers with different numbers of heads.
+        ValueError: layers with different numbers of heads, or of which only all heads together were
+            recorded.
     """
     rows, columns = record.grid
     positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()  # (N, 2)
@@ -255,13 +266,23 @@ def attention_entropy(record: RecordedAttention) -> Tensor:
     0 where every query attends to one token, ln T where all attend to all tokens evenly.
 
     Raises:
-        ValueError: layers with different numbers of heads.
+        ValueError: layers with different numbers of heads, or of which only all heads together were
+            recorded.
     """
     layers = [torch.special.entr(upcast(w)).sum(dim=-1) for w in _equal_heads(record)]  # (B, h, T)
     return torch.stack([entropy.mean(dim=(0, 2)) for entropy in layers])
 
 
+def _require_heads(record: RecordedAttention) -> None:
+    if record.head_fusion is not None:
+        raise ValueError(
+            f"only the {record.head_fusion} of the heads was recorded: record_attention without "
+            "head_fusion keeps each"
+        )
+
+
 def _equal_heads(record: RecordedAttention) -> list[Tensor]:
+    _require_heads(record)
     heads = [weights.shape[1] for weights in record.weights]
     if len(set(heads)) > 1:
         raise ValueError(f"expected equally many heads in all layers, got {heads}")

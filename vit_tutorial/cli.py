@@ -131,6 +131,12 @@ def _add_explain(commands: Any) -> None:
     )
     explain.add_argument("--value-range", **VALUE_RANGE)
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
+    explain.add_argument(
+        "--query",
+        default="head",
+        help="whose map, of a picture: what the head reads (head, the default), patches, all, a "
+        "token as 0, or a patch as row,column",
+    )
     explain.add_argument("--size", type=int, help="read larger images, for a finer map")
     explain.add_argument(
         "--out",
@@ -451,9 +457,6 @@ def _explain(arguments: argparse.Namespace) -> int:
         _write_explanations(arguments, kind, model, reading, len(photos), readable)
     if len(broken) == len(photos):
         raise ValueError("; ".join(broken))
-    if kind in ("", ".png") and len(reading.classes) <= 20:
-        classes = ", ".join(reading.classes)
-        print(f"It knows {classes}, and must name one of them whatever it is shown.")
     for reason in broken:
         print(f"vit-tutorial explain: left out: {reason}", file=sys.stderr)
     return 1 if broken else 0
@@ -512,7 +515,8 @@ def _write_explanations(
     """Write, of `count` photos those that can be read, as pages, as pictures or as one sheet."""
     from vit_tutorial import explain, files
 
-    options = {"method": arguments.method, "fit": arguments.fit}
+    options: dict[str, Any] = {"method": arguments.method, "fit": arguments.fit}
+    options["query"] = _query(arguments.query)
     if kind in (".html", ".gif", "folder"):
         images = (file for _, file in readable)
         for written in explain.write_pages(model, images, reading, arguments.out, **options):
@@ -529,13 +533,24 @@ def _write_explanations(
             targets.add(target)
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
-            for name, probability in list(zip(item.names, item.probabilities, strict=True))[:3]:
-                print(f"{probability:6.1%}  {name}")
+            print(*item.said(3), sep="\n", end="\n" if item.names else "")
             print(f"Picture: {target}")
     if arguments.out is not None and count > 1 and explained:
         with files.atomic_write(arguments.out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
         print(f"Picture: {arguments.out}")
+    one_of_them = explained and explained[-1].answers in ("logits", "probabilities")
+    if 0 < len(reading.classes) <= 20 and one_of_them:
+        classes = ", ".join(reading.classes)
+        print(f"It knows {classes}, and must name one of them whatever it is shown.")
+
+
+def _query(text: str) -> Any:
+    """Read a token's number or a patch's row,column; what is neither stays a word."""
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        return text
+    return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -8,33 +8,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_tutorial import plots
 from vit_tutorial.attention import heat_map
 from vit_tutorial.images import FittedImage, ReadsImages, Source, prepare
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
-from vit_tutorial.recording import record_attention
+from vit_tutorial.recording import Box, Query, record_attention
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The classes that a network knows, most probable first, and the map (rows, columns)."""
+    """The classes that a network knows, most probable first, and the map (rows, columns).
+
+    `fitted` is what the network was given, and `box` the part of it that the map covers, in pixels
+    of the network. `answers` is what `RecordedAttention` calls it: of "values", `probabilities` are
+    these. A network without classes has no names.
+    """
 
     fitted: FittedImage
     names: list[str]
     probabilities: list[float]
     heat: Tensor
     method: str
+    box: Box | None = None
+    answers: str = "logits"
+
+    def said(self, most: int | None = None) -> list[str]:
+        """Write out what the network says: each class with its probability, or its value."""
+        return [
+            f"{value:6.4g}  {name}" if self.answers == "values" else f"{value:6.1%}  {name}"
+            for name, value in list(zip(self.names, self.probabilities, strict=True))[:most]
+        ]
+
+    def on_original(self) -> NDArray[np.float32]:
+        """Draw the map onto the original, where its patches look: (H0, W0)."""
+        return self.fitted.part(self.box).to_original(self.heat)
 
     def figure(self) -> Any:
         """Draw, as a matplotlib figure, the image, the five most probable classes and the map."""
         return plots.explanation(
             np.asarray(self.fitted.original.convert("RGB")),
-            self.fitted.box,
+            self.fitted.part(self.box).box,
             self.names,
             self.probabilities,
-            self.fitted.to_original(self.heat),
+            self.on_original(),
             METHODS[self.method],
         )
 
@@ -46,6 +65,7 @@ def explain(
     *,
     method: str = "rollout",
     fit: str = "crop",
+    query: Query = "head",
 ) -> Explanation:
     """Run a network on an image, and find where it looked.
 
@@ -55,34 +75,55 @@ def explain(
         reading: how the network reads images: a `Reading`, or the card of a checkpoint.
         method: one of `METHODS`; those that are for a class explain the most probable one.
         fit: "crop", "pad" or "resize", as in `fit_image`.
+        query: which tokens' map, as in `rollout`: by default of those that the head reads.
 
     Raises:
-        ValueError: an unknown method, an image that cannot be opened, a network without classes.
+        ValueError: an unknown method or query, an image that cannot be opened, a network with other
+            classes, or without any where the method is for a class.
     """
     require_method(method)
     fitted, pixels = prepare(image, reading, model, fit=fit)
-    record = record_attention(model, pixels)
-    classes = reading.classes
-    if record.logits is None or record.logits.shape[1] != len(classes):
-        raise ValueError(f"{type(model).__name__} does not tell {len(classes)} classes apart")
-    probabilities = record.logits[0].float().softmax(dim=0)
-    order = probabilities.argsort(descending=True).tolist()
-    if method in RELEVANCE_METHODS:
-        record = record_attention(model, pixels, gradients_of=order[0])
-    heat = heat_map(record, method)[0].float().cpu()
-    names = [classes[index] for index in order]
-    return Explanation(fitted, names, probabilities[order].tolist(), heat, method)
+    classes, graded = reading.classes, method in RELEVANCE_METHODS
+    fusion = None if graded else "mean"
+    record = record_attention(model, pixels, head_fusion=fusion, num_classes=len(classes))
+    name, logits = type(model).__name__, record.logits
+    if classes and (logits is None or logits.shape[1] != len(classes)):
+        raise ValueError(f"{name} does not tell {len(classes)} classes apart")
+    if graded and (not classes or logits is None):
+        raise ValueError(
+            f"method {method!r} explains a class, and none is named for {name}: "
+            'use "rollout" or "last_layer", or give its classes'
+        )
+    names, values = [], []
+    if classes and logits is not None:
+        found = record.probabilities()
+        found = (logits if found is None else found)[0].float()
+        order = found.argsort(descending=True).tolist()
+        names, values = [classes[index] for index in order], found[order].tolist()
+        if graded:
+            record = record_attention(
+                model, pixels, gradients_of=order[0], num_classes=len(classes)
+            )
+    heat = heat_map(record, method, query)[0].float().cpu()
+    return Explanation(fitted, names, values, heat, method, record.box, record.answers)
 
 
 def contact_sheet(explanations: Sequence[Explanation]) -> Any:
     """Draw, as a matplotlib figure, many images with their maps and most probable classes."""
     pictures, titles = [], []
     for each in explanations:
-        heat = each.fitted.to_original(each.heat)
+        heat = each.on_original()
         photo = np.asarray(each.fitted.original.convert("RGB"))
         pictures.append(plots.overlay(photo, heat / max(float(heat.max()), 1e-12)))
-        titles.append(f"{each.names[0]} ({each.probabilities[0]:.0%})")
+        titles.append(_title(each))
     return plots.photo_grid(pictures, titles, f"Where it looked: {METHODS[explanations[0].method]}")
+
+
+def _title(explanation: Explanation) -> str:
+    if not explanation.names:
+        return ""
+    name, value = explanation.names[0], explanation.probabilities[0]
+    return f"{name}: {value:.4g}" if explanation.answers == "values" else f"{name} ({value:.0%})"
 
 
 def write_pages(
@@ -93,11 +134,14 @@ def write_pages(
     *,
     method: str = "rollout",
     fit: str = "crop",
+    query: Query = "head",
 ) -> list[Path]:
     """Write explorers of image files: one page of all (.html), one each (a folder), or a .gif.
 
+    Each shows first what `explain` would.
+
     Raises:
-        ValueError: an unknown method, an image that cannot be opened.
+        ValueError: an unknown method or query, an image that cannot be opened.
         OSError: what cannot be written.
     """
     from vit_tutorial.explorer import AttentionExplorer
@@ -110,6 +154,7 @@ def write_pages(
             continue
         explorer = AttentionExplorer(model, image, reading, fit=fit)
         explorer.show = "mean" if method == "last_layer" else method
+        explorer.look_from(query)
         first = first or explorer
         if not out.suffix:
             out.mkdir(parents=True, exist_ok=True)

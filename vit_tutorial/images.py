@@ -12,7 +12,7 @@ import operator
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -159,6 +159,30 @@ class FittedImage:
         wide, high = (right - left) / columns, (bottom - top) / rows
         start = left + col * wide, top + row * high
         return *start, left + (col + 1) * wide, top + (row + 1) * high
+
+    def part(self, box: Box | None) -> "FittedImage":
+        """Narrow the view to a part of it: left, top, right, bottom in pixels of `pixels`.
+
+        What `RecordedAttention.box` says of the patches, so that their maps are drawn where they
+        look. None is all of it.
+
+        Examples:
+            >>> fit_image(Image.new("RGB", (8, 8)), img_size=4).part((1, 1, 3, 4)).box
+            (2.0, 2.0, 6.0, 8.0)
+        """
+        _, height, width = self.pixels.shape
+        if box is None or tuple(box) == (0, 0, width, height):
+            return self
+        left, top, right, bottom = self.box
+        wide, high = (right - left) / width, (bottom - top) / height
+        seen = (
+            left + box[0] * wide,
+            top + box[1] * high,
+            left + box[2] * wide,
+            top + box[3] * high,
+        )
+        columns, rows = (slice(max(0, round(box[i])), max(1, round(box[i + 2]))) for i in (0, 1))
+        return replace(self, pixels=self.pixels[:, rows, columns], box=seen)
 
     def view(self) -> Image.Image:
         """Show what the network sees, as sharp as the original: cropped, padded or stretched."""

@@ -1,33 +1,56 @@
 """Read what every head of every layer attends to, in any Vision Transformer, without changing it.
 
-Needs torch alone. What the maps mean, and how layers are joined, is in `attention`.
+Needs torch alone. What the maps mean, and how layers are joined, is in `attention`; how the calls
+of attention are seen, in `watching`; how it is found out where tokens look, in `probing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from vit_tutorial.modes import evaluating
+from vit_tutorial.probing import Box, head_reads, places_of, weights_state
+from vit_tutorial.watching import (
+    NoGradient,
+    Recorder,
+    derivatives,
+    fused,
+    require_layers,
+    tensors_in,
+)
+
+FUSIONS = ("mean", "max", "min")
+Query = int | str | tuple[int, int]
 
 
 @dataclass(frozen=True)
 class RecordedAttention:
     """The attention weights of one forward pass, per layer (B, h, T, T): query rows sum to 1.
 
-    `grid` is (rows, columns) of patches, `num_prefix` the number of tokens before them, `layers`
-    the index of the block of each entry of `weights`, `logits` (B, num_classes) the
-    model's output. `gradients`, if requested, are d(score) / d(weights) in the same shapes, and
-    `own_gradients` those of the score that the model's head would give to the layer's own output.
+    Args:
+        weights: of each layer; where `head_fusion` is set, of its heads together (B, 1, T, T).
+        grid: rows and columns of patches.
+        num_prefix: the number of tokens before them.
+        logits: (B, num_classes), what the model answers, or None.
+        gradients: if requested, d(score) / d(weights) in the same shapes.
+        own_gradients: those of the score that the model's head would give to the layer's own
+            output; computed by a pass of their own when they are first read.
+        layers: the index of the block of each entry of `weights`.
+        head_reads: the tokens that the model's head reads, measured; None: not known.
+        image_size: height and width of the images in pixels.
+        box: the part of an image that the grid covers, measured, in pixels: left, top, right,
+            bottom; None: all of it.
+        head_fusion: "mean", "max" or "min", if only the heads of a layer together were recorded.
+        answers: what `logits` are: "logits"; "probabilities" (the model ends in a softmax);
+            "independent" (in a sigmoid: each class is there or not), or "independent logits", of
+            which the sigmoid is still to be taken; or "values" (one output: a regression).
 
     Raises:
         ValueError: weights that are not square maps over num_prefix + rows * columns tokens, or
@@ -39,19 +62,20 @@ class RecordedAttention:
     num_prefix: int
     logits: Tensor | None = None
     gradients: list[Tensor] | None = None
-    own_gradients: list[Tensor] | None = None
+    own_gradients: Sequence[Tensor] | None = None
     layers: Sequence[int] | None = None
+    head_reads: Sequence[int] | None = None
+    image_size: tuple[int, int] | None = None
+    box: Box | None = None
+    head_fusion: str | None = None
+    answers: str = "logits"
 
     def __post_init__(self) -> None:
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         if not self.weights:
             raise ValueError("expected the attention weights of at least one layer, got none")
         for number, layer in enumerate(self.weights):
-            if not layer.sum().isfinite():  # one number that is not makes the sum so
-                raise ValueError(
-                    f"the weights of layer {number} are not all finite numbers: do the model's "
-                    f"parameters or the images hold NaN or infinity?"
-                )
+            _require_finite(number, layer)
             if layer.ndim != 4 or layer.shape[2:] != (tokens, tokens):
                 raise ValueError(
                     f"a {self.grid[0]}x{self.grid[1]} grid with {self.num_prefix} prefix tokens "
@@ -64,7 +88,45 @@ class RecordedAttention:
         """T, prefix tokens and patches."""
         return self.weights[0].shape[-1]
 
-    def token(self, query: int | tuple[int, int]) -> int:
+    @property
+    def default_query(self) -> int | str:
+        """Name what the head reads: a token, "patches" or "all" (their mean), or else "head".
+
+        Where that was not measured, it is token 0, or all where there are only patches.
+        """
+        if self.head_reads is None:
+            return 0 if self.num_prefix else "all"
+        if len(self.head_reads) == 1:
+            return self.head_reads[0]
+        for name in ("all", "patches"):
+            if tuple(self.head_reads) == self.tokens(name):
+                return name
+        return "head"
+
+    def tokens(self, query: Query) -> tuple[int, ...]:
+        """Name the tokens whose mean a query stands for.
+
+        Args:
+            query: "head" (those that the model's head reads), "patches", "all", a token's index, or
+                a patch (row, column).
+
+        Raises:
+            ValueError: a query outside the grid or the sequence, or a head that reads none.
+        """
+        if isinstance(query, str) and query == "head":
+            if self.head_reads is None:
+                return self.tokens(self.default_query)
+            if not self.head_reads:
+                raise ValueError(
+                    "what this model gives does not depend on the last recorded layer (an earlier "
+                    'one is read), or that cannot be measured: give a query, "patches" or a token'
+                )
+            return tuple(self.head_reads)
+        if isinstance(query, str) and query in ("patches", "all"):
+            return tuple(range(self.num_prefix if query == "patches" else 0, self.num_tokens))
+        return (self.token(query),)
+
+    def token(self, query: Query) -> int:
         """Turn a patch (row, column) into the index of its token; an index stays one.
 
         Raises:
@@ -74,12 +136,55 @@ class RecordedAttention:
         if isinstance(query, tuple | list):
             if len(query) == 2 and query[0] in range(rows) and query[1] in range(columns):
                 return self.num_prefix + int(query[0]) * columns + int(query[1])
-        elif query in range(self.num_tokens):
+        elif not isinstance(query, str) and query in range(self.num_tokens):
             return int(query)
         raise ValueError(
-            f"query must be a token from 0 to {self.num_tokens - 1} or a patch (row, column) of "
-            f"the {rows}x{columns} grid, got {query!r}"
+            f'query must be a token from 0 to {self.num_tokens - 1} or "head", "patches" or "all", '
+            f"or a patch (row, column) of the {rows}x{columns} grid, got {query!r}"
         )
+
+    def probabilities(self) -> Tensor | None:
+        """Return the probability of each class (B, num_classes); None without classes.
+
+        They sum to 1, but for "independent" answers, of which several may be true.
+        """
+        if self.logits is None or self.answers == "values":
+            return None
+        if self.answers == "logits":
+            return self.logits.float().softmax(dim=1)
+        logits = self.logits.float()
+        return logits.sigmoid() if self.answers == "independent logits" else logits
+
+    def on_pixels(self, grid_map: Tensor) -> Tensor:
+        """Draw maps where their patches look: (B, rows, columns) -> (B, H, W), 0 where none looks.
+
+        Each pixel gets the number of the cell that its middle lies in.
+
+        Raises:
+            ValueError: maps of another grid, or a record that does not know its images' size.
+        """
+        if grid_map.ndim != 3 or tuple(grid_map.shape[1:]) != tuple(self.grid):
+            rows, columns = self.grid
+            raise ValueError(
+                f"expected maps (B, {rows}, {columns}), got shape {tuple(grid_map.shape)}"
+            )
+        if self.image_size is None:
+            raise ValueError("this record does not know its images' size: give it an image_size")
+        (height, width), device = self.image_size, grid_map.device
+        left, top, right, bottom = self.box or (0.0, 0.0, float(width), float(height))
+        cells = []
+        for size, start, end, count in (
+            (height, top, bottom, self.grid[0]), (width, left, right, self.grid[1])
+        ):  # fmt: skip
+            middles = torch.arange(size, dtype=torch.double, device=device) + 0.5
+            cells.append(((middles - start) * count / (end - start)).floor().long())
+        row, column = cells
+        drawn = grid_map[:, row.clamp(0, self.grid[0] - 1)]
+        drawn = drawn[:, :, column.clamp(0, self.grid[1] - 1)]
+        outside = [
+            (cell < 0) | (cell >= count) for cell, count in zip(cells, self.grid, strict=True)
+        ]
+        return drawn.masked_fill(outside[0][:, None] | outside[1], 0)
 
 
 def record_attention(
@@ -88,53 +193,94 @@ def record_attention(
     *,
     layers: Sequence[int] | None = None,
     gradients_of: int | Callable[[Any], Tensor] | None = None,
+    head_fusion: str | None = None,
+    logits_of: str | int | Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
 ) -> RecordedAttention:
     """Run `model` on normalised images (B, C, H, W) and keep the attention weights of its layers.
 
-    Any model will do that calls `F.scaled_dot_product_attention`, the softmax of 4-D scores, or
-    `nn.MultiheadAttention`. These calls are watched from outside: the model itself is not changed,
+    Any model will do that calls `F.scaled_dot_product_attention`, the softmax of scores
+    (B, heads, T, T) or (B * heads, T, T), or `nn.MultiheadAttention`, in layers that each work on
+    what the one before left. These calls are watched from outside: the model itself is not changed,
     and with fused attention its logits stay the same to the bit (without gradients PyTorch runs
-    `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). The grid is read
-    off the layer that cuts the image into patches; that the patches' tokens stand last, row by row,
-    is tried out once for each model, by changing two patches. `layers` keeps only some layers, and
-    the memory of the others.
+    `nn.MultiheadAttention` by a shortcut, from which they differ by rounding). Branches of a block
+    that attend side by side are the heads of one layer. Random numbers drawn meanwhile are drawn
+    again afterwards.
 
-    `gradients_of` asks for gradients of a score with respect to the weights too: of one class's
-    logit, or of a function of the logits (B, num_classes) -> (B,) (of the full output, where a
-    model gives no logits). Fused attention is then computed from the recorded weights, so that
-    gradients flow through them.
+    Where each token looks and which tokens the head reads is measured once for a model, its weights
+    and a size of images: `probing` says how, and at what cost.
 
-    Weights are float32 (float64 for a float64 model), recorded in evaluation mode.
+    Args:
+        model: it is recorded in evaluation mode.
+        images: what it reads.
+        layers: keeps only some layers, and the memory of the others.
+        gradients_of: asks for gradients of a score with respect to the weights too: of one class's
+            logit, or of a function of the logits (B, num_classes) -> (B,) (of the full output,
+            where a model gives no logits). Fused attention is then computed from the recorded
+            weights, so that gradients flow through them.
+        head_fusion: "mean", "max" or "min" joins the heads of a layer at once: (B, 1, T, T), which
+            takes the memory of one head. Not with gradients.
+        logits_of: where the model's output holds the logits, if that is not clear: a key, a
+            position, or a function of it.
+        num_classes: tells the logits from other outputs, where several might be.
+
+    Weights are float32 (float64 for a float64 model).
 
     Raises:
         ValueError: a model without one square map of all tokens per layer (windows, class
-            attention, weights that are mixed after the softmax), tokens in another order, layers
-            that it does not have, a class that it does not know, or a score without a gradient.
+            attention, weights that are mixed after the softmax), or which is several networks side
+            by side; tokens that do not look at the cells of a grid, row by row; layers that it does
+            not have, a class that it does not know, or a score whose gradient does not reach the
+            attention.
     """
     if images.ndim != 4:
         raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
+    if head_fusion is not None and (head_fusion not in FUSIONS or gradients_of is not None):
+        raise ValueError(
+            f"head_fusion must be one of {', '.join(FUSIONS)}, without gradients_of, got "
+            f"{head_fusion!r}"
+        )
     with_gradients = gradients_of is not None
-    watch, blocks = _Watch(images, layers, with_gradients), _BlockOutputs(model, with_gradients)
-    with evaluating(model, with_gradients):
-        with blocks, watch:  # of images made in inference mode only a copy can be in a graph
+    watch = Recorder(model, images.shape, layers, with_gradients, head_fusion)
+    with evaluating(model, with_gradients), _same_random_numbers(images), _not_compiled():
+        with watch:  # of images made in inference mode only a copy can be in a graph
             output = model(images.clone() if with_gradients else images)
-        grid, num_prefix = watch.find_tokens(model)
-        logits = _logits_of(output)
-        gradients = own_gradients = None
+        require_layers(watch, type(model).__name__)
+        _require_recorded(watch)
+        logits = _logits(output, len(images), logits_of, num_classes)
+        gradients, score_of = None, None
         if with_gradients:
-            score_of = _score(gradients_of, logits)
-            kept = [call.weights for call in watch.kept]
-            gradients = _gradients(score_of(output if logits is None else logits), kept)
-            own_gradients = blocks.gradients(model, score_of, watch)
+            score_of = _score(gradients_of, logits, output, len(images))
+            answer = output if logits is None else logits
+            gradients = _gradients(score_of(answer), answer, watch.kept)
+        weights = [tensor.detach() for _, tensor in watch.kept]
+        layout = places_of(model, images, watch.calls[0].shape[-1])
+        last = [n for n, call in enumerate(watch.calls) if call.layer == watch.depth - 1]
+        reads = head_reads(
+            model,
+            images,
+            last,
+            lambda out, count: _read(out, count, logits_of, num_classes),
+            (logits_of, num_classes),
+        )
+    maps = watch.weights(weights, layout.batch_first is not False)
     return RecordedAttention(
-        [upcast(call.weights.detach()) for call in watch.kept],
-        grid=grid,
-        num_prefix=num_prefix,
+        [upcast(_fused(layer, head_fusion)) for layer in maps.values()],
+        grid=layout.grid,
+        num_prefix=layout.num_prefix,
         logits=None if logits is None else logits.detach(),
-        gradients=gradients,
-        own_gradients=own_gradients,
-        layers=[call.layer for call in watch.kept],
-    )
+        gradients=None if gradients is None else [
+            upcast(layer)
+            for layer in watch.weights(gradients, layout.batch_first is not False).values()
+        ],
+        own_gradients=None if score_of is None else OwnGradients.of(model, images, score_of, watch),
+        layers=list(maps),
+        head_reads=() if reads is None else reads,
+        image_size=(images.shape[2], images.shape[3]),
+        box=layout.box,
+        head_fusion=head_fusion,
+        answers=_kind(model, logits, watch),
+    )  # fmt: skip
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -142,18 +288,177 @@ def upcast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _logits_of(output: Any) -> Tensor | None:
-    """Return the logits (B, num_classes) in the output of a model, if it has any."""
-    return output if isinstance(output, Tensor) else getattr(output, "logits", None)
+def _fused(weights: Tensor, head_fusion: str | None) -> Tensor:
+    """Join the heads (B, h, T, T) that are not joined yet, if so asked: (B, 1, T, T)."""
+    if head_fusion is None or weights.shape[1] == 1:
+        return weights
+    return fused(weights, head_fusion)[:, None]
 
 
-def _score(gradients_of: Any, logits: Tensor | None) -> Callable[[Any], Tensor]:
+def _not_compiled() -> Any:
+    """Let what was compiled run as it is written, or its calls would not be seen."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def _same_random_numbers(images: Tensor) -> Generator[None]:
+    """Put the random state back afterwards: a network may draw numbers, and the trials do."""
+    device = images.device
+    accelerated = device.type not in ("cpu", "meta")
+    with torch.random.fork_rng(
+        [device] if accelerated else [], device_type=device.type if accelerated else "cuda"
+    ):
+        yield
+
+
+def _require_recorded(watch: Recorder) -> None:
+    """See that the layers asked for are there, and that their weights are numbers."""
+    depth, asked = watch.depth, watch.layers
+    if asked is not None and (not asked or asked != [n for n in range(depth) if n in asked]):
+        raise ValueError(f"layers must be some of 0 to {depth - 1}, rising, got {asked}")
+    for layer, weights in watch.kept:
+        _require_finite(layer, weights)
+
+
+def _require_finite(layer: int, weights: Tensor) -> None:
+    if not weights.sum().isfinite():  # one number that is not makes the sum so
+        raise ValueError(
+            f"the weights of layer {layer} are not all finite numbers: do the model's "
+            f"parameters or the images hold NaN or infinity?"
+        )
+
+
+# ---- what a network answers ----
+
+LOGITS = ("logits", "out", "output", "prediction", "predictions", "scores")  # usual keys
+POOLED = ("pooler_output", "image_embeds", "embeddings")  # what stands for an image, in order
+
+
+def _logits(output: Any, images: int, logits_of: Any, num_classes: int | None) -> Tensor | None:
+    """Return the logits (B, num_classes) in the output of a model, if it is clear which they are.
+
+    Raises:
+        ValueError: what was asked for is not there.
+    """
+    if logits_of is None:
+        candidates = _candidates(output, images)
+        if len(candidates) > 1:
+            candidates = [table for table in candidates if table.shape[1] == num_classes]
+        return candidates[0] if len(candidates) == 1 else None
+    try:
+        asked = logits_of(output) if callable(logits_of) else _part(output, logits_of)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"logits_of={logits_of!r} is not in the model's output ({_described(output)})"
+        ) from error
+    table = _table(asked, images)
+    if table is None:
+        raise ValueError(
+            f"logits_of must lead to a tensor (B, num_classes) with B = {images}, got "
+            f"{_described(asked)}"
+        )
+    return table
+
+
+def _part(output: Any, name: str | int) -> Any:
+    return (
+        getattr(output, name) if isinstance(name, str) and hasattr(output, name) else output[name]
+    )
+
+
+def _candidates(output: Any, images: int) -> list[Tensor]:
+    """Find what may be the logits (B, num_classes): one where it is clear."""
+    if isinstance(output, Tensor):
+        parts = [output]
+    elif isinstance(getattr(output, "logits", None), Tensor):
+        parts = [output.logits]
+    elif hasattr(output, "to_tuple"):  # of Hugging Face, which would say so
+        parts = []
+    elif isinstance(output, Mapping):
+        usual = [output[name] for name in LOGITS if isinstance(output.get(name), Tensor)]
+        parts = usual[:1] or list(output.values())
+    else:
+        parts = list(output) if isinstance(output, tuple | list) else []
+    tables = [table for part in parts if (table := _table(part, images)) is not None]
+    different: list[Tensor] = []
+    for table in tables:
+        if not any(table.shape == other.shape and torch.equal(table, other) for other in different):
+            different.append(table)
+    return different
+
+
+def _table(output: Any, images: int) -> Tensor | None:
+    """Lay squeezed logits out as (B, num_classes); None for what cannot be logits."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.ndim > 2 and output.shape[0] == images and output.shape[2:].numel() == 1:
+        return output.flatten(1)
+    if output.ndim < 2 and output.numel() == images:
+        return output.reshape(images, 1)
+    if output.ndim == 1 and images == 1:
+        return output[None]
+    return output if output.ndim == 2 and len(output) == images else None
+
+
+def _described(output: Any) -> str:
+    """Say what a model's output holds: its keys or positions, with shapes."""
+    if isinstance(output, Tensor):
+        return f"shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        parts: Any = output.items()
+    elif isinstance(output, tuple | list):
+        parts = enumerate(output)
+    else:
+        return type(output).__name__
+    shapes = (tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for _, p in parts)
+    return ", ".join(f"{key!r}: {shape}" for (key, _), shape in zip(parts, shapes, strict=False))
+
+
+def _read(output: Any, images: int, logits_of: Any, num_classes: int | None) -> list[Tensor]:
+    """Pick what depends on the tokens that count: logits, or what stands for an image, or all."""
+    logits = _logits(output, images, logits_of, num_classes)
+    if logits is not None:
+        return [logits]
+    for name in POOLED:
+        pooled = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(pooled, Tensor):
+            return [pooled]
+    if tables := _candidates(output, images):
+        return tables
+    whole = output if isinstance(output, Tensor | Mapping | tuple | list) else vars(output)
+    return [part for part in tensors_in(whole) if part.is_floating_point()]
+
+
+def _kind(model: Any, logits: Tensor | None, watch: Recorder) -> str:
+    """Name what the logits are, by what they came out of."""
+    if logits is None:
+        return "logits"
+    for tensor, squashed in watch.squashed:
+        if tensor.data_ptr() == logits.data_ptr() and tensor.numel() == logits.numel():
+            return {"softmax": "probabilities", "sigmoid": "independent"}[squashed]
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
+    if problem == "multi_label_classification":
+        return "independent logits"
+    return "values" if problem == "regression" or logits.shape[1] == 1 else "logits"
+
+
+# ---- gradients ----
+
+
+def _score(gradients_of: Any, logits: Tensor | None, output: Any, images: int) -> Callable:
     if callable(gradients_of):
         return gradients_of
     if logits is None:
+        several = _candidates(output, images)
+        shapes = ", ".join(str(tuple(table.shape)) for table in several)
         raise ValueError(
-            "this model gives no logits, so gradients_of must be a function of its output that "
-            f"returns a score per image, got {gradients_of!r}"
+            f"this model gives several tables that may be its logits ({shapes}): say which, with "
+            "logits_of=..., a key or a position"
+            if several
+            else "this model gives no logits, so gradients_of must be a function of its output "
+            f"that returns a score per image, got {gradients_of!r}"
         )
     if gradients_of not in range(logits.shape[-1]):
         raise ValueError(
@@ -163,271 +468,85 @@ def _score(gradients_of: Any, logits: Tensor | None) -> Callable[[Any], Tensor]:
     return lambda logits: logits[:, gradients_of]
 
 
-def _gradients(score: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    if not score.requires_grad:
-        raise ValueError("gradients_of must return a score that depends on the logits")
-    gradients = torch.autograd.grad(score.sum(), weights, retain_graph=True, materialize_grads=True)
-    return [upcast(gradient) for gradient in gradients]
-
-
-class _BlockOutputs:
-    """What each block returns, kept while the context lasts, where the model has `blocks`."""
-
-    def __init__(self, model: nn.Module, enabled: bool) -> None:
-        parts = all(hasattr(model, name) for name in ("blocks", "norm", "forward_head"))
-        self.blocks = list(model.blocks) if enabled and parts else []  # ty: ignore
-        self.outputs: list[Tensor] = []
-
-    def __enter__(self) -> None:
-        keep = lambda block, inputs, output: self.outputs.append(output)  # noqa: E731
-        self.hooks = [block.register_forward_hook(keep) for block in self.blocks]
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def gradients(self, model: Any, score_of: Callable, watch: _Watch) -> list[Tensor] | None:
-        """Score each layer's own output by the model's head: the gradients that LeGrad needs."""
-        if not self.blocks or len(self.outputs) != len(watch.shapes):
-            return None
-        return [
-            _gradients(
-                score_of(model.forward_head(model.norm(self.outputs[call.layer]))), [call.weights]
-            )[0]
-            for call in watch.kept
+def _gradients(
+    score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]], keep_graph: bool = False
+) -> list[Tensor]:
+    """Differentiate a score (B,) by the weights of (layer, weights)."""
+    unreached = list(dict.fromkeys(layer for layer, _ in kept))
+    if score.requires_grad:
+        tensors = [weights for _, weights in kept]
+        found = derivatives([score.sum()], tensors, keep_graph)
+        unreached = [
+            layer for (layer, _), gradient in zip(kept, found, strict=True) if gradient is None
         ]
+        if not unreached:
+            return [gradient for gradient in found if gradient is not None]
+    elif not isinstance(answer, Tensor) or answer.requires_grad:
+        raise ValueError("gradients_of must return a score that depends on the logits")
+    raise NoGradient(
+        f"the gradient cannot reach the attention of layers {', '.join(map(str, unreached))}: the "
+        "model computes a part of itself without gradients (torch.no_grad, detach, reentrant "
+        "checkpointing), or does not use what these layers give. Take that out of its forward, or "
+        "record the other layers, or ask for no gradients: rollout and attention need none"
+    )
 
 
-SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
-PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.einsum}
-CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
-UNCHANGED = {*CONVERSIONS, F.dropout, torch.dropout, Tensor.contiguous, Tensor.clone}
-
-# PyTorch's own code of nn.MultiheadAttention, with one name replaced, so that the calls inside are
-# seen, too. The function itself cannot be watched: while a watch is on, it hands itself over and
-# does not run (`has_torch_function`); while none is on, nobody sees what it calls. It would be
-# plainer to replace F.scaled_dot_product_attention meanwhile, but for all threads of the process.
-_MULTI_HEAD_ATTENTION = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**vars(F), "has_torch_function": lambda tensors: False},
-    argdefs=F.multi_head_attention_forward.__defaults__,
-)
-
-
-# model -> layouts of its tokens that were found right, so that each is tried out once
-_TRIED_OUT: WeakKeyDictionary[nn.Module, set[tuple[int, ...]]] = WeakKeyDictionary()
-
-
-class _Call(NamedTuple):
-    layer: int
-    weights: Tensor  # (B, h, T, T), in the graph if there is one
-
-
-class _Reached(Exception):
-    """The first attention has been reached; the rest of the forward pass is not needed."""
-
-
-class _Watch(TorchFunctionMode):
-    """Watch the calls of a forward pass, and keep the attention weights that it computes."""
+class OwnGradients(Sequence[Tensor]):
+    """Gradients, in a pass of their own when they are first read: only LeGrad needs them."""
 
     def __init__(
-        self,
-        images: Tensor,
-        layers: Sequence[int] | None = None,
-        keep_graph: bool = False,
-        only_reach: bool = False,
+        self, model: nn.Module, images: Tensor, score_of: Callable, layers: Sequence[int]
     ) -> None:
-        super().__init__()
-        self.images, self.layers = images, None if layers is None else list(layers)
-        self.keep_graph, self.only_reach = keep_graph, only_reach
-        self.kept: list[_Call] = []
-        self.shapes: list[tuple[int, int]] = []  # (B, T) of each call where T tokens see T tokens
-        self.others: list[tuple[int, int]] = []  # (queries, keys) of other calls
-        self.ends_with_others = True
-        self.unused: dict[int, Tensor] = {}  # results of a softmax that met no values so far
-        self.grid: tuple[int, int] | None = None  # that the last convolution left
-        self.linear_tokens: int | None = None  # or that a linear layer made of all pixels
-        self.queries: Tensor | None = None  # (T, features) of each token, or scores, in layer 0
+        self.model, self.images, self.score_of = model, images.detach().clone(), score_of
+        self.layers, self.state = layers, weights_state(model)
+        self.found: list[Tensor] | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
-            return self._multi_head(args, kwargs)
-        if func is F.scaled_dot_product_attention:
-            return self._fused(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if func in SOFTMAX:
-            self._plain(args, kwargs, result)
-        elif func is F.conv2d and not self.shapes and result.ndim == 4:
-            self.grid = tuple(result.shape[2:])
-        elif func is F.linear and not self.shapes and args[0].numel() == self.images.numel():
-            self.linear_tokens = result.shape[-2]
-        elif self.unused and func in UNCHANGED and self.unused.pop(id(args[0]), None) is not None:
-            self.unused[id(result)] = result
-            if func in CONVERSIONS and self.kept and self.kept[-1].weights is args[0]:
-                self.kept[-1] = _Call(self.kept[-1].layer, result)  # the type that is used
-        elif self.unused and func in PRODUCTS:
-            weights, values = args[-2:]  # of all tokens, or it is another product
-            if values.ndim > 2 and values.shape[-2] == weights.shape[-1]:
-                self.unused.pop(id(weights), None)
-        return result
+    @classmethod
+    def of(
+        cls, model: Any, images: Tensor, score_of: Callable, watch: Recorder
+    ) -> OwnGradients | None:
+        """Return those of a model that has a head to score each block's output with; or None."""
+        parts = all(hasattr(model, name) for name in ("blocks", "norm", "forward_head"))
+        if not parts or len(model.blocks) != watch.depth:
+            return None
+        return cls(model, images, score_of, list(dict.fromkeys(layer for layer, _ in watch.kept)))
 
-    def _multi_head(self, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
-        """Do what nn.MultiheadAttention does, with fused attention."""
-        with self:
-            output, _ = _MULTI_HEAD_ATTENTION(*args, **{**kwargs, "need_weights": False})
-        if not kwargs.get("need_weights", True):
-            return output, None
-        mean = kwargs.get("average_attn_weights", True)
-        return output, self.latest.mean(dim=1) if mean else self.latest
+    def __len__(self) -> int:
+        return len(self.layers)
 
-    def _fused(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        weights = _weights(query, key, *args, **kwargs)
-        if self.keep_graph and not weights.requires_grad:  # a network whose weights are frozen
-            weights.requires_grad_()
-        self._keep(weights, query)
-        if not self.keep_graph:
-            return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
-        return weights @ _for_each_head(value, query)
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if self.found is None:
+            self.found = self._find()
+        return self.found[index]
 
-    def _plain(self, args: Any, kwargs: dict, weights: Tensor) -> None:
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if weights.ndim != 4 or dim not in (-1, 3):
-            return
-        if self.keep_graph and not weights.requires_grad:
-            weights.requires_grad_()
-        if self._keep(weights, args[0]):
-            self.unused[id(weights)] = weights
-
-    def _keep(self, weights: Tensor, queries: Tensor) -> bool:
-        """Count a call, and keep its weights if they are wanted; False if it is another kind."""
-        self.latest = weights
-        self.ends_with_others = weights.ndim != 4 or weights.shape[2] != weights.shape[3]
-        if self.ends_with_others:
-            self.others.append((weights.shape[-2], weights.shape[-1]))
-            return False
-        if self.queries is None:
-            self.queries = queries[0].detach().transpose(0, 1).flatten(1)  # of the first image
-        if self.only_reach:
-            raise _Reached
-        layer = len(self.shapes)
-        self.shapes.append((weights.shape[0], weights.shape[2]))
-        if self.layers is None or layer in self.layers:
-            self.kept.append(_Call(layer, weights))
-        return True
-
-    def find_tokens(self, model: nn.Module) -> tuple[tuple[int, int], int]:
-        """Return the grid of patches and the number of tokens before them, both tried out."""
-        name = type(model).__name__
-        self._require_global_attention(name)
-        depth, tokens = len(self.shapes), self.shapes[0][1]
-        if self.layers is not None and (
-            not self.layers or self.layers != [n for n in range(depth) if n in self.layers]
-        ):
-            raise ValueError(f"layers must be some of 0 to {depth - 1}, rising, got {self.layers}")
-        grid = self.grid or self._grid_of_squares(name)
-        num_prefix = tokens - grid[0] * grid[1]
-        if num_prefix < 0:
-            raise ValueError(
-                f"{name} cuts the image into {grid[0]}x{grid[1]} patches and attends to "
-                f"{tokens} tokens: their origin is unknown"
-            )
-        layout = (*grid, num_prefix, *self.images.shape[2:])
-        if layout not in _TRIED_OUT.setdefault(model, set()):
-            self._try_out(model, grid, num_prefix)
-            _TRIED_OUT[model].add(layout)
-        return grid, num_prefix
-
-    def _require_global_attention(self, name: str) -> None:
-        """See that there is one map of all tokens for each layer and image."""
-        if not self.shapes:
-            raise ValueError(
-                f"saw no attention in {name}: it has to call F.scaled_dot_product_attention, the "
-                "softmax of 4-D scores or nn.MultiheadAttention, and neither be compiled nor "
-                "scripted"
-            )
-        for batch, tokens in self.shapes:
-            if batch != len(self.images) or tokens != self.shapes[0][1]:
-                maps = ", ".join(f"{b}x {t}x{t}" for b, t in dict.fromkeys(self.shapes))
-                raise ValueError(
-                    f"{name} attends within windows or at several resolutions (maps: {maps}; "
-                    f"images: {len(self.images)}), so its layers cannot be joined: use a network "
-                    "in which all patches see each other (ViT, DeiT, BEiT, DINOv2), or Grad-CAM "
-                    "on its feature maps"
-                )
-        if len(self.others) > 1 or (self.others and not self.ends_with_others):
-            shapes = ", ".join(f"{q}x{k}" for q, k in self.others)
-            raise ValueError(
-                f"{name} has layers in which not all tokens attend to all ({shapes}, class or "
-                "cross attention as in CaiT), so its layers cannot be joined: use a network in "
-                "which they do (ViT, DeiT, BEiT, DINOv2)"
-            )
-        if self.unused:
-            raise ValueError(
-                f"{name} changes its weights between the softmax and the values (talking heads "
-                "as in CaiT), so the weights are not what each token takes: use a network "
-                "without (ViT, DeiT, BEiT, DINOv2)"
-            )
-
-    def _grid_of_squares(self, name: str) -> tuple[int, int]:
-        """Find the grid where a linear layer makes tokens of all pixels: patches are squares."""
-        height, width = self.images.shape[2:]
-        if self.linear_tokens:
-            side = round((height * width / self.linear_tokens) ** 0.5)
-            if (height // side) * (width // side) == self.linear_tokens:
-                return height // side, width // side
-        raise ValueError(
-            f"cannot see how {name} cuts a {height}x{width} image into patches: expected a "
-            "convolution, or a linear layer on square patches"
-        )
-
-    def _try_out(self, model: nn.Module, grid: tuple[int, int], num_prefix: int) -> None:
-        """Change the patches in the upper corners, and see whose questions change."""
-        (rows, columns), (height, width) = grid, self.images.shape[2:]
-        image = self.images[:1].detach().clone()
-        high, wide = height // rows, width // columns
-        noise = torch.randn(high, wide, generator=torch.Generator().manual_seed(0)).to(image)
-        for left in {0, (columns - 1) * wide}:
-            image[..., :high, left : left + wide] += noise
-        watch = _Watch(image, only_reach=True)
-        with torch.no_grad(), suppress(_Reached), watch:
-            model(image)
-        # most of a token's query changes with it; a score also with the key's token
-        assert watch.queries is not None
-        assert self.queries is not None
-        change = (watch.queries - self.queries).abs().median(dim=1).values
-        changed = (change > 0.01 * change.max()).nonzero().flatten().tolist()
-        expected = {num_prefix, num_prefix + columns - 1}
-        if changed and not (expected <= set(changed) and min(changed) == num_prefix):
-            raise ValueError(
-                f"the tokens of {type(model).__name__} do not lie as expected: the upper corners "
-                f"of the {rows}x{columns} grid should be tokens {sorted(expected)}, and they are "
-                f"{changed}"
-            )
-
-
-def _weights(
-    q: Tensor,
-    k: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Compute softmax(scale q k^T + mask) as F.scaled_dot_product_attention does: (B, h, T, S)."""
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ _for_each_head(k, q).mT
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if attn_mask is not None:
-        is_boolean = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_boolean else scores + attn_mask
-    return scores.softmax(dim=-1)
-
-
-def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
-    """Repeat keys or values that several query heads share: (B, h', S, d) -> (B, h, S, d)."""
-    times = q.shape[1] // x.shape[1]
-    return x if times == 1 else x.repeat_interleave(times, dim=1)
+    def _find(self) -> list[Tensor]:
+        """Score each layer's own output by the model's head."""
+        model: Any = self.model
+        outputs: list[Tensor] = []
+        keep = lambda block, inputs, output: outputs.append(output)  # noqa: E731
+        hooks = [block.register_forward_hook(keep) for block in model.blocks]
+        watch = Recorder(model, self.images.shape, self.layers, in_graph=True)
+        try:
+            with (
+                evaluating(model, gradients=True),
+                _same_random_numbers(self.images),
+                _not_compiled(),
+            ):
+                if weights_state(model) != self.state:
+                    raise ValueError(
+                        "the model's weights have changed since they were recorded: record again"
+                    )
+                with watch:
+                    model(self.images.clone())
+                found = []
+                for kept in watch.kept:
+                    answer = model.forward_head(model.norm(outputs[kept[0]]))
+                    found += _gradients(self.score_of(answer), answer, [kept], keep_graph=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [upcast(layer) for layer in watch.weights(found, batch_first=True).values()]

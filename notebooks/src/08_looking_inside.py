@@ -697,6 +697,7 @@ print(f"correlation with the number of tokens that a head shares among: {togethe
 
 # %%
 from vit_tutorial.attention import _discard, _fuse, _on_the_grid, _start
+from vit_tutorial.recording import FUSIONS, Query
 
 # %% definition="vit_tutorial.attention._follow"
 

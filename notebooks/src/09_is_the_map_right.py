@@ -511,7 +511,7 @@ check("09.4", my_chefer)
 
 # %%
 from vit_tutorial.attention import RELEVANCE_METHODS, _follow, _on_the_grid, _start
-from vit_tutorial.recording import upcast
+from vit_tutorial.recording import Query, upcast
 
 # %% definition="vit_tutorial.attention.relevance"
 

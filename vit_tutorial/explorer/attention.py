@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_tutorial.explorer.page import Explorer, sources
-from vit_tutorial.explorer.scene import make_scene
+from vit_tutorial.explorer.scene import MEANS, make_scene, query_code
 from vit_tutorial.files import atomic_write
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 from vit_tutorial.plots import heat_colours
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vit_tutorial.images import ReadsImages, Source
-    from vit_tutorial.recording import RecordedAttention
+    from vit_tutorial.recording import Query, RecordedAttention
 
 COLOURS = ("cividis", "viridis", "magma", "gray")
 
@@ -43,9 +43,10 @@ class AttentionExplorer(Explorer):
             that the network names.
         budget_mb: where all weights would take more, the mean of the heads is shown instead.
 
-    `scene`, `layer`, `head`, `query` (a token; -1 is the mean of all), `show` ("head", "mean",
-    "rollout" or a method for a class), `direction`, `head_fusion`, `discard_ratio`, `residual` and
-    `colours` follow what is done in the browser, and a cell may set them.
+    `scene`, `layer`, `head`, `query` (a token; -1, -2 and -3 are the mean of all, of the patches,
+    and of what the head reads), `show` ("head", "mean", "rollout" or a method for a class),
+    `direction`, `head_fusion`, `discard_ratio`, `residual` and `colours` follow what is done in the
+    browser, and a cell may set them. At first one looks from what the head reads.
 
     Raises:
         ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
@@ -90,7 +91,7 @@ class AttentionExplorer(Explorer):
         self._last = (model, reading, fit, budget_mb)
         self.add(image, name=name, target=target)
         self.layer = self.scenes[0]["layers"] - 1
-        self.query = 0 if self.scenes[0]["num_prefix"] else -1
+        self.query = self.scenes[0]["query"]
         self.observe(self._open, "opened")
 
     def add(
@@ -120,6 +121,19 @@ class AttentionExplorer(Explorer):
                 self.set_trait(trait, [*getattr(self, trait), part])
             self.scenes = [*self.scenes, facts]
             self.scene = len(self.scenes) - 1
+
+    def look_from(self, query: Query) -> None:
+        """Show whose map: what `rollout` takes as its query.
+
+        Raises:
+            ValueError: a query outside the grid or the sequence.
+        """
+        if query == "head":
+            self.query = self.scenes[self.scene]["query"]
+        elif isinstance(query, str) and query in MEANS:
+            self.query = query_code(query)
+        else:
+            self.query = self.record().token(query)
 
     def _open(self, change: Any) -> None:
         """Show the image that a person chose in the browser; say there what is wrong with it."""
@@ -166,7 +180,10 @@ class AttentionExplorer(Explorer):
         most = np.frombuffer(self.largest[index], dtype=np.float32).reshape(shape[:3])
         weights = torch.from_numpy(shares * (most / 255)[..., None])
         return RecordedAttention(
-            list(weights[:, None]), (facts["rows"], facts["columns"]), facts["num_prefix"]
+            list(weights[:, None]),
+            (facts["rows"], facts["columns"]),
+            facts["num_prefix"],
+            head_reads=facts["head_reads"],
         )
 
     def values(self, **setting: Any) -> NDArray[np.float32]:
@@ -175,8 +192,6 @@ class AttentionExplorer(Explorer):
         Takes the explorer's own setting, where no other is given for one of its fields: `scene`,
         `layer`, `head`, `query`, `show`, `direction`, `head_fusion`, `discard_ratio`, `residual`.
         """
-        import torch
-
         from vit_tutorial.attention import rollout
 
         view = self._view(setting)
@@ -197,7 +212,7 @@ class AttentionExplorer(Explorer):
                 else heads[min(view["head"], len(heads) - 1)]
             )
         if view["query"] < 0:
-            return torch.mean(table, dim=0).numpy()
+            return table[list(_meant(record, view["query"]))].mean(dim=0).numpy()
         return (
             table[:, view["query"]] if view["direction"] == "to" else table[view["query"]]
         ).numpy()
@@ -218,9 +233,8 @@ class AttentionExplorer(Explorer):
         heat = fitted.to_original(self.values(**view)[prefix:].reshape(rows, columns))
         record = self.record(view["scene"])
         layers = [layer[0] for layer in record.weights]
-        from_one = [
-            w.mean(1) if view["query"] < 0 else w[:, view["query"]] for w in layers
-        ]  # (h, T)
+        meant = list(_meant(record, view["query"]))
+        from_one = [w[:, meant].mean(1) for w in layers]  # (h, T)
         maps = np.stack([w[:, prefix:].numpy() for w in from_one])
         still, patch = view["show"] in facts["methods"], view["query"] - prefix
         chosen = {
@@ -256,7 +270,11 @@ class AttentionExplorer(Explorer):
         row, column = divmod(patch, facts["columns"])
         looking = f"the patch in row {row}, column {column}"
         if view["query"] < 0:
-            looking = "all tokens on average"
+            looking = {
+                -1: "the mean of all",
+                -2: "the mean of patches",
+                -3: "what the head reads",
+            }[view["query"]]
         elif patch < 0:
             looking = facts["prefix_names"][view["query"]]
         return f"{what[view['show']]}: what {looking} attends to"
@@ -300,6 +318,12 @@ class AttentionExplorer(Explorer):
         with atomic_write(Path(path)) as beside:
             options = {"append_images": frames[1:], "duration": round(1000 * seconds), "loop": 0}
             frames[0].save(beside, format="GIF", save_all=True, **options)
+
+
+def _meant(record: RecordedAttention, query: int) -> tuple[int, ...]:
+    """List the tokens that a query of an explorer stands for."""
+    means = {code: name for name, code in MEANS.items()}
+    return record.tokens(means.get(query, query))
 
 
 def _called(show: str) -> str:

@@ -5,7 +5,7 @@ import { STEPS, cellOf, cellUnder, clamp, onKeys } from "./page.js";
 export const HELP = [
   ["pointer", "look from any patch; click holds it, Escape lets go"],
   ["arrows, Home, End", "go from patch to patch"],
-  ["C", "look from the CLS token"],
+  ["C", "look from what the head reads"],
   ["[ ]", "layer before, layer after"],
   [", .", "head before, head after"],
   ["H M R", "one head, mean of heads, rollout"],
@@ -51,7 +51,7 @@ export function followKeys(pane, view) {
       "]": () => turn("layer", 1, scene.layers),
       ",": () => turn("head", -1, scene.heads),
       ".": () => turn("head", 1, scene.heads),
-      c: () => pane.look(scene.num_prefix ? 0 : -1),
+      c: () => pane.look(scene.query),
       h: () => state.change({ show: "head" }),
       m: () => state.change({ show: "mean" }),
       r: () => state.change({ show: "rollout" }),

@@ -2,7 +2,7 @@
 
 import { addButton, cellOf, element, keepKeys, paintCells, placeOver, setPressed } from "./page.js";
 import { largestPatch, valuesOf } from "./attention_values.js";
-import { nameOfToken, sentence } from "./attention_words.js";
+import { MEANS, nameOfToken, sentence } from "./attention_words.js";
 
 export class Pane {
   // 0 is what one explores, 1 what is pinned beside it; `look` shows another token's attention.
@@ -44,7 +44,8 @@ export class Pane {
     this.stage.setAttribute("aria-colcount", scene.columns);
     this.prefix.replaceChildren();
     element("span", "ex-note", this.prefix, "from:");
-    const chips = scene.num_prefix ? [...scene.prefix_names.entries()] : [[-1, "mean of all"]];
+    const means = [scene.query, scene.num_prefix ? -2 : -1].filter((one, n, all) => one < 0 && all.indexOf(one) === n);
+    const chips = [...scene.prefix_names.entries(), ...means.map((one) => [one, MEANS[one]])];
     for (const [token, name] of chips) {
       addButton(this.prefix, name, () => this.look(token), "ex-button ae-chip").value = token;
     }

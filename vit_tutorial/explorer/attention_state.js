@@ -64,7 +64,7 @@ export class AttentionState {
   queryOf(n) {
     if (n) return this.pinned.query;
     const [scene, query] = [this.sceneOf(0), this.get("query")];
-    return query >= scene.tokens || (query < 0 && scene.num_prefix) ? 0 : query;
+    return query >= scene.tokens || (query === -1 && scene.num_prefix) ? scene.query : query;
   }
 
   settingOf(n) {

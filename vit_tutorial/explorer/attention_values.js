@@ -93,14 +93,20 @@ function stepOf(scene, layer, { fusion, discard, residual }) {
   return { kept, total };
 }
 
-// Rollout from `query` down to the first layer: what reaches it from each token (T). A query of -1
-// is the mean over all; "by" turns round who looks: how much of `query` reaches each token.
+// The tokens whose mean a query stands for: -1 all, -2 the patches, -3 what the head reads.
+export function tokensOf(scene, query) {
+  if (query === -3) return scene.head_reads;
+  if (query >= 0) return [query];
+  return [...Array(scene.tokens).keys()].slice(query === -2 ? scene.num_prefix : 0);
+}
+
+// Rollout from `query` down to the first layer: what reaches it from each token (T); "by" turns round who looks: how much of `query` reaches each token.
 export function rollout(scene, { fusion = "mean", discard = 0, residual = 0.5, query = 0, last, by = false }) {
   const { tokens } = scene;
   const depth = (last ?? scene.layers - 1) + 1;
   let row = new Float64Array(tokens);
-  if (query < 0) row.fill(1 / tokens);
-  else row[query] = 1;
+  const meant = tokensOf(scene, query);
+  for (const token of meant) row[token] = 1 / meant.length;
   for (let n = 0; n < depth; n++) {
     const { kept, total } = stepOf(scene, by ? n : depth - 1 - n, { fusion, discard, residual });
     const next = new Float64Array(tokens);
@@ -136,7 +142,7 @@ export function valuesOf(scene, setting) {
   const heads = show === "head" ? [Math.min(head, scene.heads - 1)] : [...Array(scene.heads).keys()];
   const values = new Float32Array(scene.tokens);
   for (const one of heads) {
-    const queries = query < 0 ? [...Array(scene.tokens).keys()] : [query];
+    const queries = tokensOf(scene, query);
     for (const each of queries) {
       const part = by && query >= 0 ? headColumn(scene, layer, one, each) : headRow(scene, layer, one, each);
       for (let i = 0; i < values.length; i++) values[i] += part[i] / heads.length / queries.length;

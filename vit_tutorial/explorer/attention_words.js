@@ -5,8 +5,10 @@ import { ownPatch } from "./attention_values.js";
 
 export const shareInWords = (share) => percent(share, share < 0.0995 ? 1 : 0);
 
+export const MEANS = { [-1]: "the mean of all", [-2]: "the mean of patches", [-3]: "what the head reads" };
+
 export function nameOfToken(scene, token) {
-  if (token < 0) return "all tokens on average";
+  if (token < 0) return MEANS[token];
   if (token < scene.num_prefix) return scene.prefix_names[token];
   return nameOfCell(token - scene.num_prefix, scene.columns);
 }
@@ -33,5 +35,5 @@ export function sentence(scene, setting, values) {
   if (own >= 0) return `${from} keeps ${shareInWords(values[own])} of itself, and takes most from ${to}.`;
   const patches = values.subarray(scene.num_prefix).reduce((sum, value) => sum + value, 0);
   const rest = scene.num_prefix ? ` All patches together get ${shareInWords(patches)}.` : "";
-  return `${from} ${query < 0 ? "attend" : "attends"} most to ${to}.${rest}`;
+  return `${from} attends most to ${to}.${rest}`;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vit_tutorial.images import ReadsImages, Source
+    from vit_tutorial.recording import RecordedAttention
 
 LONGEST_SIDE = 900  # pixels of a picture in the page
 
@@ -38,17 +40,21 @@ def make_scene(
 
     from vit_tutorial.images import name_of, prepare
     from vit_tutorial.recording import record_attention
+    from vit_tutorial.watching import NoGradient
 
     fitted, pixels = prepare(image, reading, model, fit=fit)
-    record = record_attention(model, pixels)
     classes = list(reading.classes)
+    record = record_attention(model, pixels, num_classes=len(classes))
     prediction, label = "", None
     if record.logits is not None and len(classes) == record.logits.shape[1]:
-        probabilities = record.logits[0].float().softmax(dim=0)
-        label = _class_index(target, classes, int(probabilities.argmax()))
-        likeliest = classes[int(probabilities.argmax())]
-        prediction = f"named {likeliest} ({probabilities.max():.0%}) among {len(classes)} classes"
-    maps = _relevances(model, pixels, label)
+        label = _class_index(target, classes, int(record.logits[0].argmax()))
+        prediction = _answer(record, classes)
+    try:
+        maps = _relevances(model, pixels, label, len(classes))
+    except NoGradient as error:
+        warnings.warn(f"no methods for a class are shown: {error}", stacklevel=2)
+        maps = {}
+        prediction += "; without methods for a class: no gradient reaches the attention"
     weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
     layers, heads, tokens, _ = weights.shape
     head_note = ""
@@ -58,7 +64,7 @@ def make_scene(
         weights = weights.mean(axis=1, keepdims=True)
     largest = weights.max(axis=-1)  # (layers, heads, T)
     shares = np.rint(255 * weights / np.maximum(largest, 1e-30)[..., None]).astype(np.uint8)
-    picture = fitted.view()
+    picture = fitted.part(record.box).view()  # the grid covers all of it
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=90)
@@ -69,7 +75,9 @@ def make_scene(
         "rows": record.grid[0],
         "columns": record.grid[1],
         "num_prefix": record.num_prefix,
-        "prefix_names": prefix_names(record.num_prefix),
+        "prefix_names": prefix_names(record.num_prefix, record.head_reads),
+        "head_reads": list(record.head_reads or ()),
+        "query": _first_query(record),
         "layers": layers,
         "heads": weights.shape[1],
         "head_note": head_note,
@@ -87,17 +95,52 @@ def make_scene(
     return facts, parts
 
 
-def prefix_names(count: int) -> list[str]:
-    """Name the tokens before the patches.
+def _answer(record: RecordedAttention, classes: Sequence[str]) -> str:
+    """Say what the network answers, in the words that fit its kind of answer."""
+    assert record.logits is not None
+    best = int(record.logits[0].argmax())
+    probabilities = record.probabilities()
+    if probabilities is None:
+        return f"{classes[best]}: {record.logits[0, best]:.4g}"
+    share = f"{classes[best]} ({probabilities[0, best]:.0%})"
+    if "independent" in record.answers:
+        return f"most likely {share}, each of {len(classes)} classes for itself"
+    return f"named {share} among {len(classes)} classes"
+
+
+MEANS = {"all": -1, "patches": -2, "head": -3}  # queries that are no single token
+
+
+def query_code(query: int | str) -> int:
+    """Turn a query into the number that stands for it in an explorer."""
+    return MEANS[query] if isinstance(query, str) else query
+
+
+def _first_query(record: RecordedAttention) -> int:
+    if record.head_reads is not None and not record.head_reads:  # that could not be measured
+        return 0 if record.num_prefix else MEANS["all"]
+    return query_code(record.default_query)
+
+
+def prefix_names(count: int, head_reads: Sequence[int] | None = None) -> list[str]:
+    """Name the tokens before the patches: CLS is the first, if it is that which the head reads.
 
     Examples:
         >>> prefix_names(1), prefix_names(3)
         (['CLS'], ['CLS', 'extra 1', 'extra 2'])
+        >>> prefix_names(2, head_reads=range(2, 18))  # the head reads the patches
+        ['extra 1', 'extra 2']
     """
-    return ["CLS", *(f"extra {number}" for number in range(1, count))][:count]
+    read = range(1) if head_reads is None else [n for n in head_reads if n < count]
+    if not read or len(read) > 2:  # registers, too
+        return [f"extra {number}" for number in range(1, count + 1)]
+    names = iter(range(1, count))
+    return ["CLS" if n == read[0] else f"extra {next(names)}" for n in range(count)]
 
 
-def _relevances(model: nn.Module, pixels: Tensor, label: int | None) -> Mapping[str, NDArray]:
+def _relevances(
+    model: nn.Module, pixels: Tensor, label: int | None, num_classes: int
+) -> Mapping[str, NDArray]:
     """Explain the class `label` by every method for a class: what it is called -> (N,)."""
     from vit_tutorial.attention import heat_map, methods_for
     from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
@@ -105,7 +148,7 @@ def _relevances(model: nn.Module, pixels: Tensor, label: int | None) -> Mapping[
 
     if label is None:
         return {}
-    record = record_attention(model, pixels, gradients_of=label)
+    record = record_attention(model, pixels, gradients_of=label, num_classes=num_classes)
     return {
         METHODS[method]: heat_map(record, method)[0].cpu().float().numpy().ravel()
         for method in methods_for(record)

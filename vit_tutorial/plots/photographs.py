@@ -74,8 +74,8 @@ def explanation(
     Args:
         photo: uint8 (H, W, 3).
         view: left, top, right, bottom of the network's view, in pixels of `photo`.
-        classes: the names, as many as `values`.
-        values: probabilities.
+        classes: the names, as many as `values`; without any, the middle is left out.
+        values: probabilities, or, with one class, any number.
         heat: (H, W), 0 outside of its view; drawn from its least to its greatest.
         method: by which it was found.
 
@@ -90,8 +90,9 @@ def explanation(
     painted = overlay(photo, np.clip((heat - lowest) / spread, 0, 1))
     width = 3.0 * min(max(photo.shape[1] / photo.shape[0], 0.5), 2.0)
     with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(
-            1, 3, figsize=(2 * width + 3.0, 3.2), width_ratios=[width, 2.6, width]
+        widths = [width, 2.6, width] if classes else [width, width]
+        figure, (left, *middle, right) = plt.subplots(
+            1, len(widths), figsize=(sum(widths) + 0.4, 3.2), width_ratios=widths
         )
         photo_axes(left, photo, "What it was given")
         if view[0] > 0 or view[1] > 0:  # a part of it
@@ -99,8 +100,8 @@ def explanation(
             left.set_xlabel("inside the frame: what the network sees", color=FAINT)
         else:
             left.set_xlabel("the network sees all of it", color=FAINT)
-        _bars(middle, classes, values, top=5)
-        middle.set_title("What it predicts")
+        if classes:
+            _predicted(middle[0], classes, values)
         photo_axes(right, painted, "Where it looked")
         right.set_xlabel(f"{method}, from least (clear) to most (yellow)", color=FAINT)
     return closed(figure)
@@ -265,6 +266,15 @@ def photo_axes(axes: Axes, photo: NDArray, title: str) -> None:
     axes.imshow(photo, interpolation="lanczos", cmap="gray", vmin=0, vmax=255)
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def _predicted(axes: Axes, classes: Sequence[str], values: Sequence[float]) -> None:
+    axes.set_title("What it predicts")
+    if len(classes) > 1 or 0 <= values[0] <= 1:
+        _bars(axes, classes, values, top=5)
+        return
+    axes.set_axis_off()  # a regression
+    axes.text(0.5, 0.5, f"{classes[0]}: {values[0]:.4g}", ha="center", transform=axes.transAxes)
 
 
 def _bars(axes: Axes, classes: Sequence[str], values: Sequence[float], top: int) -> None:

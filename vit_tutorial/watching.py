@@ -1,0 +1,487 @@
+"""See every call of attention inside a running network, and which calls it was computed from.
+
+Nothing is changed on the network: calls are watched from outside, while a `with` block lasts.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
+PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+PRODUCTS |= {torch.baddbmm, Tensor.baddbmm, torch.einsum}
+CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
+SQUASHING: dict[Any, str] = {
+    torch.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
+}
+SQUASHING |= dict.fromkeys(SOFTMAX, "softmax")
+RESHAPES = {Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, Tensor.flatten}
+UNCHANGED = {*CONVERSIONS, *RESHAPES, F.dropout, torch.dropout, Tensor.contiguous, Tensor.clone}
+EMBEDDINGS = {F.conv2d, F.linear, F.conv3d}  # what can make tokens of pixels
+
+# PyTorch's own code of nn.MultiheadAttention, with one name replaced, so that the calls inside are
+# seen, too. The function itself cannot be watched: while a watch is on, it hands itself over and
+# does not run (`has_torch_function`); while none is on, nobody sees what it calls. It would be
+# plainer to replace F.scaled_dot_product_attention meanwhile, but for all threads of the process.
+_MULTI_HEAD_ATTENTION = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda tensors: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+# The same for torch.autograd.grad: checkpointed parts are computed anew inside, under the watch.
+_GRAD = FunctionType(
+    torch.autograd.grad.__code__,
+    {**vars(torch.autograd), "has_torch_function": lambda tensors: False},
+    argdefs=torch.autograd.grad.__defaults__,
+)
+_GRAD.__kwdefaults__ = torch.autograd.grad.__kwdefaults__
+
+
+class NoGradient(ValueError):
+    """Said of a network that computes its attention, or a part behind it, without gradients."""
+
+
+class Watch(TorchFunctionMode):
+    """See the attention of a forward pass; what is done with a call is said by `meet`.
+
+    `in_graph` computes fused attention from its weights, so that gradients flow through them.
+    """
+
+    def __init__(self, in_graph: bool = False) -> None:
+        super().__init__()
+        self.in_graph = in_graph
+        self.scored = False  # are the queries of the latest call its scores
+        self.unused: dict[int, Tensor] = {}  # results of a softmax that met no values so far
+
+    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
+        """Take the weights (..., T, S) of one call, and return those that the network goes on with.
+
+        `queries` are what asked: (..., T, d), or the scores (..., T, S) where only these are seen.
+        """
+        if self.in_graph and not weights.requires_grad:  # a network whose weights are frozen
+            weights.requires_grad_()
+        return weights
+
+    def meet_values(self, values: Tensor) -> None:
+        """Take the values (..., S, d) that the weights of a call were multiplied with."""
+
+    def converted(self, old: Tensor, new: Tensor) -> None:
+        """Hear that weights go on in another type."""
+
+    def follow(self, func: Any, inputs: Any, result: Any) -> None:
+        """Hear of any other call."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(args, kwargs)
+        if func is F.scaled_dot_product_attention:
+            result = self._fused(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        self.follow(func, (args, kwargs), result)
+        if func in SOFTMAX:
+            return self._plain(args, kwargs, result)
+        if self.unused:
+            self._use(func, args, kwargs, result)
+        return result
+
+    def _multi_head(self, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
+        """Do what nn.MultiheadAttention does, with fused attention."""
+        with self:
+            output, _ = _MULTI_HEAD_ATTENTION(*args, **{**kwargs, "need_weights": False})
+        if not kwargs.get("need_weights", True):
+            return output, None
+        mean = kwargs.get("average_attn_weights", True)
+        return output, self.latest.mean(dim=1) if mean else self.latest
+
+    def _fused(
+        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        self.scored = False
+        weights = self.latest = self.meet(attention_weights(query, key, *args, **kwargs), query)
+        self.meet_values(value)
+        if not self.in_graph:
+            return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+        return weights @ _for_each_head(value, query)
+
+    def _plain(self, args: Any, kwargs: dict, weights: Tensor) -> Tensor:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        square = weights.ndim > 2 and weights.shape[-2] == weights.shape[-1]
+        if dim not in (-1, weights.ndim - 1) or weights.ndim < (3 if square else 4):
+            return weights
+        scores = args[0] if args else kwargs["input"]
+        self.scored = True
+        weights = self.latest = self.meet(weights, scores)
+        if square:
+            self.unused[id(weights)] = weights
+        return weights
+
+    def _use(self, func: Any, args: Any, kwargs: dict, result: Any) -> None:
+        """See whether a call multiplies weights with values, or hands them on unchanged."""
+        if func in UNCHANGED and (old := self.unused.pop(id(args[0]), None)) is not None:
+            self.unused[id(result)] = result
+            if func in CONVERSIONS:
+                self.converted(old, result)
+        elif func in PRODUCTS and len(tensors_in((args, kwargs))) > 1:
+            weights, values = tensors_in((args, kwargs))[-2:]
+            if func is torch.einsum and id(weights) not in self.unused:  # in any order
+                weights, values = values, weights
+            # of all tokens, or it is another product
+            sizes = values.shape if func is torch.einsum else values.shape[-2:-1]
+            fits = values.ndim > 2 and weights.shape[-1] in sizes
+            if fits and self.unused.pop(id(weights), None) is not None:
+                self.meet_values(values)
+
+
+def derivatives(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], keep_graph: bool = False
+) -> list[Tensor | None]:
+    """Differentiate the sum of outputs; None for each input that no gradient reaches.
+
+    What was checkpointed is computed anew meanwhile, and computed as a watch in a graph does it.
+    """
+    with warnings.catch_warnings():  # said of quantised layers, behind which all would be 0
+        warnings.filterwarnings("error", message=".*autograd kernel was not registered")
+        try:
+            with Watch(in_graph=True):
+                return list(_GRAD(outputs, inputs, retain_graph=keep_graph, allow_unused=True))
+        except UserWarning:
+            return [None] * len(inputs)
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute softmax(scale q k^T + mask) as F.scaled_dot_product_attention does: (B, h, T, S)."""
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ _for_each_head(k, q).mT
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if attn_mask is not None:
+        is_boolean = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_boolean else scores + attn_mask
+    return scores.softmax(dim=-1)
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
+    """Repeat keys or values that several query heads share: (B, h', S, d) -> (B, h, S, d)."""
+    times = q.shape[-3] // x.shape[-3]
+    return x if times <= 1 else x.repeat_interleave(times, dim=-3)
+
+
+class Call(NamedTuple):
+    """One call of attention."""
+
+    shape: tuple[int, ...]  # of its weights
+    layer: int  # -1 for class and cross attention
+    sources: frozenset[int]  # the calls that its input comes from; embeddings are below 0
+    module: str  # where in the network
+
+
+class Recorder(Watch):
+    """Keep the attention weights of a forward pass, and see how its calls follow each other.
+
+    Calls whose input comes from the same calls are one layer, side by side. Where an input comes
+    from is followed from tensor to tensor, by the memory that they lie in: so views, changes in
+    place, and parts without gradients are followed, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Sequence[int],
+        layers: Sequence[int] | None = None,
+        in_graph: bool = False,
+        head_fusion: str | None = None,
+    ) -> None:
+        super().__init__(in_graph)
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.num_images, self.channels, self.head_fusion = images[0], images[1], head_fusion
+        self.makes_an_image = self.reads_that_image = False
+        self.layers = None if layers is None else list(layers)
+        self.kept: list[tuple[int, Tensor]] = []  # layer, weights (in the graph if there is one)
+        self.calls: list[Call] = []  # of all tokens to all
+        self.others: list[Call] = []
+        self.ends_with_others = True
+        self.shares_values = False  # do two calls of one layer look at the same values
+        self.squashed: list[tuple[Tensor, str]] = []  # what came out of a sigmoid or a softmax
+        self._values: list[Tensor] = []  # of the calls of the latest layer
+        self._sources: dict[int, frozenset[int]] = {}  # memory -> the calls that it comes from
+        self._embeddings = 0
+
+    @property
+    def depth(self) -> int:
+        """The number of layers seen."""
+        return self.calls[-1].layer + 1 if self.calls else 0
+
+    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
+        """Count a call, and keep its weights if they are wanted.
+
+        Raises:
+            NoGradient: gradients are wanted, and the network runs in inference mode.
+        """
+        if self.in_graph and torch.is_inference_mode_enabled():
+            raise NoGradient(
+                "the gradient cannot reach the attention: the model runs a part of itself in "
+                "torch.inference_mode. Take that out of its forward, or ask for no gradients"
+            )
+        weights = super().meet(weights, queries)
+        self.reads_that_image |= self.makes_an_image
+        sources = self._sources.get(_memory(queries), frozenset())
+        shape, module = tuple(weights.shape), self._running()
+        self.ends_with_others = shape[-2] != shape[-1]
+        if self.ends_with_others:
+            self.others.append(Call(shape, -1, sources, module))
+            return weights
+        beside = bool(self.calls) and self.calls[-1].sources == sources
+        layer = self.depth - beside
+        if not beside:
+            self.fuse_heads()
+            self._values = []
+        self.calls.append(Call(shape, layer, sources, module))
+        self._sources[_memory(weights)] = sources | {len(self.calls) - 1}
+        if self.layers is None or layer in self.layers:
+            self.kept.append((layer, weights))
+        return weights
+
+    def meet_values(self, values: Tensor) -> None:
+        """See whether calls side by side look at the same values."""
+        if self.ends_with_others:
+            return
+        place = (values.data_ptr(), values.shape)
+        self.shares_values |= place in [(other.data_ptr(), other.shape) for other in self._values]
+        self._values.append(values)  # held, so that no other tensor gets its memory meanwhile
+
+    def converted(self, old: Tensor, new: Tensor) -> None:
+        """Keep the weights in the type that is used."""
+        if self.kept and self.kept[-1][1] is old:
+            self.kept[-1] = (self.kept[-1][0], new)
+
+    def follow(self, func: Any, inputs: Any, result: Any) -> None:
+        """Note for what comes out of a call of PyTorch where it comes from."""
+        changed = tensors_in(inputs[0][:1] if func is Tensor.__setitem__ else result)
+        if not changed:
+            return
+        places = {_memory(tensor) for tensor in tensors_in(inputs)}
+        sources = frozenset().union(*(self._sources.get(place, ()) for place in places))
+        if func is F.scaled_dot_product_attention and not self.ends_with_others:
+            sources |= {len(self.calls) - 1}
+        if func is F.conv2d and any(source >= 0 for source in sources):
+            self.makes_an_image |= tensors_in(inputs)[0].shape[1] == self.channels
+        if func in EMBEDDINGS and not sources:
+            self._embeddings += 1
+            sources |= {-self._embeddings}
+        for tensor in changed:  # memory that is new may have been another tensor's before
+            self._sources[_memory(tensor)] = sources
+        if func in SQUASHING and result.ndim < 3:
+            self.squashed.append((result, SQUASHING[func]))
+
+    def _running(self) -> str:
+        """Name the innermost submodule whose forward is running."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            name = self.names.get(id(frame.f_locals.get("self")))
+            if name is not None:
+                return name
+            frame = frame.f_back
+        return ""
+
+    def fuse_heads(self) -> None:
+        """Join the heads of the latest layer, if so asked, so that one map of it is held."""
+        if self.head_fusion is None or not self.kept:
+            return
+        layer = self.kept[-1][0]
+        latest = [weights for n, weights in self.kept if n == layer]
+        calls = [maps for each in latest if (maps := maps_of(each, self.num_images)) is not None]
+        if len(calls) == len(latest):
+            self.kept = [entry for entry in self.kept if entry[0] != layer]
+            self.kept.append((layer, fused(torch.cat(calls, dim=1), self.head_fusion)[:, None]))
+
+    def weights(self, kept: Sequence[Tensor], batch_first: bool) -> dict[int, Tensor]:
+        """Lay tensors in the shapes of the kept weights out as maps of each layer (B, h, T, T)."""
+        layers: dict[int, list[Tensor]] = {}
+        for (layer, _), tensor in zip(self.kept, kept, strict=True):
+            maps = maps_of(tensor, self.num_images, batch_first)
+            assert maps is not None  # or `require_layers` has refused it
+            layers.setdefault(layer, []).append(maps)
+        return {
+            layer: maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+            for layer, maps in layers.items()
+        }
+
+
+def maps_of(weights: Tensor, num_images: int, batch_first: bool | None = None) -> Tensor | None:
+    """Lay weights out as (B, h, T, S): from (B * h, T, S), (B, h, T, S) or with axes between.
+
+    `batch_first` says of (B * h, T, S) whether the heads of an image lie together; where it is
+    None and this matters, and where the weights are no maps of each image, None is returned.
+    """
+    shape = weights.shape
+    if len(shape) == 3 and shape[0] % num_images == 0:
+        heads = shape[0] // num_images
+        if batch_first is None and 1 not in (heads, num_images):
+            return None
+        if batch_first is False:
+            return weights.unflatten(0, (heads, num_images)).transpose(0, 1)
+        return weights.unflatten(0, (num_images, heads))
+    if len(shape) > 3 and shape[0] == num_images:
+        return weights if len(shape) == 4 else weights.flatten(1, -3)
+    return None
+
+
+def fused(weights: Tensor, head_fusion: str) -> Tensor:
+    """Join the heads by "mean", "max" or "min": (B, h, T, T) -> (B, T, T)."""
+    return weights.mean(dim=1) if head_fusion == "mean" else getattr(weights, f"a{head_fusion}")(1)
+
+
+def tensors_in(nested: Any) -> list[Tensor]:
+    """Find all tensors in tuples, lists and dicts."""
+    if isinstance(nested, Tensor):
+        return [nested]
+    if isinstance(nested, dict):
+        nested = nested.values()
+    elif not isinstance(nested, tuple | list):
+        return []
+    return [tensor for part in nested for tensor in tensors_in(part)]
+
+
+def _memory(tensor: Tensor) -> int:
+    """Identify the memory that a tensor lies in, which its views share."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, for example
+        return id(tensor)
+
+
+# ---- whether the calls are the layers of one network ----
+
+
+def require_layers(recorder: Recorder, name: str) -> None:
+    """See that the calls are layers that follow each other, each with a map of all tokens.
+
+    Raises:
+        ValueError: they are not; why, and what can be recorded instead.
+    """
+    calls, others = recorder.calls, recorder.others
+    if not calls:
+        seen = "saw no attention in" if not others else "saw only class or cross attention in"
+        raise ValueError(
+            f"{seen} {name}: it has to call F.scaled_dot_product_attention, the softmax of scores "
+            "(B, heads, T, T) or (B * heads, T, T), or nn.MultiheadAttention, and neither be "
+            "compiled nor scripted"
+        )
+    if recorder.unused:
+        raise ValueError(
+            f"{name} changes its weights between the softmax and the values (talking heads "
+            "as in CaiT, or a difference of two), so the weights are not what each token takes: "
+            "use a network without (ViT, DeiT, BEiT, DINOv2)"
+        )
+    _require_one_stream(recorder, name)
+    images, tokens = recorder.num_images, calls[0].shape[-1]
+    of_each = [maps_per_image(call.shape, images) == 1 for call in calls]
+    if not all(of_each) or any(call.shape[-1] != tokens for call in calls):
+        counts = dict.fromkeys((call.shape[0], call.shape[-1]) for call in calls)
+        maps = ", ".join(f"{count}x {size}x{size}" for count, size in counts)
+        raise ValueError(
+            f"{name} attends within windows or at several resolutions, or in several views of an "
+            f"image (maps: {maps}; images: {images}), so its layers cannot be joined: use a "
+            "network in which all patches see each other (ViT, DeiT, BEiT, DINOv2), record the "
+            "part of it that is one, or use Grad-CAM on its feature maps"
+        )
+    if len(others) > 1 or (others and not recorder.ends_with_others):
+        shapes = ", ".join(f"{call.shape[-2]}x{call.shape[-1]}" for call in others)
+        raise ValueError(
+            f"{name} has layers in which not all tokens attend to all ({shapes}, class or "
+            "cross attention as in CaiT), so its layers cannot be joined: use a network in "
+            "which they do (ViT, DeiT, BEiT, DINOv2)"
+        )
+
+
+def maps_per_image(shape: Sequence[int], num_images: int) -> float:
+    """Count the maps of each head that a call computes for an image, 1 but for windows."""
+    return 1.0 if len(shape) == 3 and shape[0] % num_images == 0 else shape[0] / num_images
+
+
+def _require_one_stream(recorder: Recorder, name: str) -> None:
+    streams = _streams(recorder.calls)
+    if len(streams) > 1:
+        parts = [_own_part(stream, streams) for stream in streams]
+        layers = [len({call.layer for call in stream}) for stream in streams]
+        found = ", ".join(
+            f"{f'model.{part}' if part else 'its own forward'} ({count} layers)"
+            for part, count in zip(parts, layers, strict=True)
+        )
+        record = " or ".join(f"`{_spelled(part)}`" for part in dict.fromkeys(parts) if part)
+        raise ValueError(
+            f"{name} is not one network: it runs {len(streams)} side by side, none of which works "
+            f"on what another left (an ensemble, a teacher, a second tower, or one network on "
+            f"several views of an image): {found}. Their layers cannot be joined: record "
+            + (record or "each of them alone")
+        )
+    for number, call in enumerate(recorder.calls):
+        before = {n for n, other in enumerate(recorder.calls) if other.layer < call.layer}
+        if {source for source in call.sources if source >= 0} != before:
+            raise ValueError(
+                f"{name} has branches: its call of attention number {number} (in "
+                f"{call.module or 'its own forward'}) does not work on what all those before it "
+                "left, so they are not layers that can be joined: record a part of it in which "
+                "each layer works on the one before"
+            )
+    if recorder.reads_that_image:
+        raise ValueError(
+            f"{name} is several networks, of which one reads an image that another has made, so "
+            "their layers cannot be joined: record one of them"
+        )
+    if recorder.shares_values:
+        raise ValueError(
+            f"{name} attends several times to the same values in one layer and combines what it "
+            "gets (differential attention), so no one map says what each token takes: use a "
+            "network without (ViT, DeiT, BEiT, DINOv2)"
+        )
+
+
+def _streams(calls: Sequence[Call]) -> list[list[Call]]:
+    """Part calls into those that are connected."""
+    stream = list(range(len(calls)))
+    for number, call in enumerate(calls):
+        for source in call.sources:
+            if source >= 0 and stream[source] != stream[number]:
+                old, new = stream[number], stream[source]
+                stream = [new if one == old else one for one in stream]
+    return [
+        [call for call, one in zip(calls, stream, strict=True) if one == number]
+        for number in dict.fromkeys(stream)
+    ]
+
+
+def _own_part(stream: Sequence[Call], streams: Sequence[Sequence[Call]]) -> str:
+    """Name the largest submodule that runs a stream, and none of the others if that can be."""
+    inside = lambda call, part: f"{call.module}.".startswith(f"{part}.")  # noqa: E731
+    steps = stream[0].module.split(".")
+    parts = [".".join(steps[:end]) for end in range(1, len(steps) + 1)]
+    parts = [part for part in parts if part and all(inside(call, part) for call in stream)]
+    others = [call for other in streams if other is not stream for call in other]
+    alone = [part for part in parts if not any(inside(call, part) for call in others)]
+    return next(iter(alone or parts), "")
+
+
+def _spelled(part: str) -> str:
+    plain = all(step.isidentifier() for step in part.split("."))
+    return f"model.{part}" if plain else f'model.get_submodule("{part}")'

@@ -658,7 +658,8 @@ width = vit.config.embed_dim
 mute.blocks[-1].attn.qkv.weight.data[2 * width :] = 0  # rows: queries, keys, values
 mute.blocks[-1].attn.qkv.bias.data[2 * width :] = 0
 muted = record_attention(mute, images)
-same = torch.equal(rollout(muted), rollout(record))
+# from CLS, which has to be said: what the head reads is not seen through a layer that hands on nothing
+same = torch.equal(rollout(muted, query=0), rollout(record))
 print("the map is the same to the last bit:", same)
 print(f"{card.classes[answer.argmax()]}: {answer.max():.0%}, now", end=" ")
 print(f"{muted.logits[0].softmax(dim=0)[answer.argmax()]:.0%}")

@@ -290,7 +290,7 @@ def test_a_crop_inside_the_network_is_drawn_where_it_looks():
 def test_a_network_without_classes_is_explained_by_attention(method, tmp_path):
     reading = Reading(8, MEAN, STD, ())
     explanation = explain(network(), photograph(), reading, method=method)
-    assert (explanation.names, explanation.said()) == ([], [])
+    assert (explanation.names, explanation.lines()) == ([], [])
     assert explanation.heat.shape == (2, 2)
     words = " ".join(words_in(explanation.figure()))
     assert "Where it looked" in words
@@ -308,7 +308,7 @@ def test_a_regression_is_said_as_a_number():
     explanation = explain(model, photograph(), reading, method="chefer")
     _, pixels = prepare(photograph(), reading, model)
     value = model(pixels).item()
-    assert explanation.said() == [f"{value:6.4g}  age"]
+    assert explanation.lines() == [f"{value:6.4g}  age"]
     for words in (words_in(explanation.figure()), words_in(contact_sheet([explanation]))):
         assert f"age: {value:.4g}" in " ".join(words)
         assert "%" not in " ".join(words)
@@ -338,7 +338,7 @@ def test_logits_in_a_tuple_beside_features_are_found_by_the_number_of_classes():
 
     plain, tuples = Wrapped(), Wrapped(after=Beside())
     one, other = (explain(m, photograph(), reading, method="chefer") for m in (plain, tuples))
-    assert one.said() == other.said()
+    assert one.lines() == other.lines()
     assert_close(one.heat, other.heat)
 
 

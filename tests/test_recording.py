@@ -974,7 +974,7 @@ def test_logits_are_found_in_what_a_network_returns(name, count):
     record = record_attention(Answers(FORMS[name]), images, gradients_of=2)
     assert_close(record.logits, expected.logits)
     assert_close(record.gradients, expected.gradients)
-    assert (record.answers, record.default_query) == ("logits", 0)
+    assert (record.output_kind, record.default_query) == ("logits", 0)
     assert_close(record.probabilities(), expected.logits.float().softmax(1))
 
 
@@ -1007,7 +1007,7 @@ def test_of_several_outputs_the_logits_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("form", "answers", "probabilities"),
+    ("form", "kind", "probabilities"),
     [
         (lambda y: y.sigmoid(), "independent", lambda y: y.sigmoid()),
         (lambda y: torch.sigmoid(y)[:, :], "independent", lambda y: y.sigmoid()),
@@ -1017,9 +1017,9 @@ def test_of_several_outputs_the_logits_are_asked_for():
         (lambda y: y[:, :1].sigmoid().squeeze(1), "independent", lambda y: y[:, :1].sigmoid()),
     ],
 )  # fmt: skip
-def test_answers_are_named_as_what_they_are(form, answers, probabilities):
+def test_outputs_are_named_as_what_they_are(form, kind, probabilities):
     record = record_attention(Answers(form), pictures())
-    assert record.answers == answers
+    assert record.output_kind == kind
     if probabilities is None:
         assert record.probabilities() is None
     else:

@@ -533,13 +533,13 @@ def _write_explanations(
             targets.add(target)
             with files.atomic_write(target) as beside:
                 item.figure().savefig(beside, format="png", dpi=150)
-            print(*item.said(3), sep="\n", end="\n" if item.names else "")
+            print(*item.lines(3), sep="\n", end="\n" if item.names else "")
             print(f"Picture: {target}")
     if arguments.out is not None and count > 1 and explained:
         with files.atomic_write(arguments.out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)
         print(f"Picture: {arguments.out}")
-    one_of_them = explained and explained[-1].answers in ("logits", "probabilities")
+    one_of_them = explained and explained[-1].output_kind in ("logits", "probabilities")
     if 0 < len(reading.classes) <= 20 and one_of_them:
         classes = ", ".join(reading.classes)
         print(f"It knows {classes}, and must name one of them whatever it is shown.")

@@ -428,11 +428,11 @@ def image_folder(
             )
     folder = Path(folder) if isinstance(folder, str) else folder
     left_out = LeftOut()
-    images, labels, classes, said = [], [], [], []
+    images, labels, classes, warned = [], [], [], []
     for called, paths in _files_by_class(folder, left_out).items():
         for path in paths:
             try:
-                with _warned_once(said):
+                with _warned_once(warned):
                     pixels = _read_pixels(path, img_size, fit, mode, value_range)
             except (ValueError, OSError) as error:
                 if on_error == "raise":
@@ -450,9 +450,10 @@ def image_folder(
             why = f": {left_out.others[-1]}" if paths and left_out.others else ""
             raise ValueError(f"{folder / called} holds no image that can be read{why}")
         classes.append(called)
-    for sentence in (left_out.sentence(), *said[:1]):
+    for sentence in (left_out.sentence(), *warned[:1]):
         if sentence:
-            more = f" (and {len(said) - 1} more like it)" if sentence in said and said[1:] else ""
+            repeated = sentence in warned and len(warned) > 1
+            more = f" (and {len(warned) - 1} more like it)" if repeated else ""
             warnings.warn(sentence + more, stacklevel=2)
     name = name or folder.name
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name)
@@ -489,12 +490,12 @@ def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
 
 
 @contextmanager
-def _warned_once(said: list[str]) -> Generator[None]:
+def _warned_once(warned: list[str]) -> Generator[None]:
     """Keep what is warned of while the context lasts, to say it once for many images."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    said += [str(warning.message) for warning in caught]
+    warned += [str(warning.message) for warning in caught]
 
 
 def _read_pixels(

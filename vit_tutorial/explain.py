@@ -23,7 +23,7 @@ class Explanation:
     """The classes that a network knows, most probable first, and the map (rows, columns).
 
     `fitted` is what the network was given, and `box` the part of it that the map covers, in pixels
-    of the network. `answers` is what `RecordedAttention` calls it: of "values", `probabilities` are
+    of the network. `output_kind` is that of `RecordedAttention`: of "values", `probabilities` are
     these. A network without classes has no names.
     """
 
@@ -33,12 +33,12 @@ class Explanation:
     heat: Tensor
     method: str
     box: Box | None = None
-    answers: str = "logits"
+    output_kind: str = "logits"
 
-    def said(self, most: int | None = None) -> list[str]:
+    def lines(self, most: int | None = None) -> list[str]:
         """Write out what the network says: each class with its probability, or its value."""
         return [
-            f"{value:6.4g}  {name}" if self.answers == "values" else f"{value:6.1%}  {name}"
+            f"{value:6.4g}  {name}" if self.output_kind == "values" else f"{value:6.1%}  {name}"
             for name, value in list(zip(self.names, self.probabilities, strict=True))[:most]
         ]
 
@@ -105,7 +105,7 @@ def explain(
                 model, pixels, gradients_of=order[0], num_classes=len(classes)
             )
     heat = heat_map(record, method, query)[0].float().cpu()
-    return Explanation(fitted, names, values, heat, method, record.box, record.answers)
+    return Explanation(fitted, names, values, heat, method, record.box, record.output_kind)
 
 
 def contact_sheet(explanations: Sequence[Explanation]) -> Any:
@@ -123,7 +123,9 @@ def _title(explanation: Explanation) -> str:
     if not explanation.names:
         return ""
     name, value = explanation.names[0], explanation.probabilities[0]
-    return f"{name}: {value:.4g}" if explanation.answers == "values" else f"{name} ({value:.0%})"
+    return (
+        f"{name}: {value:.4g}" if explanation.output_kind == "values" else f"{name} ({value:.0%})"
+    )
 
 
 def write_pages(

@@ -48,7 +48,7 @@ class RecordedAttention:
         box: the part of an image that the grid covers, measured, in pixels: left, top, right,
             bottom; None: all of it.
         head_fusion: "mean", "max" or "min", if only the heads of a layer together were recorded.
-        answers: what `logits` are: "logits"; "probabilities" (the model ends in a softmax);
+        output_kind: what `logits` are: "logits"; "probabilities" (the model ends in a softmax);
             "independent" (in a sigmoid: each class is there or not), or "independent logits", of
             which the sigmoid is still to be taken; or "values" (one output: a regression).
 
@@ -68,7 +68,7 @@ class RecordedAttention:
     image_size: tuple[int, int] | None = None
     box: Box | None = None
     head_fusion: str | None = None
-    answers: str = "logits"
+    output_kind: str = "logits"
 
     def __post_init__(self) -> None:
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
@@ -148,12 +148,12 @@ class RecordedAttention:
 
         They sum to 1, but for "independent" answers, of which several may be true.
         """
-        if self.logits is None or self.answers == "values":
+        if self.logits is None or self.output_kind == "values":
             return None
-        if self.answers == "logits":
+        if self.output_kind == "logits":
             return self.logits.float().softmax(dim=1)
         logits = self.logits.float()
-        return logits.sigmoid() if self.answers == "independent logits" else logits
+        return logits.sigmoid() if self.output_kind == "independent logits" else logits
 
     def on_pixels(self, grid_map: Tensor) -> Tensor:
         """Draw maps where their patches look: (B, rows, columns) -> (B, H, W), 0 where none looks.
@@ -279,7 +279,7 @@ def record_attention(
         image_size=(images.shape[2], images.shape[3]),
         box=layout.box,
         head_fusion=head_fusion,
-        answers=_kind(model, logits, watch),
+        output_kind=_kind(model, logits, watch),
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def _answer(record: RecordedAttention, classes: Sequence[str]) -> str:
     if probabilities is None:
         return f"{classes[best]}: {record.logits[0, best]:.4g}"
     share = f"{classes[best]} ({probabilities[0, best]:.0%})"
-    if "independent" in record.answers:
+    if "independent" in record.output_kind:
         return f"most likely {share}, each of {len(classes)} classes for itself"
     return f"named {share} among {len(classes)} classes"
 

@@ -174,6 +174,16 @@ def test_a_map_of_another_grid_is_not_drawn():
     )
 
 
+def test_a_network_whose_tokens_all_ask_the_same_is_found_by_its_values():
+    model = timm_vit(img_size=(16, 32))
+    for block in model.blocks:
+        block.attn.qkv.weight.data[:48] = 0  # queries and keys: attention is uniform
+        block.attn.qkv.bias.data[:48] = 0
+    record = record_attention(model, pictures(2, (16, 32)))
+    assert (record.grid, record.num_prefix, record.box) == ((2, 4), 1, (0, 0, 32, 16))
+    assert_close(record.weights[0], torch.full_like(record.weights[0], 1 / 9))
+
+
 # ---- which tokens the head reads ----
 
 

@@ -365,7 +365,7 @@ print(f"with {counts[1]} images: ResNet {accuracies['ResNet'][0, 1]:.1f}%")
 print(f"ViT {accuracies['ViT'][0, 1]:.1f}%, with the ResNet's optimizer and rate {accuracy:.1f}%")
 
 # %% [markdown]
-# A gap of some thirty points has become one of some forty-five, and nothing but our carelessness made it.
+# A gap of some thirty points has become one of nearly fifty, and nothing but our carelessness made it.
 #
 # Before you conclude anything from such a picture, write down what it does *not* say. There were 50 to 180 steps
 # here, and in the measurement below {{results.vit_and_cnn.rows[what=1%].steps}} to

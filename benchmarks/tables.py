@@ -105,6 +105,15 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "theirs": "{images_per_second_against:,}",
         },
     ),
+    "legibility": (
+        "A patch's value in a map, and its lightness on the screen: rank correlation over {maps} "
+        "maps (mean, least, greatest)",
+        {
+            "drawn as": "{drawn}",
+            "rank correlation": "{rank_correlation_mean:.2f} ({rank_correlation_low:.2f} to "
+            "{rank_correlation_high:.2f})",
+        },
+    ),
     "explorer": (
         "The attention explorer, in headless Chromium without a GPU (the median of five rounds)",
         {

@@ -80,19 +80,6 @@ def test_offset_maps_say_how_uneven_they_are():
     assert "left\nmost: 4.0× even" in words
 
 
-def test_the_query_is_outlined_on_the_heat():
-    photo = RANDOM.integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    heat = np.zeros((20, 30))
-    heat[15, 25] = 3.0
-    painted = plots.query_overlay(photo, heat, (2, 3, 12, 13))
-    assert painted[3, 2:12].tolist() == [[255, 255, 255]] * 10
-    blue = [int(PALETTE[0][at : at + 2], 16) for at in (1, 3, 5)]
-    assert painted[4, 3].tolist() == blue
-    inside = (slice(7, 9), slice(6, 8))
-    assert np.array_equal(painted[inside], photo[inside])  # no heat, no paint
-    assert not np.array_equal(painted[15, 25], photo[15, 25])
-
-
 @pytest.mark.parametrize(
     ("draw", "said"),
     [

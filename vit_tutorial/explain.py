@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_tutorial import plots
@@ -42,10 +41,6 @@ class Explanation:
             for name, value in list(zip(self.names, self.probabilities, strict=True))[:most]
         ]
 
-    def on_original(self) -> NDArray[np.float32]:
-        """Draw the map onto the original, where its patches look: (H0, W0)."""
-        return self.fitted.part(self.box).to_original(self.heat)
-
     def figure(self) -> Any:
         """Draw, as a matplotlib figure, the image, the five most probable classes and the map."""
         return plots.explanation(
@@ -53,8 +48,9 @@ class Explanation:
             self.fitted.part(self.box).box,
             self.names,
             self.probabilities,
-            self.on_original(),
+            self.heat.numpy(),
             METHODS[self.method],
+            form="{:.2g}" if self.method in RELEVANCE_METHODS else "{:.1%}",
         )
 
 
@@ -112,9 +108,8 @@ def contact_sheet(explanations: Sequence[Explanation]) -> Any:
     """Draw, as a matplotlib figure, many images with their maps and most probable classes."""
     pictures, titles = [], []
     for each in explanations:
-        heat = each.on_original()
-        photo = np.asarray(each.fitted.original.convert("RGB"))
-        pictures.append(plots.overlay(photo, heat / max(float(heat.max()), 1e-12)))
+        seen = each.fitted.part(each.box).view().convert("RGB")
+        pictures.append(plots.map_pair(np.asarray(seen), each.heat.numpy()))
         titles.append(_title(each))
     return plots.photo_grid(pictures, titles, f"Where it looked: {METHODS[explanations[0].method]}")
 

@@ -117,10 +117,10 @@ import torch
 
 cls_rows = torch.stack([weights[0, :, 0, 1:] for weights in record.weights])  # (layers, heads, 64)
 maps = cls_rows.unflatten(-1, record.grid)  # (layers, heads, 8, 8)
-heats = np.stack([[fitted.to_original(head) for head in layer] for layer in maps])
 rows = [f"layer {layer}" for layer in range(len(maps))]
 columns = [f"head {head}" for head in range(maps.shape[1])]
-plots.map_grid(np.asarray(photo), heats, rows, columns, "What CLS attends to. Yellow: most")
+seen = np.asarray(fitted.view())
+plots.map_grid(seen, maps.numpy(), rows, columns, "What CLS attends to")
 
 # %% [markdown]
 # Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for
@@ -150,9 +150,7 @@ explorer.figure(layer=3, head=0)
 from vit_tutorial import rollout
 
 followed = rollout(record)[0]  # (8, 8)
-plots.explanation(
-    np.asarray(photo), fitted.box, card.classes, shares.tolist(), fitted.to_original(followed)
-)
+plots.explanation(np.asarray(photo), fitted.box, card.classes, shares.tolist(), followed.numpy())
 
 # %% [markdown]
 # ## Your turn
@@ -206,7 +204,7 @@ plots.explanation(
     mine_fitted.box,
     card.classes,
     mine_record.logits.softmax(dim=1)[0].tolist(),
-    mine_fitted.to_original(rollout(mine_record)[0]),
+    rollout(mine_record)[0].numpy(),
 )
 
 # %% [markdown]
@@ -227,7 +225,7 @@ plots.explanation(
     large.box,
     card.classes,
     large_record.logits.softmax(dim=1)[0].tolist(),
-    large.to_original(rollout(large_record)[0]),
+    rollout(large_record)[0].numpy(),
 )
 
 # %% [markdown]

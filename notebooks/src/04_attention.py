@@ -43,19 +43,17 @@ record = record_attention(vit, normalize(fitted.pixels[None], card.mean, card.st
 
 
 # %%
-def look(layer, head, patch):
-    """Paint what one patch (row, column) attends to in one head, on what the network sees."""
+seen = np.asarray(fitted.view())
+
+
+def map_from(layer, head, patch):
+    """What one patch (row, column) attends to in one head: (rows, columns)."""
     weights = record.weights[layer][0, head, record.token(patch), 1:]  # (64,), without CLS
-    left, top, right, _ = fitted.box
-    side = (right - left) / 8  # of a patch, in pixels of the photograph
-    x, y = left + patch[1] * side, top + patch[0] * side
-    heat = fitted.to_original(weights.unflatten(0, record.grid))
-    painted = plots.query_overlay(np.asarray(photo), heat, (x, y, x + side, y + side))
-    return painted[:, round(left) : round(right)]
+    return weights.unflatten(0, record.grid).numpy()
 
 
 titles = [f"layer 0, head {head}" for head in range(4)]
-plots.photo_row([look(0, head, (3, 2)) for head in range(4)], titles)
+plots.map_row(seen, [map_from(0, head, (3, 2)) for head in range(4)], titles, query=(3, 2))
 
 # %% [markdown]
 # Yellow marks what this patch takes most from, in each head relative to its own maximum. Two heads look around
@@ -815,7 +813,7 @@ def show(patch, layer, head):
         f"Layer {layer}, head {head}, asked by the {patch}: most from the patch in row {row}, column "
         f"{column} ({weights[1:].max():.0%}), as if shared among {entropy.exp():.0f} of 65 tokens."
     )
-    return look(layer, head, patches[patch]), words
+    return plots.map_pair(seen, map_from(layer, head, patches[patch]), patches[patch]), words
 
 
 flipbook(show, patch=list(patches), layer=range(6), head=range(4))

@@ -126,15 +126,13 @@ def draw(after):
     maps = {f"the stream after {name}": norms[k], f"added by {name}": written_norms[k - 1]}
     if k == 0:
         maps.popitem()  # nothing has been added yet
-    heats = {
-        title: fitted.to_original(values[1:].unflatten(0, (8, 8))) for title, values in maps.items()
-    }
+    heats = {title: values[1:].unflatten(0, (8, 8)).numpy() for title, values in maps.items()}
     patches, cls = norms[k, 1:], norms[k, 0].item()
     words = f"The stream after {name}: patches {patches.min():.1f} to {patches.max():.1f}, CLS {cls:.1f}."
     if k:
         words += f" Added to a patch: {written_norms[k - 1, 1:].mean():.1f} on average."
     return plots.norm_map(
-        np.asarray(photo), heats, patches.numpy(), cls, longest, "the stream"
+        np.asarray(fitted.view()), heats, patches.numpy(), cls, longest, "the stream"
     ), words
 
 

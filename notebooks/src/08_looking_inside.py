@@ -68,9 +68,8 @@ def heads_from(token):
 
 
 maps = heads_from(0)
-heats = np.stack([[seen.to_original(head) for head in layer] for layer in maps])
 names = [f"layer {n}" for n in range(depth)], [f"head {n}" for n in range(num_heads)]
-plots.map_grid(view, heats, *names, "What CLS attends to")
+plots.map_grid(view, maps.numpy(), *names, "What CLS attends to")
 
 # %% [markdown]
 # Every head has places of its own. Be careful with such a picture, though: each map is scaled to its own maximum,
@@ -737,24 +736,29 @@ for prefix, fusion, residual in ((0, "mean", 0.5), (1, "max", 0.3), (5, "min", 0
     assert_close(row.flatten(1), ours[:, prefix + 9, prefix:])
 
 # %% [markdown]
-# Now Chelsea. Left, the mean over the heads of the last layer. Middle, rollout. Right, the same rollout, but
-# stretched from its smallest to its largest number, as such maps are mostly shown.
+# Now Chelsea. Left, the mean over the heads of the last layer. Right, rollout. Both are drawn on one scale, from
+# nothing to the largest number of the two.
 #
 # **Predict.** Will rollout be sharper than the last layer, or less sharp?
 
 # %%
 last = record.weights[-1][0].mean(dim=0)[0, 1:]
 rolled = rollout(record)[0].flatten()
-stretched = (rolled - rolled.min()) / (rolled.max() - rolled.min())
-heats = [seen.to_original(x.reshape(rows, columns)) for x in (last, rolled, stretched)]
-named = {"last layer": last, "rollout": rolled, "rollout, stretched": rolled}
+named = {"last layer": last, "rollout": rolled}
+heats = [x.reshape(rows, columns).numpy() for x in named.values()]
 titles = [f"{name}\n{x.min():.1%} to {x.max():.1%}" for name, x in named.items()]
-plots.map_grid(view, np.array([heats]), [""], titles)
+plots.map_row(view, heats, titles, scale=(0, np.max(heats)))
 
 # %% [markdown]
-# Less sharp, and this is no accident. Each layer averages over what the layer before has averaged. The middle
-# picture is the honest one: every patch is in CLS, some more, some less. The right one shows the same numbers, and
-# it looks like a decision. **A stretched map must come with its numbers.**
+# The same two, each on a scale of its own, as such maps are mostly shown:
+
+# %%
+plots.map_row(view, heats, titles)
+
+# %% [markdown]
+# Less sharp, and this is no accident. Each layer averages over what the layer before has averaged. On the common
+# scale every patch is in CLS, some more, some less. On its own scale the same rollout looks like a decision. **A
+# stretched map must come with its numbers**: here they stand below it.
 #
 # How fast do the layers mix? We follow not only CLS but all tokens, through more and more layers, and measure how
 # much two of them still differ.
@@ -901,13 +905,10 @@ for ratio in (0.5, 0.9):
 # %%
 fusions, ratios = ("mean", "max", "min"), (0.0, 0.5, 0.9)
 heats = [
-    [seen.to_original(rollout(record, head_fusion=f, discard_ratio=r)[0]) for r in ratios]
-    for f in fusions
+    [rollout(record, head_fusion=f, discard_ratio=r)[0].numpy() for r in ratios] for f in fusions
 ]
 names = [f"discard {ratio:.0%}" for ratio in ratios]
-plots.map_grid(
-    view, np.array(heats), fusions, names, "Rollout from CLS, each map to its own maximum"
-)
+plots.map_grid(view, np.array(heats), fusions, names, "Rollout from CLS")
 
 # %% [markdown]
 # Nine pictures of one forward pass. Those on the right look the most like "the network looked *there*". But
@@ -957,8 +958,7 @@ for size in (32, 96):
     larger = vit.resized(size)
     pixels = fit_image(photo, size).pixels[None]
     one = record_attention(larger, normalize(pixels, card.mean, card.std))
-    heat = seen.to_original(rollout(one)[0])
-    heats.append((heat - heat.min()) / np.ptp(heat))
+    heats.append(rollout(one)[0].numpy())
     said = one.logits[0].softmax(dim=0)
     titles.append(f"{size} pixels:\n{card.classes[said.argmax()]} {said.max():.0%}")
     alike = position_similarity(larger.pos_embed, num_prefix=1)
@@ -966,7 +966,7 @@ for size in (32, 96):
     positions[f"{one.grid[0]}×{one.grid[1]} positions"] = alike[middle].reshape(one.grid).numpy()
 
 # %%
-plots.map_grid(view, np.array([heats]), [""], titles)
+plots.map_row(view, heats, titles)
 
 # %%
 plots.position_maps(positions, unit="similarity to the middle")

@@ -57,9 +57,8 @@ rows, columns = record.grid
 
 # %%
 def paint(heat):
-    """Paint a map (rows, columns) on the photograph, from its least (clear) to its most (yellow)."""
-    shares = (heat - heat.min()) / (heat.max() - heat.min())
-    return plots.overlay(np.asarray(photo), fitted.to_original(shares).clip(0, 1))
+    """Show a map (rows, columns) twice: bright on the photograph, and as it is."""
+    return plots.map_pair(np.asarray(photo), heat.numpy())
 
 
 def smooth_noise(seed):

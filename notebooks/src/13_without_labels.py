@@ -1090,10 +1090,8 @@ if FULL:
         fitted = fit_image(open_image(photos[0]), reading.size)
         record = record_attention(dino, normalize(fitted.pixels[None], reading.mean, reading.std))
         maps = record.weights[-1][0, :, 0, record.num_prefix :].unflatten(-1, record.grid)
-        square = np.asarray(fitted.view())
-        heats = np.stack([[fit_image(square, 224).to_original(head) for head in maps]])
         heads = [f"head {n}" for n in range(len(maps))]
-        display(plots.map_grid(square, heats, ["last layer"], heads, "DINO: what CLS attends to"))
+        display(plots.map_row(np.asarray(fitted.view()), maps.numpy(), heads))
 
 # %% [markdown]
 # Two things to remember when you see such maps. They are attention, with all that lessons 08 and 09 said of it: a place

@@ -219,7 +219,6 @@ class AttentionExplorer(Explorer):
 
     def figure(self, **setting: Any) -> Any:
         """Draw what the browser shows as a figure; takes what `values` takes."""
-        from vit_tutorial.images import fit_image
         from vit_tutorial.plots import attention_view
 
         view = self._view(setting)
@@ -229,8 +228,6 @@ class AttentionExplorer(Explorer):
         scale = max(1, 600 // max(picture.size))  # small pictures are enlarged smoothly
         size = (picture.width * scale, picture.height * scale)
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-        fitted = fit_image(picture, (picture.height, picture.width))
-        heat = fitted.to_original(self.values(**view)[prefix:].reshape(rows, columns))
         record = self.record(view["scene"])
         layers = [layer[0] for layer in record.weights]
         meant = list(_meant(record, view["query"]))
@@ -247,14 +244,13 @@ class AttentionExplorer(Explorer):
         }.get(view["show"])
         return attention_view(
             np.asarray(picture.convert("RGB")),
-            heat,
+            self.values(**view)[prefix:].reshape(rows, columns),
             maps.reshape(*maps.shape[:2], rows, columns),
-            query=None
-            if still or patch < 0
-            else fitted.patch_box(patch // columns, patch % columns, (rows, columns)),
+            query=None if still or patch < 0 else divmod(patch, columns),
             chosen=chosen,
             title=" · ".join(part for part in (facts["name"], facts["answer"]) if part),
             caption=self._caption(view),
+            form="{:.2g}" if still else "{:.1%}",
         )
 
     def _caption(self, view: Mapping[str, Any]) -> str:

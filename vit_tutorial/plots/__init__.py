@@ -1,8 +1,8 @@
 """Figures from plain arrays: every function returns a matplotlib `Figure` and shows nothing.
 
-Figures stand on a white card, so that they read on light and dark pages. Heat is drawn in cividis,
-which people with any kind of colour vision read alike, and fades from transparent: where there is
-little attention the photograph stays as it is.
+Figures stand on a white card, so that they read on light and dark pages. Maps are drawn twice, as
+a spotlight on the photograph and as they are (`spotlight.py`), in magma; tables of numbers in cividis.
+People with any kind of colour vision read both alike.
 """
 
 from vit_tutorial.plots.attention import (
@@ -10,7 +10,6 @@ from vit_tutorial.plots.attention import (
     cost_curves,
     loss_curves,
     offset_maps,
-    query_overlay,
     score_scales,
     token_tables,
     weight_bars,
@@ -65,15 +64,7 @@ from vit_tutorial.plots.patches import (
     patch_sources,
     token_cost,
 )
-from vit_tutorial.plots.photographs import (
-    attention_view,
-    explanation,
-    map_grid,
-    overlay,
-    photo_grid,
-    photo_row,
-    probabilities,
-)
+from vit_tutorial.plots.photographs import photo_grid, photo_row, probabilities
 from vit_tutorial.plots.positions import (
     clock_hands,
     logit_pairs,
@@ -87,6 +78,17 @@ from vit_tutorial.plots.reconstruction import (
     picture_table,
 )
 from vit_tutorial.plots.scaling import ring_rounds, step_timelines
+from vit_tutorial.plots.spotlight import (
+    attention_view,
+    explanation,
+    map_grid,
+    map_pair,
+    map_row,
+    map_scale,
+    map_shares,
+    overlay,
+    spotlight,
+)
 from vit_tutorial.plots.style import heat_colours
 from vit_tutorial.plots.training import (
     ablation_bars,
@@ -130,6 +132,10 @@ __all__ = [
     "loss_curves",
     "lr_finder_curve",
     "map_grid",
+    "map_pair",
+    "map_row",
+    "map_scale",
+    "map_shares",
     "merged_patches",
     "method_scores",
     "network_stages",
@@ -153,7 +159,6 @@ __all__ = [
     "probabilities",
     "probe_curve",
     "pruning_view",
-    "query_overlay",
     "question_maps",
     "readout_curves",
     "removal_curves",
@@ -164,6 +169,7 @@ __all__ = [
     "setting_curves",
     "share_bars",
     "sick_curves",
+    "spotlight",
     "step_timelines",
     "stream_norms",
     "token_cost",

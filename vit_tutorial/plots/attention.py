@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.photographs import overlay
 from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed
 
 QUERY, KEY, VALUE, OUTPUT = PALETTE[:4]
@@ -305,36 +303,6 @@ def _square(axes: Axes, box: tuple[float, float, float, float]) -> None:
         outline = Rectangle((left, top), right - left, bottom - top, fill=False)
         outline.set(edgecolor=colour, linewidth=width)
         axes.add_patch(outline)
-
-
-def query_overlay(
-    photo: NDArray, heat: NDArray, box: tuple[float, float, float, float]
-) -> NDArray[np.uint8]:
-    """Paint heat over a photograph, relative to its maximum, and outline the query's patch.
-
-    Args:
-        photo: uint8 (H, W, 3).
-        heat: (H, W), from 0 up.
-        box: left, top, right, bottom of the patch in pixels.
-
-    Raises:
-        ValueError: what `overlay` refuses.
-
-    Examples:
-        >>> grey = np.full((9, 9, 3), 128, dtype=np.uint8)
-        >>> query_overlay(grey, np.zeros((9, 9)), (1, 1, 8, 8))[4].tolist()[0]
-        [128, 128, 128]
-    """
-    painted = overlay(photo, heat / max(float(heat.max()), 1e-12))
-    left, top, right, bottom = (round(edge) for edge in box)
-    for inset, colour in ((0, "white"), (1, QUERY), (2, QUERY), (3, "white")):
-        paint = np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
-        rows, columns = slice(top + inset, bottom - inset), slice(left + inset, right - inset)
-        frame = np.zeros(painted.shape[:2], dtype=bool)
-        frame[rows, columns] = True
-        frame[top + inset + 1 : bottom - inset - 1, left + inset + 1 : right - inset - 1] = False
-        painted[frame] = paint
-    return painted
 
 
 def cost_curves(

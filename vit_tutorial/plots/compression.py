@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from vit_tutorial.plots.photographs import overlay, photo_axes
+from vit_tutorial.plots.photographs import photo_axes
+from vit_tutorial.plots.spotlight import map_pair
 from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
 
 GRID = "#e8e8e8"
@@ -229,14 +230,12 @@ def pruning_view(
     scale = max(1, 320 // max(picture.shape[:2]))
     size = (scale * picture.shape[1], scale * picture.shape[0])
     large = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    rows = np.arange(large.shape[0]) * heat.shape[0] // large.shape[0]
-    columns = np.arange(large.shape[1]) * heat.shape[1] // large.shape[1]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(8.6, max(3.2, 0.72 * layers + 0.9)))
         parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
         left, middle = parts
         axes = left.subplots()
-        photo_axes(axes, overlay(large, heat[np.ix_(rows, columns)] / heat.max()), "")
+        photo_axes(axes, map_pair(large, heat), "")
         axes.set_title(caption, fontsize=10)
         label = f"{count} of {images} images correct ({with_all} with all heads)"
         left.supxlabel(label, fontsize=10, color=INK)

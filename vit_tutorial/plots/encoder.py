@@ -10,7 +10,8 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.photographs import overlay, photo_axes
+from vit_tutorial.plots.photographs import photo_axes
+from vit_tutorial.plots.spotlight import map_pair
 from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed
 
 STREAM, ATTENTION, MLP, NORM = INK, PALETTE[0], PALETTE[1], PALETTE[2]
@@ -128,34 +129,27 @@ def norm_map(
     longest: float,
     title: str,
 ) -> Figure:
-    """Draw norms of the patches' vectors over the photograph, beside them how they are spread.
+    """Draw norms of the patches' vectors as maps, beside them how they are spread.
 
     Args:
-        photo: uint8 (H, W, 3).
-        heats: title of a map -> (H, W), norms on the photograph; drawn from the least above 0 to
-            the greatest.
+        photo: uint8 (H, W, 3), what the patches cover.
+        heats: title of a map -> (rows, columns), norms; drawn by `map_pair`.
         norms: (N,), one for each patch.
         cls_norm: that of the CLS token.
         longest: where the axis ends, so that pictures can be compared.
         title: of the norms' axes.
 
     Raises:
-        ValueError: heat of another size than the photograph, or norms that are not in a row.
+        ValueError: norms that are not in a row.
     """
-    if norms.ndim != 1 or any(heat.shape != photo.shape[:2] for heat in heats.values()):
-        sizes = [heat.shape for heat in heats.values()]
-        raise ValueError(
-            f"expected norms (N,) and heat {photo.shape[:2]}, got {norms.shape} and {sizes}"
-        )
+    if norms.ndim != 1:
+        raise ValueError(f"expected norms (N,), got {norms.shape}")
     with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):  # faster
         figure = plt.figure(figsize=(9.2, 2.6))
         for i, (name, heat) in enumerate(heats.items()):
-            positive = heat > 0
-            least, most = (heat[positive].min(), heat.max()) if positive.any() else (0.0, 1.0)
-            painted = overlay(photo, np.clip((heat - least) / max(most - least, 1e-12), 0, 1))
             axes = figure.add_axes((0.01 + 0.345 * i, 0.12, 0.33, 0.74))
-            photo_axes(axes, painted, name)
-        note = "norm of each patch, from least (clear) to most (yellow)"
+            photo_axes(axes, map_pair(photo, heat), name)
+        note = "norm of each patch; bright: greatest"
         figure.text(0.01, 0.03, note, color=FAINT)
         axes = figure.add_axes((0.76, 0.22, 0.225, 0.6))
         counts, edges = np.histogram(norms, bins=24, range=(0, longest))

@@ -12,7 +12,8 @@ INK, FAINT = "#222222", "#8a8a8a"  # text and axes; what matters less
 # For lines, bars and marks, in this order; told apart with any kind of colour vision (Okabe & Ito).
 PALETTE = ("#00529b", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a")
 ACCENT = PALETTE[0]
-HEAT = "cividis"  # for maps and tables
+HEAT = "cividis"  # for tables
+MAP = "magma"  # for maps beside a photograph
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",

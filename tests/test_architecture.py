@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "intervals": set(),
     "watching": set(),
     "probing": {"watching", "modes"},
-    "recording": {"watching", "probing", "modes"},
+    "activations": {"watching", "probing"},
+    "recording": {"watching", "probing", "activations", "modes"},
     "attention": {"recording", "methods"},
     "faithfulness": {"recording", "attention", "methods", "modes", "intervals"},
     "download": set(),
@@ -127,7 +128,8 @@ def test_attention_needs_torch_and_the_standard_library_alone():
         ("modes.py", set()),
         ("watching.py", set()),
         ("probing.py", {"watching", "modes"}),
-        ("recording.py", {"watching", "probing", "modes"}),
+        ("activations.py", {"watching", "probing"}),
+        ("recording.py", {"watching", "probing", "activations", "modes"}),
         ("attention.py", {"recording", "methods"}),
     ):
         names = imported_names(parsed(PACKAGE / path))

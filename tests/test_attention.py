@@ -475,8 +475,9 @@ def relevance_oracle(
     elif method == "legrad":
         row = np.mean([np.maximum(g, 0).mean(axis=(0, 1)) for g in own], axis=0)
     else:
-        row = sum(gradients[-1][h].mean() * weights[-1][h][query] for h in range(heads)) / heads
-        row = np.maximum(row, 0)
+        patches = slice(record.num_prefix, None)
+        slopes = [gradients[-1][h][query, patches].mean() for h in range(heads)]
+        row = np.maximum(sum(slopes[h] * weights[-1][h][query] for h in range(heads)) / heads, 0)
     return row[record.num_prefix :].reshape(record.grid)
 
 

@@ -588,27 +588,39 @@ def test_gradients_of_any_network_are_finite_differences_of_its_score(library):
         assert_close(record.gradients[layer][place], slope, rtol=1e-5, atol=1e-8)
 
 
-def test_a_networks_own_gradients_are_those_of_its_heads_score_of_each_layer():
-    """LeGrad's: with one layer both are the same; a layer's own do not see those behind it."""
-    single, images = tiny_model(depth=1), pictures()
-    record = record_attention(single, images, gradients_of=2)
-    assert_close(record.own_gradients, record.gradients)
-    model = tiny_model()
-    shallow = tiny_model(depth=2)
-    shallow.load_state_dict(
-        {name: v for name, v in model.state_dict().items() if not name.startswith("blocks.2")}
-    )
-    deep = record_attention(model, images, gradients_of=2)
-    assert_close(
-        deep.own_gradients[1], record_attention(shallow, images, gradients_of=2).gradients[1]
-    )
-    assert not torch.allclose(deep.own_gradients[0], deep.gradients[0])
-    theirs = record_attention(from_timm("plain")[0], pictures(2, (32, 32)), gradients_of=2)
-    assert_close(theirs.own_gradients[2], theirs.gradients[2])
-    assert (
-        record_attention(torchvisions(), pictures(2, (32, 32)), gradients_of=2).own_gradients
-        is None
-    )
+def own_gradients_by_hand(model, images, target) -> list[torch.Tensor]:
+    """LeGrad's: the head scores the mean of all tokens that a block gives, written out."""
+    x, found = model._pos_embed(model.patch_embed(images)).detach(), []
+    for block in model.blocks:
+        heads, width = block.attn.num_heads, block.attn.head_dim
+        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, width)).unbind(2)
+        scores = torch.einsum("bihd,bjhd->bhij", q, k) / width**0.5
+        weights = scores.softmax(-1).detach().requires_grad_()
+        x = x + block.attn.proj(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+        mean = sum(x[:, token] for token in range(x.shape[1])) / x.shape[1]
+        score = model.head(model.fc_norm(model.norm(mean)))[:, target].sum()
+        found += torch.autograd.grad(score, weights)
+        x = x.detach()
+    return found
+
+
+@pytest.mark.parametrize("pool", [{}, {"global_pool": "avg"}], ids=["token", "avg"])
+def test_a_networks_own_gradients_are_those_of_its_heads_score_of_each_layers_mean(pool):
+    model, images = randomize(timm_vit(**pool)), pictures(2, (32, 32))
+    record = record_attention(model, images, gradients_of=2)
+    expected = own_gradients_by_hand(model, images, 2)
+    assert_close(list(record.own_gradients), expected)
+    assert all((own != 0).flatten(3).any(3).all() for own in expected)  # each query has some
+    some = record_attention(model, images, gradients_of=2, layers=[1])
+    assert_close(list(some.own_gradients), expected[1:2])
+    assert not torch.allclose(record.own_gradients[0], record.gradients[0])
+
+
+def test_a_network_whose_blocks_head_or_norm_are_not_known_has_no_own_gradients():
+    images = pictures(2, (32, 32))
+    for model in (torchvisions(), randomize(timm_vit(global_pool="map", class_token=False))):
+        assert record_attention(model, images, gradients_of=2).own_gradients is None
 
 
 def test_a_network_without_logits_takes_a_function_of_its_output():

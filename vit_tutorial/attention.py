@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
-from vit_tutorial.recording import FUSIONS, Query, RecordedAttention, upcast
+from vit_tutorial.recording import (
+    FUSIONS,
+    Query,
+    RecordedActivations,
+    RecordedAttention,
+    upcast,
+)
 
 
 def heat_map(record: RecordedAttention, method: str, query: Query = "head") -> Tensor:
@@ -29,6 +35,7 @@ def methods_for(record: RecordedAttention) -> list[str]:
     """Name the methods that a record holds all for: without gradients there are two."""
     missing = () if record.gradients else RELEVANCE_METHODS
     missing = missing if record.own_gradients else (*missing, "legrad")
+    missing = missing if record.activations else (*missing, "token_grad_cam")
     return [method for method in METHODS if method not in missing]
 
 
@@ -193,10 +200,13 @@ def relevance(
       (Chefer, Gur & Wolf 2021, arXiv 2103.15679, equations 5 and 6).
     - "grad_rollout": rollout, with max(mean(G A), 0) in the place of the fused weights.
     - "legrad": mean(max(G', 0)) over queries, too, and then over layers; G' are the gradients of
-      the score that the model's head gives to the layer's own output (Bousselham et al. 2024,
-      arXiv 2404.03214). It has no query.
+      the score that the model's head gives to the mean of all tokens of the layer's own output
+      (Bousselham et al. 2024, arXiv 2404.03214, whose code takes the last two layers unless told
+      otherwise: record these alone for the same). It has no query.
     - "grad_cam": of the last recorded layer, max(mean(g A), 0) in the query's row; g is the mean
-      of a head's G (the baseline of Chefer et al. 2021, after Selvaraju et al. 2017).
+      of that row of a head's G, over patches (the baseline of Chefer et al. 2021, after Selvaraju
+      et al. 2017).
+    - "token_grad_cam": `token_grad_cam` of the record's activations. It has no query either.
 
     `query` is as for `rollout`. Values are in no unit and not scaled: compare within a map.
 
@@ -205,12 +215,14 @@ def relevance(
     """
     if method not in RELEVANCE_METHODS:
         raise ValueError(f"method must be one of {', '.join(RELEVANCE_METHODS)}, got {method!r}")
+    if method == "token_grad_cam" and record.activations is not None:
+        return token_grad_cam(record.activations())
     recorded = record.own_gradients if method == "legrad" else record.gradients
     if recorded is None and record.gradients is not None:
         raise ValueError(
             'method "legrad" needs a model with blocks, norm and forward_head, as those of this '
-            "course and of timm: weights.from_library makes one of a torchvision or Hugging Face "
-            "model"
+            "course and of timm, whose head does not pool by attention: weights.from_library makes "
+            "one of a torchvision or Hugging Face model"
         )
     if recorded is None:
         raise ValueError(
@@ -222,10 +234,10 @@ def relevance(
         return _on_the_grid(record, torch.stack(layers).mean(dim=0)[:, None])
     weights = [upcast(layer) for layer in record.weights]
     if method == "grad_cam":
-        heads = gradients[-1].mean(dim=(2, 3), keepdim=True)  # (B, h, 1, 1)
-        return _on_the_grid(
-            record, _start(record, query) @ (heads * weights[-1]).mean(1)
-        ).clamp_min(0)
+        start = _start(record, query)
+        row, slope = start @ weights[-1], start @ gradients[-1]  # (B, h, 1, T)
+        heads = slope[..., record.num_prefix :].mean(dim=-1, keepdim=True)
+        return _on_the_grid(record, (heads * row).mean(dim=1)).clamp_min(0)
     products = [w * g for w, g in zip(weights, gradients, strict=True)]
     if method == "grad_rollout":
         fused = [product.mean(dim=1).clamp_min(0) for product in products]
@@ -236,6 +248,18 @@ def relevance(
             row = row + row @ product.clamp_min(0).mean(dim=1)
         return _on_the_grid(record, row)
     raise NotImplementedError(method)
+
+
+def token_grad_cam(record: RecordedActivations) -> Tensor:
+    """Show where the last norm speaks for the score: (B, rows, columns).
+
+    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with tokens in the place of feature maps:
+    max(sum(w a), 0) over the channels a of each patch, where w is the mean of a channel's gradient
+    over all patches. Where the head is a linear layer behind the mean of the patches, this is CAM.
+    """
+    values, gradients = upcast(record.values), upcast(record.gradients)
+    weights = gradients.mean(dim=(1, 2), keepdim=True)
+    return (weights * values).sum(dim=-1).clamp_min(0)
 
 
 def attention_distance(record: RecordedAttention) -> Tensor:

@@ -12,8 +12,9 @@ METHODS = {  # name in the API and on the command line -> label in pictures and 
     "grad_rollout": "Gradient rollout",
     "legrad": "LeGrad",
     "grad_cam": "Grad-CAM",
+    "token_grad_cam": "Token Grad-CAM",
 }
-RELEVANCE_METHODS = ("chefer", "grad_rollout", "legrad", "grad_cam")  # those that are for a class
+RELEVANCE_METHODS = tuple(METHODS)[2:]  # those that are for a class
 
 
 def require_method(method: str) -> None:

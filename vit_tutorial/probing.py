@@ -61,8 +61,8 @@ def weights_state(model: nn.Module) -> list[tuple[int, int]]:
     ]
 
 
-def _once(model: nn.Module, what: Any, find: Callable[[], Any]) -> Any:
-    """Return what was found before, unless the weights have changed since."""
+def once(model: nn.Module, what: Any, find: Callable[[], Any]) -> Any:
+    """Return what was found before of a model, unless its weights have changed since."""
     state = weights_state(model)
     found = _FOUND.setdefault(model, {})
     if what not in found or found[what][0] != state:
@@ -80,7 +80,7 @@ def places_of(model: nn.Module, images: Tensor, num_tokens: int) -> Places:
     """
     image = images[:1].detach()
     what = ("places", image.shape, image.dtype, image.device, num_tokens)
-    return _once(model, what, lambda: _find_places(model, image))
+    return once(model, what, lambda: _find_places(model, image))
 
 
 # ---- where tokens look ----
@@ -401,7 +401,7 @@ def head_reads(
         found = _reached_by_gradients(model, image, calls, read)
         return _reached_by_trials(model, image, calls, read) if found is None else found
 
-    return _once(model, what, find)
+    return once(model, what, find)
 
 
 def _reached_by_gradients(

@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from vit_tutorial.activations import has_norms, last_activations
 from vit_tutorial.modes import evaluating
-from vit_tutorial.probing import Box, head_reads, places_of, weights_state
+from vit_tutorial.probing import Box, Places, head_reads, places_of, weights_state
 from vit_tutorial.watching import (
     NoGradient,
     Recorder,
@@ -40,8 +42,11 @@ class RecordedAttention:
         num_prefix: the number of tokens before them.
         logits: (B, num_classes), what the model answers, or None.
         gradients: if requested, d(score) / d(weights) in the same shapes.
-        own_gradients: those of the score that the model's head would give to the layer's own
-            output; computed by a pass of their own when they are first read.
+        own_gradients: those of the score that the model's head would give to the mean of all
+            tokens of the layer's own output; computed by a pass of their own when they are first
+            read.
+        activations: called, it gives those of the last norm and the gradients of the score there,
+            for `attention.token_grad_cam`; by a pass of their own, the first time.
         layers: the index of the block of each entry of `weights`.
         head_reads: the tokens that the model's head reads, measured; None: not known.
         image_size: height and width of the images in pixels.
@@ -63,6 +68,7 @@ class RecordedAttention:
     logits: Tensor | None = None
     gradients: list[Tensor] | None = None
     own_gradients: Sequence[Tensor] | None = None
+    activations: Callable[[], RecordedActivations] | None = None
     layers: Sequence[int] | None = None
     head_reads: Sequence[int] | None = None
     image_size: tuple[int, int] | None = None
@@ -148,12 +154,7 @@ class RecordedAttention:
 
         They sum to 1, but for "independent" answers, of which several may be true.
         """
-        if self.logits is None or self.output_kind == "values":
-            return None
-        if self.output_kind == "logits":
-            return self.logits.float().softmax(dim=1)
-        logits = self.logits.float()
-        return logits.sigmoid() if self.output_kind == "independent logits" else logits
+        return _probabilities(self.logits, self.output_kind)
 
     def on_pixels(self, grid_map: Tensor) -> Tensor:
         """Draw maps where their patches look: (B, rows, columns) -> (B, H, W), 0 where none looks.
@@ -233,8 +234,7 @@ def record_attention(
             not have, a class that it does not know, or a score whose gradient does not reach the
             attention.
     """
-    if images.ndim != 4:
-        raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
+    _require_images(images)
     if head_fusion is not None and (head_fusion not in FUSIONS or gradients_of is not None):
         raise ValueError(
             f"head_fusion must be one of {', '.join(FUSIONS)}, without gradients_of, got "
@@ -274,6 +274,9 @@ def record_attention(
             for layer in watch.weights(gradients, layout.batch_first is not False).values()
         ],
         own_gradients=None if score_of is None else OwnGradients.of(model, images, score_of, watch),
+        activations=None if score_of is None or not has_norms(model) else _later(
+            model, images, score_of, logits_of, num_classes
+        ),
         layers=list(maps),
         head_reads=() if reads is None else reads,
         image_size=(images.shape[2], images.shape[3]),
@@ -281,6 +284,92 @@ def record_attention(
         head_fusion=head_fusion,
         output_kind=_kind(model, logits, watch),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RecordedActivations:
+    """What the last norm of a network gives for each patch, and what the network answers.
+
+    `values` and `gradients` of the score are (B, rows, columns, C), `layer` names the module. The
+    grid covers the whole image, or its part `box`; `logits` and `output_kind` are as those of
+    `RecordedAttention`.
+    """
+
+    values: Tensor
+    gradients: Tensor
+    layer: str
+    logits: Tensor | None
+    output_kind: str
+    box: Box | None = None
+
+    def probabilities(self) -> Tensor | None:
+        """Return the probability of each class, as `RecordedAttention` does."""
+        return _probabilities(self.logits, self.output_kind)
+
+
+def record_activations(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    gradients_of: int | Callable[[Any], Tensor],
+    layer: str | None = None,
+    logits_of: str | int | Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
+) -> RecordedActivations:
+    """Run `model` on images (B, C, H, W) and keep what its last norm gives, for Grad-CAM.
+
+    That works for any network whose tokens lie on a grid at its end, as `activations` finds it,
+    also where `record_attention` cannot join the layers: Swin, PVT, Hiera.
+
+    Args:
+        model: it is recorded in evaluation mode.
+        images: what it reads.
+        gradients_of: the class whose logit is differentiated, or a function, as in
+            `record_attention`.
+        layer: the name of another module than the last norm.
+        logits_of: as in `record_attention`.
+        num_classes: as in `record_attention`.
+
+    Raises:
+        ValueError: a class that the model does not know, a module that it does not have, or one
+            that does not give patches on a grid to which the gradient gets.
+    """
+    _require_images(images)
+    answers: list[Tensor | None] = []
+
+    def score_of(output: Any) -> Tensor:
+        logits = _logits(output, len(images), logits_of, num_classes)
+        answers.append(logits)
+        score = _score(gradients_of, logits, output, len(images))
+        return score(output if logits is None else logits)
+
+    watch = Recorder(model, images.shape, in_graph=True)
+    with evaluating(model, gradients=True), _same_random_numbers(images), _not_compiled():
+        found = last_activations(
+            model, images, score_of, watch, lambda: _places_if_known(model, images, watch), layer
+        )
+    logits = answers[0]
+    return RecordedActivations(
+        found.values, found.gradients, found.layer,
+        None if logits is None else logits.detach(), _kind(model, logits, watch), found.box,
+    )  # fmt: skip
+
+
+def _places_if_known(model: nn.Module, images: Tensor, watch: Recorder) -> Places | None:
+    """Find where the tokens lie of a network in which all see each other; None in another."""
+    try:
+        require_layers(watch, type(model).__name__)
+        return places_of(model, images, watch.calls[0].shape[-1])
+    except ValueError:
+        return None
+
+
+def _probabilities(logits: Tensor | None, output_kind: str) -> Tensor | None:
+    if logits is None or output_kind == "values":
+        return None
+    if output_kind == "logits":
+        return logits.float().softmax(dim=1)
+    return logits.float().sigmoid() if output_kind == "independent logits" else logits.float()
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -311,6 +400,11 @@ def _same_random_numbers(images: Tensor) -> Generator[None]:
         [device] if accelerated else [], device_type=device.type if accelerated else "cuda"
     ):
         yield
+
+
+def _require_images(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
 
 
 def _require_recorded(watch: Recorder) -> None:
@@ -491,6 +585,27 @@ def _gradients(
     )
 
 
+def _later(
+    model: nn.Module, images: Tensor, score_of: Callable, logits_of: Any, num_classes: int | None
+) -> Callable[[], RecordedActivations]:
+    """Put `record_activations` off until it is asked for."""
+    images, state = images.detach().clone(), weights_state(model)
+
+    @cache
+    def activations() -> RecordedActivations:
+        _require_unchanged(model, state)
+        return record_activations(
+            model, images, gradients_of=score_of, logits_of=logits_of, num_classes=num_classes
+        )
+
+    return activations
+
+
+def _require_unchanged(model: nn.Module, state: Any) -> None:
+    if weights_state(model) != state:
+        raise ValueError("the model's weights have changed since they were recorded: record again")
+
+
 class OwnGradients(Sequence[Tensor]):
     """Gradients, in a pass of their own when they are first read: only LeGrad needs them."""
 
@@ -505,9 +620,12 @@ class OwnGradients(Sequence[Tensor]):
     def of(
         cls, model: Any, images: Tensor, score_of: Callable, watch: Recorder
     ) -> OwnGradients | None:
-        """Return those of a model that has a head to score each block's output with; or None."""
+        """Return those of a model that has a head to score each block's output with; or None.
+
+        A head that pools by attention is none: of the mean of all tokens it makes no difference.
+        """
         parts = all(hasattr(model, name) for name in ("blocks", "norm", "forward_head"))
-        if not parts or len(model.blocks) != watch.depth:
+        if not parts or len(model.blocks) != watch.depth or watch.others:
             return None
         return cls(model, images, score_of, list(dict.fromkeys(layer for layer, _ in watch.kept)))
 
@@ -524,7 +642,7 @@ class OwnGradients(Sequence[Tensor]):
         return self.found[index]
 
     def _find(self) -> list[Tensor]:
-        """Score each layer's own output by the model's head."""
+        """Score the mean of all tokens of each layer's own output by the model's head."""
         model: Any = self.model
         outputs: list[Tensor] = []
         keep = lambda block, inputs, output: outputs.append(output)  # noqa: E731
@@ -536,15 +654,14 @@ class OwnGradients(Sequence[Tensor]):
                 _same_random_numbers(self.images),
                 _not_compiled(),
             ):
-                if weights_state(model) != self.state:
-                    raise ValueError(
-                        "the model's weights have changed since they were recorded: record again"
-                    )
+                _require_unchanged(model, self.state)
                 with watch:
                     model(self.images.clone())
                 found = []
                 for kept in watch.kept:
-                    answer = model.forward_head(model.norm(outputs[kept[0]]))
+                    tokens = outputs[kept[0]]  # (B, T, D): whichever the head reads is their mean
+                    mean = tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+                    answer = model.forward_head(model.norm(mean))
                     found += _gradients(self.score_of(answer), answer, [kept], keep_graph=True)
         finally:
             for hook in hooks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,15 +146,18 @@ def _relevances(
     from vit_tutorial.attention import heat_map, methods_for
     from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
     from vit_tutorial.recording import record_attention
+    from vit_tutorial.watching import NoGradient
 
     if label is None:
         return {}
     record = record_attention(model, pixels, gradients_of=label, num_classes=num_classes)
-    return {
-        METHODS[method]: heat_map(record, method)[0].cpu().float().numpy().ravel()
-        for method in methods_for(record)
-        if method in RELEVANCE_METHODS
-    }
+    maps = {}
+    for method in methods_for(record):
+        if method in RELEVANCE_METHODS:
+            with suppress(NoGradient):  # of a method that needs others than the attention's
+                heat = heat_map(record, method)[0].cpu().float().numpy()
+                maps[METHODS[method]] = heat.ravel()
+    return maps
 
 
 def _class_index(target: int | str | None, classes: Sequence[str], likeliest: int) -> int:

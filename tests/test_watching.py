@@ -5,6 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from conftest import pictures, randomize, tiny_model
+from einops import rearrange
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -225,6 +226,19 @@ def windows(q, k, v):
     return by_bmm(q, k, v).unflatten(0, (-1, 2, 2)).flatten(2, 3)
 
 
+def many_windows(q, k, v, order="(y j x i)"):
+    """Of 2x2 of the 8x8 patches of an image, as `bmm` sees them."""
+    apart, together = f"b h {order} d", "(b y x h) (j i) d"
+    sizes = dict(y=4, x=4, j=2, i=2, h=2)
+    q, k, v = (rearrange(t, f"{apart} -> {together}", **sizes) for t in (q, k, v))
+    return rearrange(by_bmm(q, k, v), f"{together} -> {apart}", **sizes)
+
+
+def scattered_windows(q, k, v):
+    """Of every fourth patch, as in MaxViT."""
+    return many_windows(q, k, v, "(j y i x)")
+
+
 def difference_of_weights(q, k, v):
     one, two = (((x @ k.mT).softmax(-1)) for x in (q, -q))
     return (one - 0.5 * two) @ v
@@ -239,13 +253,15 @@ def difference_of_outputs(q, k, v):
     ("attend", "sentence"),
     [
         (windows, "several separate places .windows"),
+        (many_windows, "several separate places .windows"),
+        (scattered_windows, "several separate places .windows"),
         (difference_of_weights, "a difference of two"),
         (difference_of_outputs, "same values in one layer .* .differential attention"),
     ],
 )
 def test_what_is_no_map_of_all_tokens_is_refused(attend, sentence):
     with pytest.raises(ValueError, match=sentence):
-        record_attention(Attend(attend), pictures(1, (32, 32)))
+        record_attention(Attend(attend), pictures(1, (64, 64)))
 
 
 # ---- gradients that do not arrive ----

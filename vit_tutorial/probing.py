@@ -142,7 +142,7 @@ def _find_places(model: nn.Module, image: Tensor) -> Places:
             "them"
         )
     rows, columns = rows[num_prefix:], columns[num_prefix:]
-    if max(_largest_gap(rows), _largest_gap(columns)) > 0.25:
+    if trial.apart or max(_largest_gap(rows), _largest_gap(columns)) > 0.25:
         raise ValueError(
             f"a token of {name} looks at several separate places (windows, or several views of the "
             "image), so its map cannot be drawn: use a network in which all patches see each other "
@@ -168,7 +168,9 @@ class _Trial:
         self.noise = noise.to(image)
         self.batch_size = max(3, min(32, PIXELS // (image.shape[2] * image.shape[3])))
         self.base: Tensor | None = None  # features of the image itself, in the first run
+        self.by_scores = False  # are they scores, or what asks
         self.noisy = False  # do they change although it does not (quantised networks)
+        self.apart = False  # do the heads of a token look at places of their own (windows)
         self.batch_first = self._batch_first()
 
     def _batch_first(self) -> bool | None:
@@ -196,10 +198,10 @@ class _Trial:
         size = self.image.shape[dim]
         at = torch.arange(size)
         if size <= 3 * BANDS:
-            return _cleared(self._changes(torch.eye(size, dtype=torch.bool), dim), self.noisy)
+            return self._by_all_heads(self._changes(torch.eye(size, dtype=torch.bool), dim))
         width = -(-size // BANDS)
         bands = at // width == torch.arange(-(-size // width))[:, None]
-        seen = _cleared(self._changes(bands, dim), self.noisy) > 0  # (T, bands)
+        seen = self._by_all_heads(self._changes(bands, dim)) > 0  # (T, bands)
         first = seen.int().argmax(dim=1)
         last = seen.shape[1] - 1 - seen.flip(1).int().argmax(dim=1)
         far = torch.where(seen.any(dim=1), last - first + 1, 0).max().item() * width
@@ -209,10 +211,20 @@ class _Trial:
         change = self._changes(line == torch.arange(int(line.max()) + 1)[:, None], dim)
         start = (first * width)[:, None]
         inside = (at >= start) & (at < start + apart) & seen.any(dim=1)[:, None]
-        return _cleared(change[:, line] * inside, self.noisy)
+        return self._by_all_heads(change[:, :, line] * inside)
+
+    def _by_all_heads(self, change: Tensor) -> Tensor:
+        """Join what the heads see, and find out if it is not the same: (h, T, N) -> (T, N)."""
+        most = change.amax(dim=2, keepdim=True)
+        together = ((change > SEEN * most) | (most == 0)).all(dim=0)  # of all heads that see any
+        self.apart |= bool((~together).all(dim=1).any())
+        return _cleared(change.mean(dim=0), self.noisy)
 
     def _changes(self, masks: Tensor, dim: int) -> Tensor:
-        """Measure how much each token changes with the pixels of each mask: (T, masks)."""
+        """Measure how much each token changes, head by head, with the pixels of each mask.
+
+        Returns (h, T, masks).
+        """
         changes = []
         for some in masks.split(self.batch_size - 1):
             shape = [1, 1, 1, 1]
@@ -223,23 +235,23 @@ class _Trial:
             self._compare_with_the_first_run(features[0])
             changes.append((features[len(fill) :] - features[:1]).abs().nan_to_num())
         change = torch.cat(changes).cpu()
-        if change.ndim == 3:  # what asks
-            return change.mean(dim=2).T
-        own = change.amax(dim=1).diagonal(dim1=1, dim2=2)  # scores (h, T, T) of tokens themselves
+        if not self.by_scores:  # what asks
+            return change.mean(dim=3).movedim(0, 2)
+        own = change.diagonal(dim1=2, dim2=3)  # scores (h, T, T) of tokens themselves
         if own.any():
-            return own.T
+            return own.movedim(0, 2)
         # masked (locality attention): then those with others, of which one at least stays
-        return change.amax(dim=1).kthvalue(min(2, change.shape[-1]), dim=-1).values.T
+        return change.kthvalue(min(2, change.shape[-1]), dim=-1).values.movedim(0, 2)
 
     def _features(self, images: Tensor) -> Tensor:
-        """Return what each token asks in the first attention (B, T, d), or scores (B, h, T, T)."""
+        """Return what asks in the first attention (B, h, T, d), or its scores (B, h, T, T)."""
         watch = _first_attention(self.model, images)
         if watch.queries is None:
             raise ValueError(f"{type(self.model).__name__} attends in one pass and not in another")
         maps = maps_of(watch.queries, len(images), self.batch_first is not False)
         assert maps is not None
-        maps = maps.double() if maps.dtype == torch.float64 else maps.float()
-        return maps if watch.by_scores else maps.transpose(1, 2).flatten(2)
+        self.by_scores = watch.by_scores
+        return maps.double() if maps.dtype == torch.float64 else maps.float()
 
     def _compare_with_the_first_run(self, features: Tensor) -> None:
         if self.base is None:

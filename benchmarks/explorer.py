@@ -100,7 +100,7 @@ def measure(view: Page, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Move the pointer over the explorer of an open page, then its sliders."""
     view.wait_for_timeout(1000)
     view.evaluate(LISTEN)
-    box = view.locator(".ae-stage").first.bounding_box()
+    box = view.locator(".mv-stage").first.bounding_box()
     assert box is not None
     rounds = []
     for _ in range(ROUNDS):
@@ -109,7 +109,7 @@ def measure(view: Page, facts: dict[str, Any]) -> list[dict[str, Any]]:
             view.mouse.move(x, box["y"] + box["height"] * (0.02 + 0.96 * (step * 0.61 % 1)))
         rounds.append(times_of(view))
     rows = [row(facts, "pointer, all maps", rounds)]
-    view.locator(".ae-stage").first.press("r")
+    view.locator(".mv-stage").first.press("r")
     for label in ("Layer", "Discard", "Skip connection"):
         rounds = []
         for _ in range(ROUNDS):
@@ -127,7 +127,7 @@ def in_a_saved_page(browser: Browser, network: str, folder: Path) -> list[dict[s
     explorer_of(network).save_html(path)
     facts = {"network": network, "in": "saved page", "page_mb": round(path.stat().st_size / 1e6, 2)}
     with open_page(browser, path.as_uri()) as view:
-        view.locator(".ae-stage").first.wait_for()
+        view.locator(".mv-stage").first.wait_for()
         return measure(view, facts)
 
 

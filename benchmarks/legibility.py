@@ -1,7 +1,7 @@
-"""How well can a map be read from the screen? A patch's value against its lightness in the picture.
+"""How well can a map be read? A patch's value against its lightness in the picture.
 
-Run it with `.venv/bin/python benchmarks/legibility.py`. Twenty maps: five photographs that come with
-the course's libraries, in the bundled network at 32 and at 96 pixels, by rollout and by Chefer.
+Run it with `.venv/bin/python benchmarks/legibility.py`. Twenty maps: five photographs that come
+with the course's libraries, in the bundled network at 32 and at 96 pixels, by rollout and Chefer.
 Lightness is L* of CIELAB, the mean over the pixels of a patch. A rank correlation of 1 means that
 the eye can order the patches as the map does; what the photograph shows counts against it.
 """

@@ -186,8 +186,9 @@ def open_file(browser):
 
     pages = []
 
-    def one(path: Path, width=1000, height=700, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def one(path: Path, width=1000, height=700, scheme="light", **options):
+        size = {"width": width, "height": height}
+        page = browser.new_page(viewport=size, color_scheme=scheme, **options)
         pages.append(page)
         page.set_default_timeout(1000 * PATIENCE)
         page.requested, page.problems = [], []

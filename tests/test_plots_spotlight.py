@@ -139,7 +139,7 @@ def test_the_legend_says_where_the_scale_begins_and_ends():
     raw = plots.explanation(PHOTO, WHOLE, CLASSES, [1, 0, 0], HEAT).axes[3]
     low, high = np.percentile(HEAT, [5, 98.5])
     (bar,) = raw.child_axes
-    assert [text.get_text() for text in bar.texts] == [f"≤ {low:.1%}", f"≥ {high:.1%}"]
+    assert [text.get_text() for text in bar.texts] == [f"≤ {low:.1%}", f"≥ {high:.0%}"]
 
 
 def test_without_one_strongest_patch_none_is_ringed():

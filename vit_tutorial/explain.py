@@ -50,7 +50,7 @@ class Explanation:
             self.probabilities,
             self.heat.numpy(),
             METHODS[self.method],
-            form="{:.2g}" if self.method in RELEVANCE_METHODS else "{:.1%}",
+            form=plots.in_numbers if self.method in RELEVANCE_METHODS else plots.in_percent,
         )
 
 

@@ -7,10 +7,10 @@ import { Bar, Foot, Options } from "./attention_controls.js";
 import { HELP, followKeys, followPointer } from "./attention_keys.js";
 import { Pane } from "./attention_pane.js";
 import { AttentionState } from "./attention_state.js";
-import { shareInWords } from "./attention_words.js";
 
-const SIZE = 420; // CSS pixels of the atlas, and at least of the picture
-const SETTINGS = ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "colours"];
+const ATLAS = 320; // CSS pixels, at least
+const GAP = 32; // between picture, map and atlas, the map's numbers with it
+const SETTINGS = ["layer", "head", "show", "direction", "head_fusion", "discard_ratio", "residual", "photograph", "colours"];
 let instances = 0;
 
 // How much wider than `size` a picture is: wide ones may be wider, tall ones not taller.
@@ -34,6 +34,11 @@ class AttentionView {
     }
     const save = () => state.save();
     this.root.addEventListener("pointerleave", save);
+    this.root.addEventListener("dragover", (event) => { if (state.get("can_open")) event.preventDefault(); });
+    this.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (state.get("can_open") && event.dataTransfer.files.length) this.bar.openFile(state, event.dataTransfer.files[0]);
+    });
     this.root.addEventListener("focusout", (event) => { if (!this.root.contains(event.relatedTarget)) save(); });
     this.frame = 0;
     this.stale = false; // is there more to draw than another query
@@ -58,14 +63,12 @@ class AttentionView {
     const compared = state.pinned !== null;
     this.panes[1].box.hidden = !compared;
     this.atlas.side.hidden = compared;
-    const [most] = this.shownPanes().map((pane) => pane.draw(state));
-    const still = state.get("show") in state.sceneOf(0).relevances;
-    this.foot.largest.textContent = still ? "largest" : shareInWords(most);
+    for (const pane of this.shownPanes()) pane.draw(state);
     if (!compared) this.atlas.draw(state);
     if (this.stale) {
       this.bar.update(state);
       this.options.update();
-      this.foot.update(state.palette(), compared);
+      this.foot.update(compared);
     }
     this.stale = false;
   }
@@ -80,12 +83,17 @@ class AttentionView {
 
   paintPhotos() {
     for (const pane of this.shownPanes()) pane.paintPhoto(this.state.sceneOf(pane.n));
+    this.later();
   }
 
-  fittingSize() { // as large as the window has room for, beside the atlas and above the controls
-    const beside = (this.root.clientWidth - SIZE - 60) / wideness(this.state.sceneOf(0));
-    const above = window.innerHeight - (this.state.get("can_open") ? 480 : 380); // a notebook has bars of its own
-    return 20 * Math.floor(Math.max(SIZE, Math.min(beside, above, 600)) / 20);
+  fittingSize() { // the width of a picture: as the window has room, for two of it beside the atlas
+    const room = this.root.clientWidth;
+    const wide = wideness(this.state.sceneOf(0));
+    const above = (window.innerHeight - (this.state.get("can_open") ? 420 : 320)) * wide; // a notebook has bars of its own
+    if (room < 600) return room - GAP; // one below the other
+    const three = (room - ATLAS - 3 * GAP) / 2;
+    const fitting = three >= 300 ? three : (room - 2 * GAP) / 2;
+    return Math.floor(Math.min(fitting, Math.max(above, 300), 600));
   }
 
   layout() {
@@ -93,13 +101,14 @@ class AttentionView {
     const scene = state.sceneOf(0);
     this.size = this.fittingSize();
     this.options.fill(scene);
+    const share = state.pinned && root.clientWidth >= 1000 ? 0.5 : 1; // both beside each other
     for (const pane of this.shownPanes()) {
-      const beside = state.pinned ? Math.max(240, (root.clientWidth - 42) / 2) : Infinity; // both fit
-      const width = Math.min(beside, this.size * wideness(state.sceneOf(pane.n)));
-      pane.layout(state.sceneOf(pane.n), width, this.scale);
+      const width = Math.min(this.size, share * root.clientWidth / 2 - GAP);
+      pane.layout(state.sceneOf(pane.n), root.clientWidth < 600 ? this.size : width, this.scale);
     }
-    const across = Math.max(SIZE, root.clientWidth - this.size * wideness(scene) - 60);
-    const down = 1.08 * this.size; // the words below the picture leave some more
+    const left = root.clientWidth - 2 * this.size - 3 * GAP;
+    const across = left >= ATLAS ? left : Math.min(root.clientWidth, 600) - GAP;
+    const down = Math.max(1.08 * this.size * scene.height / scene.width, 300); // beside the words, too
     this.atlas.layout(scene, down, across, this.scale);
     this.stale = true;
     this.draw();

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from vit_tutorial.images import ReadsImages, Source
     from vit_tutorial.recording import Query, RecordedAttention
 
-COLOURS = ("cividis", "viridis", "magma", "gray")
+COLOURS = ("magma", "cividis", "viridis", "gray")
+PHOTOGRAPHS = ("spotlight", "overlay", "photograph")  # how the image is shown
 
 
 class AttentionExplorer(Explorer):
     """Explore what a network attends to in an image, in JupyterLab, Colab or a page of its own.
 
-    Point at a patch, or use the arrow keys: its map is drawn over the image, and beside it those
-    of all heads of all layers. Rollout with all its options is computed in the browser.
+    Point at a patch, or use the arrow keys: the image is bright where it looks, beside it is the
+    map itself, and those of all heads of all layers. Rollout with all its options is computed in
+    the browser.
 
     Args:
         model: any network that `record_attention` can read.
@@ -45,8 +47,9 @@ class AttentionExplorer(Explorer):
 
     `scene`, `layer`, `head`, `query` (a token; -1, -2 and -3 are the mean of all, of the patches,
     and of what the head reads), `show` ("head", "mean", "rollout" or a method for a class),
-    `direction`, `head_fusion`, `discard_ratio`, `residual` and `colours` follow what is done in the
-    browser, and a cell may set them. At first one looks from what the head reads.
+    `direction`, `head_fusion`, `discard_ratio`, `residual`, `photograph` ("spotlight", "overlay" or
+    "photograph") and `colours` follow what is done in the browser, and a cell may set them. At
+    first one sees the rollout from what the head reads.
 
     Raises:
         ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
@@ -63,17 +66,19 @@ class AttentionExplorer(Explorer):
     palette_names = traitlets.List(traitlets.Unicode(), list(COLOURS)).tag(sync=True)
     palettes = traitlets.Bytes().tag(sync=True)  # uint8 (names, 256, 3)
     can_open = traitlets.Bool(True).tag(sync=True, page=False)
-    opened = traitlets.Dict().tag(sync=True, page=False)  # an image's name and bytes
+    # what a person did: an image's name and bytes, or which to remove
+    opened = traitlets.Dict().tag(sync=True, page=False)
 
     scene = traitlets.Int(0).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
     query = traitlets.Int(0).tag(sync=True)
-    show = traitlets.Unicode("head").tag(sync=True)
+    show = traitlets.Unicode("rollout").tag(sync=True)
     direction = traitlets.Enum(("from", "to"), "from").tag(sync=True)
     head_fusion = traitlets.Enum(("mean", "max", "min"), "mean").tag(sync=True)
     discard_ratio = traitlets.Float(0.0, min=0.0, max=0.98).tag(sync=True)
     residual = traitlets.Float(0.5, min=0.0, max=1.0).tag(sync=True)
+    photograph = traitlets.Enum(PHOTOGRAPHS, PHOTOGRAPHS[0]).tag(sync=True)
     colours = traitlets.Enum(COLOURS, COLOURS[0]).tag(sync=True)
 
     def __init__(
@@ -136,15 +141,32 @@ class AttentionExplorer(Explorer):
             self.query = self.record().token(query)
 
     def _open(self, change: Any) -> None:
-        """Show the image that a person chose in the browser; say there what is wrong with it."""
+        """Show the image that a person chose in the browser, or say there what is wrong with it.
+
+        One that was added so can be removed again.
+        """
         if not change["new"]:
+            return
+        if "remove" in change["new"]:
+            self._remove(int(change["new"]["remove"]))
             return
         name, content = change["new"]["name"], bytes(change["new"]["bytes"])
         try:
-            self.add(content, name=name)
+            with self.hold_sync():
+                self.add(content, name=name)
+                self.scenes = [*self.scenes[:-1], {**self.scenes[-1], "opened": True}]
             self.send({"problem": ""})
         except ValueError as error:
             self.send({"problem": f"{name}: {error}"})
+
+    def _remove(self, index: int) -> None:
+        if not self.scenes[index].get("opened"):
+            return
+        with self.hold_sync():
+            for trait in ("weights", "largest", "images", "relevances", "scenes"):
+                parts = list(getattr(self, trait))
+                self.set_trait(trait, parts[:index] + parts[index + 1 :])
+            self.scene = min(self.scene, len(self.scenes) - 1)
 
     @traitlets.validate("show")
     def _show_is_there(self, proposal: Any) -> str:
@@ -154,6 +176,10 @@ class AttentionExplorer(Explorer):
         if self.scenes and show not in allowed:
             raise ValueError(f"show must be one of {allowed}, got {proposal['value']!r}")
         return show
+
+    def title(self) -> str:
+        """Say what a page of its own is called."""
+        return f"Where it looks: {', '.join(scene['name'] for scene in self.scenes)}"
 
     def __repr__(self) -> str:
         return f"AttentionExplorer: {', '.join(scene['name'] for scene in self.scenes)}"
@@ -219,7 +245,7 @@ class AttentionExplorer(Explorer):
 
     def figure(self, **setting: Any) -> Any:
         """Draw what the browser shows as a figure; takes what `values` takes."""
-        from vit_tutorial.plots import attention_view
+        from vit_tutorial.plots import attention_view, in_numbers, in_percent
 
         view = self._view(setting)
         facts = self.scenes[view["scene"]]
@@ -250,7 +276,7 @@ class AttentionExplorer(Explorer):
             chosen=chosen,
             title=" · ".join(part for part in (facts["name"], facts["answer"]) if part),
             caption=self._caption(view),
-            form="{:.2g}" if still else "{:.1%}",
+            form=in_numbers if still else in_percent,
         )
 
     def _caption(self, view: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
 // The maps of every head of every layer, side by side; rows are layers, columns are heads.
 
-import { cellUnder, colourAt, element, placeOver } from "./page.js";
-import { largestPatch, valuesOf } from "./attention_values.js";
+import { STEPS, cellUnder, clamp, colourAt, element, keepKeys, onKeys, placeOver } from "./page.js";
+import { scaleOf, sharesOf } from "./map_view.js";
+import { valuesOf } from "./attention_values.js";
 import { nameOfToken } from "./attention_words.js";
 
 const TITLE = "Every head of every layer";
-const NOTE = "Rows are layers, columns are heads; each map is scaled to its own largest value. Click one to see it large.";
+const NOTE = "Rows are layers, columns are heads, each map on its own scale. Choose one with a click or the arrow keys.";
 
 function inksOf(palette) { // its colours as pixels, opaque
   const bytes = new Uint8Array(1024).fill(255);
@@ -24,7 +25,18 @@ export class Atlas {
     this.canvas = element("canvas", "", this.stage);
     this.chosen = element("div", "ae-chosen", this.stage);
     element("div", "ex-note", this.side, NOTE);
-    this.canvas.setAttribute("role", "img");
+    this.stage.setAttribute("role", "application");
+    this.stage.tabIndex = 0;
+    keepKeys(this.stage);
+    onKeys(this.stage, ({ key }) => {
+      if (!(key in STEPS)) return false;
+      const { layers, heads } = state.sceneOf(0);
+      const [layer, head] = STEPS[key];
+      state.change({
+        layer: clamp(state.get("layer") + layer, layers), head: clamp(state.get("head") + head, heads), show: "head",
+      });
+      return true;
+    });
     this.stage.addEventListener("pointerdown", (event) => {
       const { layers, heads } = state.sceneOf(0);
       const [layer, head] = cellUnder(event, [layers, heads]);
@@ -63,17 +75,17 @@ export class Atlas {
     this.canvas.getContext("2d").putImageData(this.image, 0, 0);
     this.outline(scene, setting);
     const from = nameOfToken(scene, setting.query);
-    this.canvas.setAttribute("aria-label", `Maps of ${scene.layers} layers with ${scene.heads} heads, from ${from}`);
+    this.stage.setAttribute("aria-label", `Maps of ${scene.layers} layers with ${scene.heads} heads, from ${from}`);
   }
 
   paint(scene, setting, inks) {
-    const values = valuesOf(scene, setting);
-    const scaled = 255 / (largestPatch(scene, setting, values) || 1);
+    const values = valuesOf(scene, setting).subarray(scene.num_prefix);
+    const shares = sharesOf(values, scaleOf(values));
     const [half, line] = [this.gap >> 1, this.canvas.width];
     let top = (setting.layer * this.high + half) * line + setting.head * this.wide + half;
-    for (let row = 0, at = scene.num_prefix; row < scene.rows; row++, top += this.pixel * line) {
+    for (let row = 0, at = 0; row < scene.rows; row++, top += this.pixel * line) {
       for (let column = 0, x = top; column < scene.columns; column++, at++, x += this.pixel) {
-        this.ink.fill(inks[Math.round(scaled * values[at])], x, x + this.pixel);
+        this.ink.fill(inks[Math.round(255 * shares[at])], x, x + this.pixel);
       }
       for (let below = 1; below < this.pixel; below++) { // the same line, pixel by pixel
         this.ink.copyWithin(top + below * line, top, top + scene.columns * this.pixel);

@@ -1,14 +1,21 @@
 // What is set around the pictures: what is shown, which image, the options and the colours.
 
-import { addButton, addGroup, element, gradient, keepKeys, percent, setPressed } from "./page.js";
+import { addButton, addGroup, element, keepKeys, percent, setPressed } from "./page.js";
+import { openImage } from "./open_image.js";
 
-const SHOWS = [["head", "One head"], ["mean", "Mean of heads"], ["rollout", "Rollout"]];
+const SHOWS = [["rollout", "Rollout"], ["mean", "Mean of heads"], ["head", "One head"]];
+const PHOTOGRAPHS = [["spotlight", "bright where it looks"], ["overlay", "painted over"], ["photograph", "as it is"]];
+const INTRODUCTION = "Point at a patch, or tap it: what does it look at? Each map is shown twice.";
 const ROLLOUT_ALONE = ["head_fusion", "discard_ratio", "residual"];
 
 export class Bar {
   constructor(parent, state) {
+    element("p", "ae-introduction", parent, INTRODUCTION);
     const bar = element("div", "ex-row ae-bar", parent);
-    this.shows = addGroup(bar, "What is shown");
+    element("span", "ex-note", bar, "where it looks:");
+    this.shows = addGroup(bar, "Where it looks");
+    this.about = element("span", "ex-note", bar);
+    this.methods = addGroup(bar, "What counts for a class");
     this.sceneBox = element("label", "ae-field", bar, "Image");
     this.scene = element("select", "", this.sceneBox);
     this.scene.addEventListener("change", () => state.change({ scene: Number(this.scene.value) }));
@@ -19,13 +26,24 @@ export class Bar {
     this.problem = element("div", "ae-problem", parent); // with an image that a person opened
     this.problem.setAttribute("role", "alert");
     file.addEventListener("change", async () => {
-      if (!file.files.length) return;
-      const [one] = file.files;
-      this.problem.textContent = `Opening ${one.name} …`;
-      state.model.set("opened", { name: one.name, bytes: new DataView(await one.arrayBuffer()) });
-      state.model.save_changes();
+      if (file.files.length) await this.openFile(state, file.files[0]);
       file.value = "";
     });
+    this.close = addButton(bar, "Remove this image", () => this.send(state, { remove: state.get("scene") }));
+  }
+
+  send(state, opened) {
+    state.model.set("opened", opened);
+    state.model.save_changes();
+  }
+
+  async openFile(state, file) {
+    this.problem.textContent = `Opening ${file.name} …`;
+    try {
+      this.send(state, { name: file.name, bytes: new DataView(await openImage(file)) });
+    } catch (error) {
+      this.problem.textContent = error.message;
+    }
   }
 
   fill(state) {
@@ -34,16 +52,20 @@ export class Bar {
     this.sceneBox.hidden = state.scenes.length < 2;
     this.open.hidden = !state.get("can_open");
     const methods = new Set(state.scenes.flatMap((scene) => scene.methods));
-    this.shows.replaceChildren();
-    for (const [show, text] of [...SHOWS, ...[...methods].map((name) => [name, name])]) {
-      addButton(this.shows, text, () => state.change({ show })).value = show;
-    }
+    const addAll = (group, shows) => {
+      group.replaceChildren();
+      for (const [show, text] of shows) addButton(group, text, () => state.change({ show })).value = show;
+    };
+    addAll(this.shows, SHOWS);
+    addAll(this.methods, [...methods].map((name) => [name, name]));
   }
 
   update(state) {
-    const { relevances } = state.sceneOf(0);
+    const { relevances, target, opened } = state.sceneOf(0);
+    this.about.textContent = this.methods.children.length ? `what counts for ${target}:` : "";
+    this.close.hidden = !opened || !state.get("can_open");
     const there = [...SHOWS.map(([name]) => name), ...Object.keys(relevances)];
-    for (const button of this.shows.children) {
+    for (const button of [...this.shows.children, ...this.methods.children]) {
       setPressed(button, button.value === state.get("show"));
       button.disabled = !there.includes(button.value);
     }
@@ -62,6 +84,7 @@ export class Options {
       head_fusion: this.addSelect("head_fusion", "Heads joined by", [["mean", "mean"], ["max", "maximum"], ["min", "minimum"]]),
       discard_ratio: this.addSlider("discard_ratio", "Discard", 0, 0.98, 0.02, (ratio) => percent(ratio)),
       residual: this.addSlider("residual", "Skip connection", 0, 1, 0.05, (share) => share.toFixed(2)),
+      photograph: this.addSelect("photograph", "Photograph", PHOTOGRAPHS),
       colours: this.addSelect("colours", "Colours", state.get("palette_names").map((name) => [name, name])),
     };
   }
@@ -104,8 +127,7 @@ export class Options {
     if (scene.heads === 1) used.head_fusion = false;
     for (const [name, field] of Object.entries(this.fields)) {
       field.update(this.state.get(name));
-      field.input.disabled = used[name] === false;
-      field.box.classList.toggle("ae-off", field.input.disabled);
+      field.box.hidden = used[name] === false;
     }
   }
 }
@@ -113,10 +135,6 @@ export class Options {
 export class Foot {
   constructor(parent, togglePin, keys) {
     const foot = element("div", "ex-row ae-foot", parent);
-    const legend = element("div", "ae-legend", foot);
-    element("span", "", legend, "0");
-    this.ramp = element("span", "ae-ramp", legend);
-    this.largest = element("span", "ae-largest", legend);
     this.pin = addButton(foot, "Pin this patch", togglePin);
     const help = element("details", "ae-help", foot);
     keepKeys(element("summary", "", help, "Keys"));
@@ -127,9 +145,8 @@ export class Foot {
     }
   }
 
-  update(palette, pinned) {
+  update(pinned) {
     this.pin.textContent = pinned ? "Unpin" : "Pin this patch";
     setPressed(this.pin, pinned);
-    this.ramp.style.background = gradient(palette, (share) => 0.9 * share);
   }
 }

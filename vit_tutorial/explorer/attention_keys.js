@@ -3,7 +3,7 @@
 import { STEPS, cellOf, cellUnder, clamp, onKeys } from "./page.js";
 
 export const HELP = [
-  ["pointer", "look from any patch; click holds it, Escape lets go"],
+  ["pointer, finger", "look from any patch; a click or a tap holds it, Escape lets go"],
   ["arrows, Home, End", "go from patch to patch"],
   ["C", "look from what the head reads"],
   ["[ ]", "layer before, layer after"],
@@ -22,20 +22,41 @@ function neighbour(scene, query, [down, right]) {
   return tokenAt(scene, [clamp(row + down, scene.rows), clamp(column + right, scene.columns)]);
 }
 
+const DWELL = 400; // milliseconds after which a patch that is pointed at stays, when the pointer leaves
+
+// A mouse looks as it moves, a finger where it taps or is drawn sideways (up and down it scrolls).
 export function followPointer(pane, state) {
   const under = (event) => {
     const scene = state.sceneOf(pane.n);
     return tokenAt(scene, cellUnder(event, [scene.rows, scene.columns]));
   };
-  pane.stage.addEventListener("pointermove", (event) => {
-    if (pane.n === 0 && !state.held) pane.look(under(event));
-  });
-  pane.stage.addEventListener("pointerdown", (event) => {
-    event.preventDefault();
-    pane.stage.focus({ preventScroll: true });
-    if (pane.n === 0) state.held = !state.held || state.get("query") !== under(event);
-    pane.look(under(event));
-  });
+  let [rest, dwelling] = [null, 0]; // where one looked last for longer
+  const settle = (token) => {
+    clearTimeout(dwelling);
+    dwelling = setTimeout(() => { rest = token; }, DWELL);
+  };
+  const look = (event) => {
+    const token = under(event);
+    if (token !== state.queryOf(pane.n)) settle(token);
+    pane.look(token);
+  };
+  for (const { box } of pane.view.stages) {
+    box.addEventListener("pointermove", (event) => {
+      const drawn = event.pointerType === "touch" ? event.buttons : pane.n === 0 && !state.held;
+      if (drawn) look(event);
+    });
+    box.addEventListener("pointerdown", (event) => {
+      if (event.pointerType !== "touch") event.preventDefault();
+      pane.stage.focus({ preventScroll: true });
+      rest = under(event);
+      if (pane.n === 0) state.held = event.pointerType === "touch" || !state.held || state.get("query") !== rest;
+      look(event);
+    });
+    box.addEventListener("pointerleave", () => {
+      clearTimeout(dwelling);
+      if (pane.n === 0 && !state.held && rest !== null) pane.look(rest);
+    });
+  }
 }
 
 export function followKeys(pane, view) {

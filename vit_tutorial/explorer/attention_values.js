@@ -151,12 +151,5 @@ export function valuesOf(scene, setting) {
   return values;
 }
 
-// In rollout a patch keeps so much of itself that the others would not be seen beside it.
+// In rollout a patch keeps the most of itself.
 export const ownPatch = (scene, { show, query }) => (show === "rollout" && query >= scene.num_prefix ? query : -1);
-
-export function largestPatch(scene, setting, values) {
-  const own = ownPatch(scene, setting);
-  let most = 0;
-  for (let i = scene.num_prefix; i < values.length; i++) if (i !== own) most = Math.max(most, values[i]);
-  return most;
-}

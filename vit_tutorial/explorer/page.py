@@ -30,7 +30,8 @@ render({ model, el: document.getElementById("widget") });
 STYLE = """
 :root { color-scheme: light dark; --jp-ui-font-color1: #222222; --jp-ui-font-color2: #5c5c5c;
   --jp-border-color1: #c4c4c4; --jp-layout-color1: #ffffff; }
-body { margin: 16px; background: var(--jp-layout-color1); }
+body { margin: 16px; background: var(--jp-layout-color1); color: var(--jp-ui-font-color1); }
+h1 { margin: 0 0 4px; font: 600 17px system-ui, sans-serif; }
 @media (prefers-color-scheme: dark) {
   :root { --jp-ui-font-color1: #e6e6e6; --jp-ui-font-color2: #a8a8a8;
     --jp-border-color1: #5a5a5a; --jp-layout-color1: #16181b; }
@@ -104,7 +105,11 @@ class Explorer(anywidget.AnyWidget):
         names = set(self.trait_names(sync=True, page=lambda tag: tag is not False))
         names -= set(anywidget.AnyWidget.class_trait_names(sync=True))
         state = {n: getattr(self, n) for n in sorted(names) if not n.startswith("_")}
-        return page(self._esm, self._css, state, repr(self))
+        return page(self._esm, self._css, state, self.title())
+
+    def title(self) -> str:
+        """Say what a page of its own is called."""
+        return repr(self)
 
     def page(self) -> "Page":
         """Show the explorer in a cell as it will be when the notebook is shared or converted."""
@@ -155,7 +160,7 @@ def page(module: str, css: str, state: dict[str, Any], title: str) -> str:
         '<meta name="viewport" content="width=device-width">',
         f"<title>{html.escape(title)}</title>",
         f"<style>{STYLE}{css}</style>",
-        '<div id="widget"></div>',
+        f'<main><h1>{html.escape(title)}</h1><div id="widget"></div></main>',
         f'<script type="application/json" id="state">{data}</script>',
         f'<script type="module">{module}{saved}{START}</script>',
         "</html>",

@@ -1,8 +1,8 @@
 """Figures from plain arrays: every function returns a matplotlib `Figure` and shows nothing.
 
 Figures stand on a white card, so that they read on light and dark pages. Maps are drawn twice, as
-a spotlight on the photograph and as they are (`spotlight.py`), in magma; tables of numbers in cividis.
-People with any kind of colour vision read both alike.
+a spotlight on the photograph and as they are (`spotlight.py`), in magma; tables of numbers are in
+cividis. People with any kind of colour vision read both alike.
 """
 
 from vit_tutorial.plots.attention import (
@@ -81,6 +81,8 @@ from vit_tutorial.plots.scaling import ring_rounds, step_timelines
 from vit_tutorial.plots.spotlight import (
     attention_view,
     explanation,
+    in_numbers,
+    in_percent,
     map_grid,
     map_pair,
     map_row,
@@ -123,6 +125,8 @@ __all__ = [
     "head_dots",
     "heat_colours",
     "image_predictions",
+    "in_numbers",
+    "in_percent",
     "influence_maps",
     "interval_bars",
     "interval_curves",

@@ -6,6 +6,7 @@ they are, never smoothed: between the middles of two patches nothing was measure
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -23,6 +24,22 @@ DARK = 0.22  # of its lightness is left of what is not attended to
 Scale = tuple[float, float]
 View = tuple[float, float, float, float]
 Paint = Callable[[NDArray, NDArray, View | None], NDArray[np.uint8]]
+Form = Callable[[float], str]  # writes a number of a map
+
+
+def in_percent(share: float) -> str:
+    """Write a share in percent, with two digits that count.
+
+    Examples:
+        >>> in_percent(0.234), in_percent(0.0234), in_percent(0.00234)
+        ('23%', '2.3%', '0.23%')
+    """
+    return f"{share:.{0 if share >= 0.0995 else 1 if share >= 0.00995 else 2}%}"
+
+
+def in_numbers(value: float) -> str:
+    """Write a number without a unit, with two digits that count."""
+    return f"{value:.2g}"
 
 
 def map_scale(heat: NDArray) -> Scale:
@@ -168,7 +185,7 @@ def explanation(
     heat: NDArray,
     method: str = "attention rollout",
     *,
-    form: str = "{:.1%}",
+    form: Form = in_percent,
     paint: Paint = spotlight,
 ) -> Figure:
     """Draw what the network was given, what it predicts, where it looked, and the map itself.
@@ -223,7 +240,7 @@ def map_row(
     view: View | None = None,
     query: tuple[int, int] | None = None,
     scale: Scale | None = None,
-    form: str = "{:.1%}",
+    form: Form = in_percent,
 ) -> Figure:
     """Draw maps side by side: above, a spotlight on the photograph, below, the map itself.
 
@@ -290,7 +307,8 @@ def map_grid(
     with plt.rc_context(STYLE):
         size = (side * len(columns) + beside + 0.7, max(side * len(rows), beside) * ratio + 0.8)
         figure = plt.figure(figsize=size)
-        left, right = figure.subfigures(1, 2, width_ratios=[beside + 0.1, size[0] - beside - 0.1])
+        parts: Any = figure.subfigures(1, 2, width_ratios=[beside + 0.1, size[0] - beside - 0.1])
+        left, right = parts
         beside_all = left.subplots()
         photo_axes(beside_all, photo, "the photograph")
         beside_all.set_anchor("N")
@@ -318,7 +336,7 @@ def attention_view(
     chosen: tuple[slice, slice] | None = None,
     title: str = "",
     caption: str = "",
-    form: str = "{:.1%}",
+    form: Form = in_percent,
     paint: Paint = spotlight,
 ) -> Figure:
     """Draw one map twice, and beside it those of all heads (columns) and layers (rows).
@@ -371,8 +389,8 @@ def _sheet(axes: Axes, maps: NDArray, chosen: tuple[slice, slice] | None) -> Non
         sheet[top : top + rows, left : left + columns] = tile
     axes.imshow(sheet, interpolation="nearest")
     axes.set_title("Every head of every layer")
-    axes.set_xticks(np.arange(heads) * (columns + 1) + columns / 2 - 0.5, range(heads))
-    axes.set_yticks(np.arange(layers) * (rows + 1) + rows / 2 - 0.5, range(layers))
+    axes.set_xticks(np.arange(heads) * (columns + 1) + columns / 2 - 0.5, map(str, range(heads)))
+    axes.set_yticks(np.arange(layers) * (rows + 1) + rows / 2 - 0.5, map(str, range(layers)))
     axes.set(xlabel="head", ylabel="layer", anchor="N")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -399,7 +417,7 @@ def _cells(axes: Axes, heat: NDArray, view: View, scale: Scale | None = None) ->
 
 
 def _map_axes(
-    axes: Axes, heat: NDArray, view: View, title: str, form: str, scale: Scale | None = None
+    axes: Axes, heat: NDArray, view: View, title: str, form: Form, scale: Scale | None = None
 ) -> None:
     """Draw a map with numbered rows and columns, and its scale below."""
     _cells(axes, heat, view, scale)
@@ -415,7 +433,7 @@ def _map_axes(
             axes.add_patch(
                 Circle((column, row), 0.62, fill=False, edgecolor=colour, lw=width, clip_on=False)
             )
-    low, high = (form.format(value) for value in scale or map_scale(heat))
+    low, high = (form(value) for value in scale or map_scale(heat))
     bar = axes.inset_axes((0.22, -0.185, 0.56, 0.05))
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=MAP, aspect="auto")
     bar.set(xticks=[], yticks=[])

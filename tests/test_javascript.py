@@ -133,7 +133,7 @@ def test_each_explorer_has_class_names_of_its_own():
     used: dict[str, str] = {}
     for path in sorted(FOLDER.glob("*.css")):
         prefixes = set(re.findall(r"\.([a-z]{2})-", path.read_text(encoding="utf-8")))
-        for prefix in prefixes - {"ex"}:  # what all share
+        for prefix in prefixes - {"ex", "mv"}:  # what all share
             assert used.setdefault(prefix, path.name) == path.name
     assert len(used) == 4
 
@@ -191,7 +191,7 @@ def attention_page() -> str:
 
 
 PAGES = {
-    "attention": (attention_page, [2, 13, 1]),
+    "attention": (attention_page, [2, 14, 1]),
     "flipbook": (flipbook_page, [3, 3, 0]),
     "occlusion": (lambda: test_explorer_occlusion.explorer().html(), [2, 4, 0]),
     "positions": (lambda: test_explorer_positions.explorer().html(), [0, 2, 0]),
@@ -234,7 +234,7 @@ def test_an_image_that_is_added_does_not_keep_those_before_twice(watch):
     view.evaluate("for (let n = 0; n < 3; n++) model.set('scenes', [...model.get('scenes')])")
     assert view.evaluate("counts()[0]") == 2
     view.wait_for_function(
-        """() => { const photo = document.querySelector(".ae-photo");
+        """() => { const photo = document.querySelector(".mv-stage canvas");
         return photo.getContext("2d").getImageData(0, 0, 1, 1).data[3] === 255; }"""
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -194,13 +195,15 @@ def test_a_full_disk_leaves_the_older_picture(tiny, folder, tmp_path, monkeypatc
 def test_broken_images_are_left_out_and_named(tiny, folder, capsys):
     (folder / "red" / "broken.jpg").write_bytes(b"no image")
     (folder / "green" / "empty.png").touch()
-    assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]) == 0
+    assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder), "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["n"] == 9
     assert err.startswith("2 files left out: ")
     assert "broken.jpg" in err
     assert "empty.png" in err
     assert err.count("\n") == 2  # the other says that the data are unknown
+    assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder)]) == 1
+    capsys.readouterr()
     arguments = ["--checkpoint", tiny, "--data", folder, "--on-error", "raise"]
     assert "not an image that Pillow can read" in refused(capsys, "evaluate", *arguments)
 
@@ -409,14 +412,38 @@ def test_train_takes_a_folder_as_people_have_it(folder, tmp_path, capsys):
     Image.new("CMYK", (40, 41), (0, 90, 90, 0)).save(folder / "red" / "print.jpg")
     Image.new("RGBA", (32, 32), (0, 255, 0, 9)).save(folder / "green" / "glass.png")
     (folder / "green" / "broken.png").write_bytes(b"no image")
-    assert main(smoke(folder, tmp_path / "new.safetensors")) == 0
+    (folder / "green" / "notes.txt").write_text("no image, and not taken for one")
+    assert main(smoke(folder, tmp_path / "new.safetensors")) == 1
     out, err = capsys.readouterr()
-    assert "1 file left out" in err
+    assert "2 files left out" in err
     assert "broken.png" in err
     assert "held-out images of mine classified correctly" in out
     card = load_checkpoint(tmp_path / "new")[1]
     assert card.classes == tuple(COLOURS)
     assert card.evaluation["n"] == 3  # one of each class
+    (folder / "green" / "broken.png").unlink()
+    assert main(smoke(folder, tmp_path / "new.safetensors")) == 0, "notes are no fault"
+
+
+def test_a_folder_of_ones_own_needs_no_recipe(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vit_tutorial.cli.FEWEST_STEPS", 75)
+    command = ["train", "--data", str(folder), "--out", str(tmp_path / "new"), "--device", "cpu"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "The recipe is laptop: " in said
+    assert "The batch size is 1, not 128: there are 6 images to train on." in said
+    assert "It takes 13 epochs, not 12: one has few steps." in said
+    training = load_checkpoint(tmp_path / "new")[1].training
+    assert training["epochs"] == 13
+    assert "--recipe laptop --data mine --epochs 13" in training["command"]
+    assert main([*command, "--epochs", "1"]) == 0
+    assert "epochs, not" not in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "new")[1].training["epochs"] == 1
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_a_checkpoint_needs_a_name_before_any_work_is_done(out, folder, capsys):
+    assert "expected the name of a file" in refused(capsys, *smoke(folder, out))
 
 
 @pytest.fixture
@@ -529,6 +556,24 @@ def test_a_full_disk_at_the_end_of_a_training_loses_nothing(folder, tmp_path, mo
     assert sorted(path.name for path in tmp_path.glob("new*")) == ["new.csv", "new.state"]
     assert main([*command, "--resume"]) == 0
     assert load_checkpoint(tmp_path / "new")[1].evaluation["n"] == 3
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_complaint(tiny, folder):
+    """As `head -1` does, which has then read enough."""
+    command = [sys.executable, "-m", "vit_tutorial", "evaluate", "--checkpoint", tiny]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*command, "--data", folder], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_command_without_a_console_works(tiny, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["evaluate", "--checkpoint", str(tiny), "--data", str(folder)]) == 0
 
 
 def test_missing_arguments_and_unknown_commands_are_usage_errors(capsys):

@@ -1,12 +1,17 @@
 """Folders as people have them: names of splits, zips, and what systems leave in them."""
 
+import io
+import os
 import unicodedata
 import zipfile
 
 import pytest
+from PIL import Image
 from test_data import make_folder
 
+from vit_tutorial import folders
 from vit_tutorial.data import image_folder, load, load_train_test
+from vit_tutorial.folders import UnreadableWarning
 
 FIVE = {"cat": ["#010000", "#020000"], "dog": ["#030000", "#040000", "#050000"]}
 TWO = {"cat": ["#060000"], "dog": ["#070000"]}
@@ -78,7 +83,25 @@ def test_splits_in_a_folder_beside_others_are_found(tmp_path):
     make_folder(tmp_path / "set" / "images" / "train", **FIVE)
     make_folder(tmp_path / "set" / "images" / "val", **TWO)
     (tmp_path / "set" / "annotations").mkdir()
-    assert len(load_train_test(tmp_path / "set")[1]) == 2
+    with pytest.warns(UserWarning, match=r"not used of .*set: annotations/$"):
+        assert len(load_train_test(tmp_path / "set")[1]) == 2
+
+
+def test_images_without_a_class_beside_train_are_named(tmp_path):
+    make_folder(tmp_path / "set" / "train", cat=["red"] * 5, dog=["blue"] * 5)
+    make_folder(tmp_path / "set", test=["red"] * 5)
+    (tmp_path / "set" / "sample.csv").touch()
+    with pytest.warns(UserWarning, match=r"not used of .*set: sample.csv, test/$"):
+        train, held_out = load_train_test(tmp_path / "set")
+    assert (len(train), len(held_out), held_out.split) == (8, 2, "held-out")
+
+
+def test_each_split_may_be_one_folder_deeper(tmp_path):
+    make_folder(tmp_path / "set" / "training_set" / "training_set", **FIVE)
+    make_folder(tmp_path / "set" / "test_set" / "test_set", **TWO)
+    train, test = load_train_test(tmp_path / "set")
+    assert (reds(train), reds(test)) == ([1, 2, 3, 4, 5], [6, 7])
+    assert (train.name, test.name) == ("set/training_set", "set/test_set")
 
 
 def test_two_splits_of_one_name_are_refused(tmp_path):
@@ -160,3 +183,75 @@ def test_splits_given_as_classes_are_refused_with_the_remedy(tmp_path):
     make_folder(tmp_path / "set" / "val", **TWO)
     with pytest.raises(ValueError, match=r"splits train/, val/, .*`load_train_test`"):
         image_folder(tmp_path / "set")
+
+
+def test_a_test_set_of_other_classes_names_both_sets(tmp_path):
+    make_folder(tmp_path / "set" / "train", **FIVE)
+    make_folder(tmp_path / "set" / "val", cat=["red"], cow=["blue"])
+    with pytest.raises(ValueError, match=r"set/val has classes that set/train does not .*: cow;"):
+        load_train_test(tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_ordinary_file_is_left_out_and_never_waited_for(kind, tmp_path):
+    folder = make_folder(tmp_path / "pets", **FIVE)
+    try:
+        if kind == "pipe":
+            os.mkfifo(folder / "cat" / "x.png")
+        else:
+            (folder / "cat" / "x.png").symlink_to("nothing")
+    except (AttributeError, OSError):
+        pytest.skip("this system does not have it")
+    with pytest.warns(UnreadableWarning, match=r"1 file left out: .*link to nothing, pipe.*x\.png"):
+        assert len(image_folder(folder, on_error="skip")) == 5
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    folder = make_folder(tmp_path / "pets", **FIVE)
+    try:
+        os.rename(folder / "cat", os.fsencode(folder) + b"/ca\xff")
+    except OSError:
+        pytest.skip("this file system takes only names in UTF-8")
+    with pytest.raises(ValueError, match=r"the name of the folder .* is not in UTF-8: rename it"):
+        image_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("cat\\0.png", "cat"),  # by old programs of Windows
+        ("/cat/0.png", "cat"),
+        ("./pets/cat/0.png", "cat"),
+        ("C:\\pets\\cat\\0.png", "cat"),
+        ("caf\u00e9/0.png", "caf\u00e9"),  # by macOS: UTF-8 without the flag that says so
+    ],
+)
+def test_paths_in_a_zip_are_read_as_they_were_meant(written, meant, tmp_path):
+    pixels = io.BytesIO()
+    Image.new("RGB", (4, 4), "#010000").save(pixels, "PNG")
+    place = tmp_path / "pets.zip"
+    utf8 = written.encode()
+    alias = "_" * len(utf8)  # zipfile would write the flag, and another separator
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr(alias, pixels.getvalue())
+    place.write_bytes(place.read_bytes().replace(alias.encode(), utf8))
+    assert image_folder(place).classes == (meant,)
+
+
+def test_no_path_in_a_zip_leads_out_of_it(tmp_path):
+    folder = make_folder(tmp_path / "pets", **FIVE)
+    packed = zipped(folder, tmp_path / "pets.zip")
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("../../evil/0.png", b"no image")
+    before = sorted(tmp_path.parent.rglob("*"))
+    with pytest.warns(UserWarning, match=r"1 hidden or system file left out: \.\."):
+        assert len(image_folder(packed)) == 5
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_zip_of_many_folders_is_listed_once(tmp_path, monkeypatch):
+    """zipfile.Path goes through all names of the archive for each folder."""
+    folder = make_folder(tmp_path / "pets", **{f"{i}": ["red"] for i in range(30)})
+    packed, read = zipped(folder, tmp_path / "pets.zip"), []
+    monkeypatch.setattr(folders, "_path_in_zip", lambda entry: read.append(entry) or entry.filename)
+    assert len(image_folder(packed)) == len(read) == 30

@@ -462,6 +462,16 @@ def test_a_run_of_other_data_is_refused_and_what_differs_is_said(kind, tmp_path)
     assert len(resumed(tmp_path, stripes())) == QUICK.epochs, "the same data, loaded again"
 
 
+def test_a_run_goes_on_with_the_test_images_that_it_was_measured_on(tmp_path):
+    train, test = stripes(), stripes(16)
+    fit(new_model(), train, test, QUICK, save_to=tmp_path / "run")
+    other = replace(test, images=255 - test.images)
+    with pytest.raises(ValueError, match="begun with other data: the images to test with differ"):
+        fit(new_model(), train, other, QUICK, save_to=tmp_path / "run", resume=True)
+    for same in (None, stripes(16)):
+        fit(new_model(), train, same, QUICK, save_to=tmp_path / "run", resume=True)
+
+
 def test_a_wrapped_network_and_the_plain_one_go_on_with_each_others_runs(tmp_path):
     fit(nn.DataParallel(new_model()), stripes(), None, QUICK, save_to=tmp_path / "run")
     assert "head.bias" in read_state(tmp_path / "run")["model"]

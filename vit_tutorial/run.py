@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vit_tutorial.compute import Compute, ways_to_compute
-from vit_tutorial.data import ImageSet, channel_stats
+from vit_tutorial.data import ImageSet, channel_stats, same_data
 from vit_tutorial.distributed import rank, world_size
 from vit_tutorial.files import atomic_write, companion
 from vit_tutorial.hardware import load_plain, plain_state
@@ -30,7 +30,14 @@ from vit_tutorial.progress import Progress, Row, logs, say
 from vit_tutorial.provenance import processor
 from vit_tutorial.recipes import TrainConfig
 
-DATA = ("images", "classes", "mean", "std", "fingerprint")  # what a run's subject says of them
+DATA = (
+    "images",
+    "classes",
+    "mean",
+    "std",
+    "fingerprint",
+    "test",
+)  # what a run's subject says of them
 
 
 class Run:
@@ -48,6 +55,7 @@ class Run:
         save_to: str | Path | None = None,
         how: Compute | None = None,
         guessing_loss: float = math.inf,
+        test: ImageSet | None = None,
     ) -> None:
         self.model, self.config, self.guessing_loss = model, config, guessing_loss
         self.how = how or ways_to_compute(model, config)[0]
@@ -63,7 +71,8 @@ class Run:
         if config.ema:
             decay = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
-        self.train, self.num_images, self.classes = train, len(train), train.classes
+        self.train, self.test = train, test
+        self.num_images, self.classes = len(train), train.classes
         self.num_classes = len(train.classes)
         self.steps_per_epoch = len(train) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -93,9 +102,10 @@ class Run:
         return time.perf_counter() - self.started
 
     @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells the training data from any others, see `ImageSet.fingerprint`."""
-        return self.train.fingerprint()
+    def fingerprints(self) -> dict[str, Any]:
+        """What tells the images to train on, and those to test with, from any others."""
+        test = None if self.test is None else self.test.fingerprint()
+        return {"fingerprint": self.train.fingerprint(), "test": test}
 
     def subject(self) -> dict[str, Any]:
         """Say what is trained on what; a resumed run must agree, as weights of a shape may not."""
@@ -107,7 +117,7 @@ class Run:
             "classes": self.classes,
             "mean": [round(value, 3) for value in self.mean.tolist()],
             "std": [round(value, 3) for value in self.std.tolist()],
-            "fingerprint": self.fingerprint,
+            **self.fingerprints,
         }
 
     def order(self) -> Tensor:
@@ -302,6 +312,9 @@ def other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
         other.append("the pixels of the images, or their order, differ")
     if before["labels"] != now["labels"] and theirs["images"] == ours["images"]:
         other.append("the labels of the images differ")
+    tests = theirs["test"], ours["test"]
+    if all(tests) and not same_data(*tests):
+        other.append("the images to test with differ")
     return other
 
 

@@ -97,7 +97,7 @@ def fit(
     how = how or fastest(model, train, config, objective)
     classes = len(train.classes)
     guessing_loss = math.log(classes) if objective is cross_entropy else math.inf
-    run = Run(model, config, train, save_to, how, guessing_loss)
+    run = Run(model, config, train, save_to, how, guessing_loss, test)
     if resume:
         run.load()
     else:

@@ -1,6 +1,7 @@
 """Recording: any library's network, its own weights to compare with, and nothing changed in it."""
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 from vit_tutorial import VisionTransformer, record_attention, rollout
 from vit_tutorial.attention import attention_entropy, attention_map
 from vit_tutorial.positions import rotate
-from vit_tutorial.watching import Recorder
+from vit_tutorial.watching import NoGradient, Recorder
 
 pytestmark = pytest.mark.heart
 
@@ -259,7 +260,12 @@ def test_gradients_leave_the_logits_as_they_are():
         ({"gradients_of": -1}, "got -1"),
         ({"gradients_of": torch.tensor(9)}, "got tensor"),
         ({"gradients_of": "cat"}, "got 'cat'"),
+        ({"gradients_of": 1.0}, "got 1.0"),
+        ({"gradients_of": torch.tensor([1, 2])}, r"got tensor\(\[1, 2"),
         ({"gradients_of": lambda logits: torch.zeros(2)}, "depends on the logits"),
+        ({"gradients_of": lambda logits: logits}, r"of shape \(2,\), got shape \(2, 5\)"),
+        ({"gradients_of": lambda logits: 1.0}, "got float"),
+        ({"layers": 2}, "a list of their numbers, got 2"),
     ],
 )
 def test_record_attention_names_bad_input(options, sentence):
@@ -849,9 +855,94 @@ def test_trials_are_made_once_for_each_model_and_size_and_anew_when_weights_chan
     assert passes == [5, *trials]
 
 
-def test_images_must_come_in_a_batch():
-    with pytest.raises(ValueError, match=r"images \(B, C, H, W\), got \(3, 16, 24\)"):
-        record_attention(tiny_model(), pictures()[0])
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ("cat.jpg", "as a tensor .* got str: vit_tutorial.prepare opens a photograph"),
+        (np.zeros((1, 3, 16, 24)), "got ndarray: torch.from_numpy"),
+        (None, "got NoneType"),
+        ([torch.zeros(3, 16, 24)], "got list"),
+        (pictures()[0], r"images \(B, C, H, W\), got \(3, 16, 24\): images\[None\]"),
+        (pictures()[:0], r"got \(0, 3, 16, 24\)"),
+        (pictures().to_sparse(), "dense tensor"),
+        (pictures().to("meta"), "device meta, where tensors hold no numbers"),
+        (
+            pictures().float(),
+            "float32 on cpu .its own weights are torch.float64",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_are_no_images_for_the_model_is_named_with_the_remedy(images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        record_attention(tiny_model(), images)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("vit", "expected a model .* got str"),
+        (VisionTransformer, "got the class VisionTransformer"),
+        (tiny_model().to("meta"), "device meta"),
+        (nn.Sequential(nn.LazyConv2d(3, 1), tiny_model()), "lazy layers"),
+    ],
+)
+def test_what_is_no_model_to_record_is_named(model, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        record_attention(model, pictures())
+
+
+def test_an_exported_network_is_refused_in_a_sentence():
+    exported = torch.export.export(tiny_model(), (pictures(),)).module()
+    with pytest.raises(ValueError, match="exported program, .* network that it was made of"):
+        record_attention(exported, pictures())
+
+
+def test_one_model_recorded_by_several_threads_is_left_as_it_was():
+    model, images = tiny_model().train(), pictures()
+    expected = record_attention(model, images, gradients_of=1)
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(record_attention, model, images, gradients_of=1) for _ in range(12)]
+    for task in tasks:
+        assert_close(task.result().gradients, expected.gradients)
+    assert all(module.training for module in model.modules())
+
+
+class Changed(nn.Module):
+    """Our network, with something done to what it reads or to what it returns."""
+
+    def __init__(self, before=lambda x: x, after=lambda y: y):
+        super().__init__()
+        self.net, self.before, self.after = tiny_model(), before, after
+
+    def forward(self, images):
+        return self.after(self.net(self.before(images)))
+
+
+def test_images_that_a_network_changes_stay_as_they_are():
+    images = pictures()
+    record = record_attention(Changed(before=lambda x: x.mul_(2)), images)
+    assert torch.equal(images, pictures())
+    assert_close(record.weights, record_attention(tiny_model(), 2 * images).weights)
+
+
+@pytest.mark.parametrize("answer", [None, "cat", 0.5, [], ["cat", "dog"]])
+def test_a_network_that_returns_no_tensor_is_recorded(answer):
+    record = record_attention(Changed(after=lambda y: answer), pictures())
+    assert_close(record.weights, record_attention(tiny_model(), pictures()).weights)
+    assert (record.logits, record.head_reads) == (None, ())
+
+
+def test_a_network_that_cannot_be_differentiated_says_so():
+    def in_place(x):
+        return torch.mul(x, 2, out=torch.empty_like(x))
+
+    model = Changed(after=in_place)
+    assert record_attention(model, pictures()).default_query == 0
+    with pytest.raises(NoGradient, match="runs without gradients only: .* out=... arguments"):
+        record_attention(model, pictures(), gradients_of=1)
+    with pytest.raises(ValueError, match="Changed does not run on images .* KeyError: 'x'"):
+        record_attention(Changed(after=lambda y: {}["x"]), pictures(), gradients_of=1)
 
 
 @pytest.mark.parametrize(("bad", "layer"), [("parameters", 1), ("images", 0)])
@@ -1018,6 +1109,11 @@ def test_of_several_outputs_the_logits_are_asked_for():
         record_attention(model, images, logits_of=lambda out: out[1][0])
 
 
+def small(y):
+    """Logits that all lie between 0 and 1, as those of an untrained network may."""
+    return y.abs() / (2 * y.abs().max())
+
+
 @pytest.mark.parametrize(
     ("form", "kind", "probabilities"),
     [
@@ -1027,6 +1123,12 @@ def test_of_several_outputs_the_logits_are_asked_for():
         (lambda y: F.log_softmax(y, 1), "logits", lambda y: y.softmax(1)),
         (lambda y: y[:, :1], "values", None),
         (lambda y: y[:, :1].sigmoid().squeeze(1), "independent", lambda y: y[:, :1].sigmoid()),
+        (lambda y: y.softmax(1).clamp(1e-6, 1) * 1.0, "probabilities", lambda y: y.softmax(1)),
+        (lambda y: y.exp() / y.exp().sum(1, keepdim=True), "probabilities", lambda y: y.softmax(1)),
+        (lambda y: y.sigmoid_(), "independent", lambda y: y.sigmoid()),
+        (lambda y: 1 / (1 + (-y).exp()), "independent", lambda y: y.sigmoid()),
+        (lambda y: torch.special.expit(y).clone(), "independent", lambda y: y.sigmoid()),
+        (small, "logits", lambda y: small(y).softmax(1)),
     ],
 )  # fmt: skip
 def test_outputs_are_named_as_what_they_are(form, kind, probabilities):

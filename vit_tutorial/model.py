@@ -209,10 +209,11 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, N, D); token i is patch (i // columns, i % columns)."""
         expected = (self.proj.in_channels, *self.img_size)
-        if images.ndim != 4 or images.shape[1:] != expected:
+        is_tensor = isinstance(images, Tensor)
+        if not is_tensor or images.ndim != 4 or images.shape[1:] != expected:
+            got = tuple(images.shape) if is_tensor else f"{type(images).__name__}: see `prepare`"
             raise ValueError(
-                f"expected images of shape (B, {', '.join(map(str, expected))}), "
-                f"got {tuple(images.shape)}"
+                f"expected images of shape (B, {', '.join(map(str, expected))}), got {got}"
             )
         return rearrange(self.proj(images), "b d r s -> b (r s) d")
 

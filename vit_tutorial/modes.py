@@ -31,7 +31,7 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Generator[None]:
     kept = _copies(model, in_training)
     try:
         if in_training:
-            model.eval()
+            _evaluate(model)
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             yield
     finally:
@@ -41,6 +41,16 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Generator[None]:
         for module, training in modes:
             module.training = training
         _put_back(kept)
+
+
+def _evaluate(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError as error:  # of torch.export
+        raise ValueError(
+            f"{type(model).__name__} is an exported program, which has no evaluation mode: use the "
+            "network that it was made of"
+        ) from error
 
 
 Kept = list[tuple[dict, str, Tensor, Tensor]]  # where it is held, its name, itself, its copy

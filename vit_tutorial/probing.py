@@ -119,7 +119,7 @@ class _FirstAttention(Watch):
 def _first_attention(model: nn.Module, images: Tensor) -> _FirstAttention:
     watch = _FirstAttention()
     with torch.no_grad(), suppress(_Reached), watch:
-        model(images)
+        model(images.clone())  # which it may change
     return watch
 
 
@@ -420,9 +420,9 @@ def _reached_by_gradients(
     model: nn.Module, image: Tensor, calls: Sequence[int], read: Read
 ) -> tuple[int, ...] | None:
     """Find the queries whose weights the output has a gradient of; None, where it has none."""
-    watch = _LastLayer(calls)
-    with torch.no_grad(), watch:
-        outputs = [part for part in read(model(image), 1) if part.requires_grad]
+    watch, outputs = _LastLayer(calls), []
+    with suppress(Exception), torch.no_grad(), watch:  # of what runs without gradients only
+        outputs = [part for part in read(model(image.clone()), 1) if part.requires_grad]
     if not outputs or not watch.leaves:
         return None
     draw = torch.Generator().manual_seed(0)

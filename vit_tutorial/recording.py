@@ -6,9 +6,11 @@ of attention are seen, in `watching`; how it is found out where tokens look, in 
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, overload
@@ -28,6 +30,7 @@ from vit_tutorial.watching import (
     tensors_in,
 )
 
+_LOCK = threading.RLock()
 FUSIONS = ("mean", "max", "min")
 Query = int | str | tuple[int, int]
 
@@ -234,17 +237,19 @@ def record_attention(
             not have, a class that it does not know, or a score whose gradient does not reach the
             attention.
     """
-    _require_images(images)
+    _require_input(model, images)
     if head_fusion is not None and (head_fusion not in FUSIONS or gradients_of is not None):
         raise ValueError(
             f"head_fusion must be one of {', '.join(FUSIONS)}, without gradients_of, got "
             f"{head_fusion!r}"
         )
     with_gradients = gradients_of is not None
+    if layers is not None and not isinstance(layers, Iterable):
+        raise ValueError(f"layers must be a list of their numbers, got {layers!r}")
     watch = Recorder(model, images.shape, layers, with_gradients, head_fusion)
-    with evaluating(model, with_gradients), _same_random_numbers(images), _not_compiled():
-        with watch:  # of images made in inference mode only a copy can be in a graph
-            output = model(images.clone() if with_gradients else images)
+    with _undisturbed(model, images, with_gradients):
+        with watch:
+            output = _run(model, images, with_gradients)
         require_layers(watch, type(model).__name__)
         _require_recorded(watch)
         logits = _logits(output, len(images), logits_of, num_classes)
@@ -334,7 +339,7 @@ def record_activations(
         ValueError: a class that the model does not know, a module that it does not have, or one
             that does not give patches on a grid to which the gradient gets.
     """
-    _require_images(images)
+    _require_input(model, images)
     answers: list[Tensor | None] = []
 
     def score_of(output: Any) -> Tensor:
@@ -344,7 +349,7 @@ def record_activations(
         return score(output if logits is None else logits)
 
     watch = Recorder(model, images.shape, in_graph=True)
-    with evaluating(model, gradients=True), _same_random_numbers(images), _not_compiled():
+    with _undisturbed(model, images, gradients=True):
         found = last_activations(
             model, images, score_of, watch, lambda: _places_if_known(model, images, watch), layer
         )
@@ -372,6 +377,69 @@ def _probabilities(logits: Tensor | None, output_kind: str) -> Tensor | None:
     return logits.float().sigmoid() if output_kind == "independent logits" else logits.float()
 
 
+def _require_input(model: Any, images: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a model (torch.nn.Module), got {_type(model)}")
+    if not isinstance(images, Tensor):
+        remedy = (
+            "torch.from_numpy makes one of an array"
+            if hasattr(images, "__array_interface__") and hasattr(images, "shape")
+            else "vit_tutorial.prepare opens a photograph for a network"
+        )
+        raise ValueError(f"expected images as a tensor (B, C, H, W), got {_type(images)}: {remedy}")
+    if images.is_nested or images.layout != torch.strided:
+        raise ValueError(
+            "expected images as a dense tensor (B, C, H, W), got a nested or sparse one"
+        )
+    if images.ndim != 4 or not images.numel():
+        remedy = ": images[None] makes a batch of one" if images.ndim == 3 else ""
+        raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}{remedy}")
+    tensors = (images, *model.parameters(), *model.buffers())
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        raise ValueError("the model has lazy layers, without weights yet: run it once before")
+    if any(tensor.is_meta for tensor in tensors):
+        raise ValueError(
+            "the model or the images are on the device meta, where tensors hold no numbers: load "
+            "the model's weights onto a device that computes (cpu, cuda)"
+        )
+
+
+def _type(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
+def _run(model: nn.Module, images: Tensor, gradients: bool) -> Any:
+    """Run a model on a copy of images, which it may change, and say so where it fails on them.
+
+    Raises:
+        NoGradient: it fails with gradients only.
+    """
+    try:
+        return model(images.detach().clone())
+    except (ValueError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        name, reason = type(model).__name__, f"{type(error).__name__}: {error}"
+        if gradients and _runs_without(model, images):
+            raise NoGradient(
+                f"{name} runs without gradients only: with them, {reason}. Take that out of its "
+                "forward, or ask for no gradients"
+            ) from error
+        of = next(iter(model.parameters()), images)
+        raise ValueError(
+            f"{name} does not run on images {tuple(images.shape)} of {images.dtype} on "
+            f"{images.device} (its own weights are {of.dtype} on {of.device}): {reason}"
+        ) from error
+
+
+def _runs_without(model: nn.Module, images: Tensor) -> bool:
+    """Say whether a model that fails with gradients runs without."""
+    with suppress(Exception), torch.no_grad():
+        model(images.detach().clone())
+        return True
+    return False
+
+
 def upcast(x: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 stay."""
     return x if x.dtype == torch.float64 else x.float()
@@ -382,6 +450,13 @@ def _fused(weights: Tensor, head_fusion: str | None) -> Tensor:
     if head_fusion is None or weights.shape[1] == 1:
         return weights
     return fused(weights, head_fusion)[:, None]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, images: Tensor, gradients: bool) -> Generator[None]:
+    """Record by one thread at a time: modes are of the model, random numbers of the process."""
+    with _LOCK, evaluating(model, gradients), _same_random_numbers(images), _not_compiled():
+        yield
 
 
 def _not_compiled() -> Any:
@@ -402,11 +477,6 @@ def _same_random_numbers(images: Tensor) -> Generator[None]:
         yield
 
 
-def _require_images(images: Tensor) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
-
-
 def _require_recorded(watch: Recorder) -> None:
     """See that the layers asked for are there, and that their weights are numbers."""
     depth, asked = watch.depth, watch.layers
@@ -420,7 +490,7 @@ def _require_finite(layer: int, weights: Tensor) -> None:
     if not weights.sum().isfinite():  # one number that is not makes the sum so
         raise ValueError(
             f"the weights of layer {layer} are not all finite numbers: do the model's "
-            f"parameters or the images hold NaN or infinity?"
+            "parameters or the images hold NaN or infinity, or does a mask hide all from a token?"
         )
 
 
@@ -521,18 +591,23 @@ def _read(output: Any, images: int, logits_of: Any, num_classes: int | None) -> 
             return [pooled]
     if tables := _candidates(output, images):
         return tables
-    whole = output if isinstance(output, Tensor | Mapping | tuple | list) else vars(output)
+    containers = Tensor | Mapping | tuple | list
+    whole = output if isinstance(output, containers) else getattr(output, "__dict__", None)
     return [part for part in tensors_in(whole) if part.is_floating_point()]
 
 
 def _kind(model: Any, logits: Tensor | None, watch: Recorder) -> str:
-    """Name what the logits are, by what they came out of."""
+    """Name what the logits are: by their values, and whether a sigmoid was computed of so many."""
     if logits is None:
         return "logits"
-    for tensor, squashed in watch.squashed:
-        if tensor.data_ptr() == logits.data_ptr() and tensor.numel() == logits.numel():
-            return {"softmax": "probabilities", "sigmoid": "independent"}[squashed]
     problem = getattr(getattr(model, "config", None), "problem_type", None)
+    if bool((logits >= 0).all()) and bool((logits <= 1).all()):
+        sums = logits.double().sum(dim=1)
+        rounding = 1e-4 if logits.dtype.itemsize > 2 else 2e-2
+        if logits.shape[1] > 1 and bool((sums - 1).abs().le(rounding).all()):
+            return "probabilities"
+        if logits.numel() in watch.squashed:
+            return "independent"
     if problem == "multi_label_classification":
         return "independent logits"
     return "values" if problem == "regression" or logits.shape[1] == 1 else "logits"
@@ -543,7 +618,7 @@ def _kind(model: Any, logits: Tensor | None, watch: Recorder) -> str:
 
 def _score(gradients_of: Any, logits: Tensor | None, output: Any, images: int) -> Callable:
     if callable(gradients_of):
-        return gradients_of
+        return lambda answer: _score_per_image(gradients_of(answer), images)
     if logits is None:
         several = _candidates(output, images)
         shapes = ", ".join(str(tuple(table.shape)) for table in several)
@@ -554,12 +629,23 @@ def _score(gradients_of: Any, logits: Tensor | None, output: Any, images: int) -
             else "this model gives no logits, so gradients_of must be a function of its output "
             f"that returns a score per image, got {gradients_of!r}"
         )
-    if gradients_of not in range(logits.shape[-1]):
+    with suppress(TypeError, ValueError):  # of what is no whole number, or several
+        label = operator.index(gradients_of)
+        if label in range(logits.shape[-1]):
+            return lambda logits: logits[:, label]
+    raise ValueError(
+        f"gradients_of must be a class from 0 to {logits.shape[-1] - 1} or a function of the "
+        f"logits, got {gradients_of!r}"
+    )
+
+
+def _score_per_image(score: Any, images: int) -> Tensor:
+    if not isinstance(score, Tensor) or score.numel() not in (1, images):
         raise ValueError(
-            f"gradients_of must be a class from 0 to {logits.shape[-1] - 1} or a function of the "
-            f"logits, got {gradients_of!r}"
+            f"gradients_of must return a score per image, of shape ({images},), got "
+            f"{_described(score)}"
         )
-    return lambda logits: logits[:, gradients_of]
+    return score
 
 
 def _gradients(
@@ -569,7 +655,13 @@ def _gradients(
     unreached = list(dict.fromkeys(layer for layer, _ in kept))
     if score.requires_grad:
         tensors = [weights for _, weights in kept]
-        found = derivatives([score.sum()], tensors, keep_graph)
+        try:
+            found = derivatives([score.sum()], tensors, keep_graph)
+        except RuntimeError as error:
+            raise NoGradient(
+                f"the gradient cannot be computed: {error}. Take that out of the model's forward "
+                "(changes in place, above all), or ask for no gradients"
+            ) from error
         unreached = [
             layer for (layer, _), gradient in zip(kept, found, strict=True) if gradient is None
         ]
@@ -649,11 +741,7 @@ class OwnGradients(Sequence[Tensor]):
         hooks = [block.register_forward_hook(keep) for block in model.blocks]
         watch = Recorder(model, self.images.shape, self.layers, in_graph=True)
         try:
-            with (
-                evaluating(model, gradients=True),
-                _same_random_numbers(self.images),
-                _not_compiled(),
-            ):
+            with _undisturbed(model, self.images, gradients=True):
                 _require_unchanged(model, self.state)
                 with watch:
                     model(self.images.clone())

@@ -20,12 +20,8 @@ SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
 PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 PRODUCTS |= {torch.baddbmm, Tensor.baddbmm, torch.einsum}
 CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
-SQUASHING: dict[Any, str] = {
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    Tensor.sigmoid: "sigmoid",
-}
-SQUASHING |= dict.fromkeys(SOFTMAX, "softmax")
+SQUASHING: set[Any] = {torch.sigmoid, F.sigmoid, F.hardsigmoid, torch.special.expit, torch.exp}
+SQUASHING |= {Tensor.sigmoid, Tensor.sigmoid_, torch.sigmoid_, Tensor.exp, Tensor.exp_}
 RESHAPES = {Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, Tensor.flatten}
 UNCHANGED = {*CONVERSIONS, *RESHAPES, F.dropout, torch.dropout, Tensor.contiguous, Tensor.clone}
 EMBEDDINGS = {F.conv2d, F.linear, F.conv3d}  # what can make tokens of pixels
@@ -221,7 +217,7 @@ class Recorder(Watch):
         self.others: list[Call] = []
         self.ends_with_others = True
         self.shares_values = False  # do two calls of one layer look at the same values
-        self.squashed: list[tuple[Tensor, str]] = []  # what came out of a sigmoid or a softmax
+        self.squashed: set[int] = set()  # of how many numbers a sigmoid was taken, or exp
         self._values: list[Tensor] = []  # of the calls of the latest layer
         self._sources: dict[int, frozenset[int]] = {}  # memory -> the calls that it comes from
         self._embeddings = 0
@@ -291,7 +287,7 @@ class Recorder(Watch):
         for tensor in changed:  # memory that is new may have been another tensor's before
             self._sources[_memory(tensor)] = sources
         if func in SQUASHING and result.ndim < 3:
-            self.squashed.append((result, SQUASHING[func]))
+            self.squashed.add(result.numel())
 
     def _running(self) -> str:
         """Name the innermost submodule whose forward is running."""

@@ -239,6 +239,15 @@ def scattered_windows(q, k, v):
     return many_windows(q, k, v, "(j y i x)")
 
 
+def packed(q, k, v):
+    """Images of several sizes in one tensor, as in NaViT."""
+    q, k, v = (
+        torch.nested.nested_tensor(list(x.transpose(1, 2)), layout=torch.jagged).transpose(1, 2)
+        for x in (q, k, v)
+    )
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def difference_of_weights(q, k, v):
     one, two = (((x @ k.mT).softmax(-1)) for x in (q, -q))
     return (one - 0.5 * two) @ v
@@ -255,6 +264,7 @@ def difference_of_outputs(q, k, v):
         (windows, "several separate places .windows"),
         (many_windows, "several separate places .windows"),
         (scattered_windows, "several separate places .windows"),
+        (packed, "nested tensors"),
         (difference_of_weights, "a difference of two"),
         (difference_of_outputs, "same values in one layer .* .differential attention"),
     ],

@@ -105,6 +105,12 @@ class Watch(TorchFunctionMode):
     def _fused(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
+        if query.is_nested:
+            raise ValueError(
+                "the model packs images of several sizes into nested tensors, of which there is no "
+                "map (B, heads, T, T): record a network that takes images of one size (ViT, DeiT, "
+                "BEiT, DINOv2)"
+            )
         self.scored = False
         weights = self.latest = self.meet(attention_weights(query, key, *args, **kwargs), query)
         self.meet_values(value)

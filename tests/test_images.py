@@ -1,11 +1,13 @@
 """Every kind of image comes in upright, opaque and 8-bit; every patch finds back to its pixels."""
 
 import io
+import math
 import struct
 import sys
 import warnings
 import zlib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, features
 
 from vit_tutorial.data import ImageSet
 from vit_tutorial.images import fit_image, normalize, open_image
+from vit_tutorial.weights import load_checkpoint
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -111,14 +114,27 @@ def test_several_uploads_and_broken_ones_are_named():
             open_image(nothing)
 
 
-def test_an_address_is_answered_with_the_remedy():
-    with pytest.raises(ValueError, match="is an address: download the image"):
-        open_image("https://example.org/cat.jpg")
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.org/cat.jpg", "HTTP://A.B/C", "file:///cat.jpg", "data:image/png;base64,AA"],
+)
+def test_an_address_is_answered_with_the_remedy(address):
+    for source in (address, Path(address)):
+        with pytest.raises(ValueError, match="is an address: download the image"):
+            open_image(source)
+
+
+@pytest.mark.parametrize("name", ["cat\0.jpg", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_not_there(name):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        open_image(name)
 
 
 def test_a_path_in_the_place_of_pixels_is_answered_with_the_remedy():
     with pytest.raises(ValueError, match=r"tensor of pixels, got 'cat\.jpg': `fit_image` opens"):
         normalize("cat.jpg", [0.5] * 3, [0.5] * 3)
+    with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\), got str: see `prepare`"):
+        load_checkpoint("digits")[0]("cat.jpg")
     with pytest.raises(ValueError, match=r"must be a tensor, got 'pets': `image_folder` reads"):
         ImageSet("pets", torch.zeros(1).long(), ("a",), "pets")
 
@@ -141,6 +157,17 @@ def test_a_telephones_photograph_is_opened_by_pillow_heif(tmp_path):
     seen = open_image(tmp_path / "photo.heic")
     assert seen.size == (64, 48)
     np.testing.assert_allclose(seen.getpixel((9, 9)), RED, atol=4)
+
+
+def test_avif_needs_a_newer_pillow_and_a_broken_one_is_no_image(tmp_path, monkeypatch):
+    (tmp_path / "photo.avif").write_bytes(b"\0\0\0\x18ftypavif" + b"\0" * 40)
+    for there, sentence in (
+        (True, "not an image that Pillow can read"),
+        (False, "Pillow 11.3: `pip"),
+    ):
+        monkeypatch.setattr(features, "check", lambda _, there=there: there)
+        with pytest.raises(ValueError, match=sentence):
+            open_image(tmp_path / "photo.avif")
 
 
 def test_avif_is_opened():
@@ -330,6 +357,21 @@ def colour_png(values: np.ndarray) -> bytes:
         for kind, body in parts
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    "value_range", [(5, 1), (0,), (0, 1, 2), 255, ("a", "b"), (0, math.inf), (math.nan, 1)]
+)
+def test_a_range_that_is_none_is_refused(value_range):
+    with pytest.raises(ValueError, match=r"value_range must be \(black, white\)"):
+        open_image(np.zeros((2, 2), np.uint16), value_range=value_range)
+
+
+def test_eight_bits_are_not_darkened_by_a_range_of_twelve():
+    for source in (Image.new("RGB", (4, 4), RED), np.zeros((4, 4), np.uint8)):
+        with pytest.raises(ValueError, match=r"it has 8 bits, .* 4095 is white: give it without"):
+            open_image(source, value_range=(0, 4095))
+    assert open_image(Image.new("L", (4, 4), 50), value_range=(0, 100)).getpixel((0, 0))[0] == 128
 
 
 def test_dark_colours_of_sixteen_bits_are_warned_of():

@@ -494,6 +494,51 @@ def test_a_run_from_before_there_were_fingerprints_goes_on_and_says_so(tmp_path,
     assert len(resumed(tmp_path, stripes())) == QUICK.epochs
 
 
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from vit_tutorial.files import one_at_a_time
+
+with one_at_a_time(Path(sys.argv[1])):
+    print("it trains", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_into_one_run(start, tmp_path):
+    other = start(
+        *(sys.executable, "-c", ANOTHER_PROCESS, str(tmp_path / "run.state")),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout.readline() == "it trains\n"
+    with pytest.raises(ValueError, match=r"another process writes .*run\.state just now"):
+        fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
+    assert not (tmp_path / "run.state").exists()
+    other.kill()
+    other.wait()
+    fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
+    assert not list(tmp_path.glob("*.lock"))
+
+
+class Program:
+    """What a pickle may hold: a call of anything."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it was run')",)
+
+
+def test_a_file_that_is_no_run_is_refused_and_runs_nothing(tmp_path):
+    for content, sentence in (
+        (Program(), "holds more than numbers and is not opened"),
+        ({"head.bias": torch.zeros(2)}, "it holds something else"),
+        ([1], "it holds something else"),
+    ):
+        torch.save(content, tmp_path / "run.state")
+        with pytest.raises(ValueError, match=rf"run\.state is not a saved run: .*{sentence}"):
+            fit(new_model(), stripes(), None, QUICK, save_to=tmp_path / "run")
+
+
 def test_a_run_without_a_step_is_nothing_to_lose(tmp_path):
     broken = VisionTransformer(replace(TINY, img_size=16))
     with pytest.raises(ValueError, match="expected images of shape"):

@@ -189,8 +189,34 @@ def test_what_others_put_before_the_names_is_understood(prefix, saved):
     save_file({prefix + name: value for name, value in load_file(saved).items()}, saved)
     assert_close(load_checkpoint(saved)[0].state_dict(), expected, rtol=0, atol=0)
     save_file({**load_file(saved), "criterion.weight": torch.zeros(1)}, saved)
-    with pytest.raises(ValueError, match=r"do not fit together: .*(missing|unexpected)"):
+    with pytest.raises(ValueError, match=r"do not fit together: criterion\.weight is unexpected$"):
         load_checkpoint(saved)
+
+
+def test_of_two_networks_in_one_file_none_is_taken(saved):
+    """As where an average of the weights lies beside them."""
+    state = load_file(saved)
+    averaged = {f"ema.{name}": value + 1 for name, value in state.items()}
+    for beside in (state, {f"model.{name}": value for name, value in state.items()}):
+        save_file({**averaged, **beside}, saved)
+        with pytest.raises(ValueError, match=r"do not fit together: .* is unexpected"):
+            load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_loaded(value, saved):
+    state = load_file(saved)
+    state["head.bias"][1] = value
+    save_file(state, saved)
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in head\.bias: it is damaged"):
+        load_checkpoint(saved)
+
+
+def test_a_file_of_another_kind_is_answered_with_the_remedy_and_not_opened(saved):
+    other = saved.with_suffix(".pth")
+    other.write_bytes(b"a pickle could run any program")
+    with pytest.raises(ValueError, match=r"tiny\.pth is no \.safetensors file: .*save_checkpoint"):
+        load_checkpoint(other)
 
 
 @pytest.mark.parametrize("what", ["weights missing", "cut short", "other values"])
@@ -219,7 +245,22 @@ def test_what_cannot_be_read_back_does_not_replace_a_good_file(what, saved, monk
     assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 
+def test_a_folder_in_the_place_of_the_weights_leaves_the_old_card(tmp_path):
+    model = tiny_model()
+    (tmp_path / "tiny.safetensors").mkdir()
+    (tmp_path / "tiny.json").write_text("an older one")
+    with pytest.raises(OSError, match="there is a folder of that name"):
+        save_checkpoint(model, tmp_path / "tiny", card_of(model))
+    assert (tmp_path / "tiny.json").read_text() == "an older one"
+
+
 # ---- what is refused ----
+
+
+def test_a_network_of_another_library_is_not_saved_with_a_card(tmp_path):
+    with pytest.raises(ValueError, match=r"got timm\..*VisionTransformer: `from_library` copies"):
+        save_checkpoint(from_timm(), tmp_path / "theirs", card_of(tiny_model()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_card_of_another_network_is_not_written(tmp_path):
@@ -235,6 +276,8 @@ def test_a_card_of_another_network_is_not_written(tmp_path):
         ({"classes": ("a", "b")}, "tells 5 classes apart, the card names 2"),
         ({"mean": (0.5,)}, "reads 3 channels, the card gives 1 means and 3 standard"),
         ({"std": (0.5,) * 4}, "3 means and 4 standard deviations"),
+        ({"std": (0.5, 0.0, 0.5)}, "standard deviations numbers above 0"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "means must be numbers"),
     ],
 )
 def test_a_card_must_fit_its_own_network(change, sentence):
@@ -527,7 +570,10 @@ REFUSED = {
         lambda: from_timm(act_layer=partial(nn.GELU, approximate="tanh")),
         "exact GELU",
     ),
-    "timm no head": (lambda: from_timm(num_classes=0), "num_classes must be"),
+    "timm no head": (
+        lambda: from_timm(num_classes=0),
+        "has no head: give it one, as in model.head",
+    ),
     "timm Swin": (
         lambda: timm.models.SwinTransformer(
             img_size=32, patch_size=4, embed_dim=8, depths=(1,), num_heads=(1,), window_size=4

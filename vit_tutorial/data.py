@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_tutorial.download import checksum, fetch, one_at_a_time
+from vit_tutorial.download import checksum, fetch
+from vit_tutorial.files import one_at_a_time
 from vit_tutorial.folders import (
     NOTES,
     TEST,
@@ -41,7 +42,7 @@ from vit_tutorial.folders import (
     source_name,
     split_name,
 )
-from vit_tutorial.images import fit_image, open_image
+from vit_tutorial.images import fit_image, open_image, require_value_range
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_SIZE = 170_498_071
@@ -437,6 +438,7 @@ def image_folder(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
+    require_value_range(value_range)
     if isinstance(folder, str | Path) and not Path(folder).is_dir():
         with opened(folder) as inside:
             return image_folder(

@@ -13,12 +13,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
+
+from vit_tutorial.files import one_at_a_time
 
 
 def fetch(
@@ -84,23 +84,6 @@ def _fetch(
                 turns.appendleft((source, lowest_speed))
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise OSError(f"{target.name} could not be downloaded. Tried {tried}")
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Generator[None]:
-    """Let one process at a time make the file or folder `path`; the others wait for their turn."""
-    lock = FileLock(path.with_name(path.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process makes {path.name}: waiting for it.", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # while it is held: who waits for a file that is gone tries again
-            Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def checksum(path: Path) -> str:

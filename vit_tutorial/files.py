@@ -1,9 +1,11 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and by one process at a time."""
 
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def companion(path: str | Path, suffix: str) -> Path:
@@ -44,3 +46,31 @@ def atomic_write(path: Path) -> Generator[Path]:
         if isinstance(error, OSError) and error.filename == str(partial):
             error.filename, error.filename2 = str(path), None  # as whoever asked for it knows it
         raise
+
+
+@contextmanager
+def one_at_a_time(path: Path, wait: bool = True) -> Generator[None]:
+    """Let one process at a time make the file or folder `path`; the others wait for their turn.
+
+    Or they are refused, if they do not want to `wait`. A process that is killed is in nobody's way.
+
+    Raises:
+        ValueError: another process makes it, and this one does not wait.
+    """
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except NotImplementedError:  # a file system without locks, as some of networks are
+        yield
+        return
+    except Timeout:
+        if not wait:
+            raise ValueError(f"another process writes {path} just now") from None
+        print(f"Another process makes {path.name}: waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held: who waits for a file that is gone tries again
+            Path(lock.lock_file).unlink()
+        lock.release()

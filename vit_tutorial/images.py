@@ -10,6 +10,7 @@ import io
 import math
 import operator
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor, nn
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
@@ -36,7 +37,8 @@ def open_image(
     """Open any image as an upright, opaque picture with 8 bits per channel.
 
     The camera's orientation (EXIF) is applied, transparency is laid on white, an animation gives
-    its first frame, 16 bits are scaled to 8, and "L" weighs colours to grey by ITU-R 601.
+    its first frame, 16 bits are scaled to 8, and "L" weighs colours to grey by ITU-R 601. A colour
+    profile (ICC) is not applied, as in the training of most networks.
 
     Args:
         source: A path, the bytes of a file, an open binary file, a PIL image, an array (H, W) or
@@ -66,10 +68,7 @@ def open_image(
     """
     if mode not in ("RGB", "L"):
         raise ValueError(f'mode must be "RGB" or "L", got {mode!r}')
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise ValueError(
-            f"value_range must be (black, white), black below white, got {value_range}"
-        )
+    require_value_range(value_range)
     if isinstance(source, np.ndarray | Tensor):
         return _opaque(_from_array(source, value_range), mode)
     content, name = _uploaded(source)
@@ -80,12 +79,17 @@ def open_image(
         return _decode(io.BytesIO(content), name, mode, value_range)
     if isinstance(content, str | os.PathLike):
         path = Path(content).expanduser()
-        if path.is_dir():
-            raise ValueError(f"expected an image file, got the folder {path}")
-        if str(content).startswith(("http://", "https://")):
-            raise ValueError(f"{content} is an address: download the image, and give its file")
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file {content}")
+        if os.path.isdir(path):  # which takes a name of any length
+            raise ValueError(
+                f"expected an image file, got the folder {path}: give a file in it, or all as "
+                f"{path / '*.jpg'}"
+            )
+        if not os.path.exists(path):
+            if re.match(r"(https?|ftp|file|data|s3|gs):", str(content), re.IGNORECASE):
+                raise ValueError(
+                    f"{content!s:.200} is an address: download the image, and give its file"
+                )
+            raise FileNotFoundError(f"there is no file {str(content)!r:.200}")
         with path.open("rb") as file:
             return _decode(file, str(path), mode, value_range)
     if hasattr(content, "read"):
@@ -95,6 +99,23 @@ def open_image(
         "expected a path, bytes, a binary file, a PIL image, a numpy array or a torch tensor, "
         f"got {type(source).__name__}"
     )
+
+
+def require_value_range(value_range: tuple[float, float] | None) -> None:
+    """See that a range of values, if there is one, is (black, white), two numbers.
+
+    Raises:
+        ValueError: it is not, or black is not below white.
+    """
+    try:
+        low, high = (0, 1) if value_range is None else value_range
+        sound = -math.inf < low < high < math.inf
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(
+            f"value_range must be (black, white), black below white, got {value_range}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -487,14 +508,20 @@ def _open(file: BinaryIO) -> Image.Image:
         file.seek(0)
         head = file.read(12)
         file.seek(0)
-        if head[4:8] != b"ftyp" or head[8:12] not in HEIF:
+        kind = HEIF.get(head[8:12]) if head[4:8] == b"ftyp" else None
+        if kind is None or (kind == "AVIF" and features.check("avif")):  # a broken one
             raise
+    if kind == "AVIF":
+        raise ValueError(
+            "it is in AVIF, which needs Pillow 11.3: `pip install --upgrade pillow`, or save it as "
+            "JPEG or PNG"
+        )
     try:
         pillow_heif = import_module("pillow_heif")
     except ModuleNotFoundError:
         raise ValueError(
-            f"it is in {HEIF[head[8:12]]}, which needs pillow-heif: `pip install pillow-heif` (it "
-            f"is the extra `heic` of vit-tutorial), or save it as JPEG or PNG"
+            "it is in HEIC, which needs pillow-heif: `pip install pillow-heif` (it is the extra "
+            "`heic` of vit-tutorial), or save it as JPEG or PNG"
         ) from None
     pillow_heif.register_heif_opener()
     return Image.open(file)
@@ -557,6 +584,11 @@ def _to_uint8(array: np.ndarray, value_range: tuple[float, float] | None, name: 
     kind, size = array.dtype.kind, array.dtype.itemsize
     if value_range is not None and kind in "uif":
         low, high = value_range
+        if size == 1 and high > 255:
+            raise ValueError(
+                f"it has 8 bits, values from 0 to 255, and value_range says that {high:g} is "
+                f"white: give it without value_range"
+            )
         if not np.isfinite(array).all():
             raise ValueError("expected finite numbers, got NaN or infinity among them")
         return np.rint(np.clip((array.astype(np.float64) - low) / (high - low), 0, 1) * 255).astype(

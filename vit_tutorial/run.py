@@ -6,10 +6,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vit_tutorial.compute import Compute, ways_to_compute
 from vit_tutorial.data import ImageSet, channel_stats, same_data
 from vit_tutorial.distributed import rank, world_size
-from vit_tutorial.files import atomic_write, companion
+from vit_tutorial.files import atomic_write, companion, one_at_a_time
 from vit_tutorial.hardware import load_plain, plain_state
 from vit_tutorial.model import ViTConfig
 from vit_tutorial.optimizers import make_optimizers
@@ -201,6 +202,26 @@ class Run:
         """Return how many seconds ago the run was saved."""
         return time.perf_counter() - self.saved
 
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep other processes from training into the same run while the context lasts.
+
+        Raises:
+            ValueError: one does so already.
+            OSError: the run cannot be written.
+        """
+        if self.save_to is None or rank() > 0:
+            yield
+            return
+        path = state_path(self.save_to)
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(one_at_a_time(path, wait=False))
+            except OSError as error:
+                raise OSError(f"the run cannot be written to {path}: {error.strerror}") from error
+            yield
+
     def save(self, must: bool = False) -> None:
         """Write the run to FILE.state, if it is kept, beside and then renamed.
 
@@ -233,11 +254,11 @@ class Run:
         }
         path = state_path(self.save_to)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as beside:
-                torch.save(state, beside)
+            with atomic_write(path) as beside, beside.open("wb") as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:  # torch.save has RuntimeErrors for a full disk
-            message = f"the run cannot be written to {path}: {str(error).splitlines()[0]}"
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            message = f"the run cannot be written to {path}: {reason}"
             if must:
                 raise OSError(message) from error
             warnings.warn(
@@ -333,9 +354,19 @@ def read_state(save_to: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"there is no run to go on with: {path} does not exist")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of what makes it no run
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # what else a pickle would do is not done
+        raise ValueError(
+            f"{path} is not a saved run: it is damaged, or holds more than numbers and is not "
+            f"opened, because it could run any program"
+        ) from error
     except Exception as error:  # a damaged file can fail in many ways
         raise ValueError(f"{path} is not a saved run: {str(error).splitlines()[0]}") from error
+    if not (isinstance(state, dict) and {"config", "step", "total_steps", "model"} <= state.keys()):
+        raise ValueError(f"{path} is not a saved run: it holds something else")
+    return state
 
 
 def saved_compute(save_to: str | Path | None, model: nn.Module) -> Compute | None:

@@ -84,8 +84,8 @@ def fit(
     on the same processor keeps to it.
 
     Raises:
-        ValueError: fewer training images than a batch, a saved run that does not fit, or a config
-            that sets what this network cannot do.
+        ValueError: fewer training images than a batch, a saved run that does not fit or that
+            another process trains, or a config that sets what this network cannot do.
         FloatingPointError: the loss is no longer a number, or far worse than that of guessing.
         MemoryError: a batch does not fit into the memory of the device.
         KeyboardInterrupt: a signal to stop, and the run has been saved.
@@ -102,18 +102,19 @@ def fit(
         run.load()
     else:
         refuse_unfinished(save_to)
-    run.save(must=True)  # what cannot be written fails now, not after the training
     images, labels = train.images.to(run.device), train.labels.to(run.device)
     network, order = data_parallel(model), run.order()
     gpus = [run.device] if run.device.type == "cuda" else []
     measured = math.ceil(config.epochs / MEASUREMENTS)  # every so many epochs, and after the last
     with (
+        run.alone(),
         compiled(model, config.compile and bool(gpus)),
         computing(model, how),
         torch.random.fork_rng(gpus),  # leaves the random generators elsewhere as they were
         stop_signals() as stopped,
         run.progress() as progress,
     ):
+        run.save(must=True)  # what cannot be written fails now, not after the training
         while run.step < run.total_steps:
             batch = order[run.offset : run.offset + config.batch_size][rank() :: world_size()]
             batch_images, batch_labels = images[batch], labels[batch]
@@ -364,8 +365,10 @@ def epochs_within(
     each finds a slightly different number, see `broadcast`.
 
     Raises:
-        ValueError: not even one epoch fits.
+        ValueError: not even one epoch fits, or `minutes` is no number of them.
     """
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be above 0, got {minutes:g}")
     check_training(model, train, test, config)
     how = how or fastest(model, train, config, minutes=minutes)
     few = train[: config.batch_size]

@@ -4,7 +4,9 @@ A checkpoint is two files side by side: NAME.safetensors, the weights in half pr
 NAME.json, a card that says what they are and how good they are.
 """
 
+import errno
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -43,7 +45,7 @@ class Card:
 
     Raises:
         ValueError: names for another number of classes, or statistics of another number of
-            channels, than the config has.
+            channels, than the config has, or statistics that are no numbers.
     """
 
     name: str
@@ -66,6 +68,13 @@ class Card:
             raise ValueError(
                 f"the network reads {self.config.in_chans} channels, the card gives "
                 f"{len(self.mean)} means and {len(self.std)} standard deviations"
+            )
+        if not all(math.isfinite(number) for number in self.mean) or not all(
+            0 < number < math.inf for number in self.std
+        ):
+            raise ValueError(
+                f"the card's means must be numbers, its standard deviations numbers above 0, got "
+                f"{self.mean} and {self.std}"
             )
 
     @property
@@ -112,13 +121,23 @@ def save_checkpoint(model: nn.Module, path: str | Path, card: Card) -> None:
     was at `path` before is replaced once the new files have been read back.
 
     Raises:
-        ValueError: a card that describes another network, or weights that half precision cannot
-            hold, or that this network cannot be loaded from.
+        ValueError: a network of another library, a card that describes another network, or weights
+            that half precision cannot hold, or that this network cannot be loaded from.
+        OSError: the files cannot be written.
     """
     path, model = companion(path, ".safetensors"), unwrapped(model)
     card_path = companion(path, ".json")
+    if type(model) not in NETWORKS.values():
+        raise ValueError(
+            f"a card is for a {', '.join(kind.__name__ for kind in NETWORKS.values())} of this "
+            f"course, got {type(model).__module__}.{type(model).__name__}: `from_library` copies "
+            f"the ViTs of timm, torchvision and Transformers"
+        )
     if card.config != model.config:
         raise ValueError(f"the card describes {card.config}, the model is {model.config}")
+    for place in (path, card_path):  # or one of the two files would be replaced without the other
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "there is a folder of that name", str(place))
     state = {name: value.detach().cpu() for name, value in plain_state(model).items()}
     state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
@@ -149,6 +168,11 @@ def load_checkpoint(
     path = companion(name_or_path, ".safetensors")
     if str(name_or_path) in bundled():
         path = BUNDLED / f"{name_or_path}.safetensors"
+    if not path.is_file() and Path(name_or_path).is_file():
+        raise ValueError(
+            f"{name_or_path} is no .safetensors file: load its weights into the network by the "
+            f"library that wrote it, and write both by `save_checkpoint`"
+        )
     for file in (path, companion(path, ".json")):
         if not file.is_file():
             raise FileNotFoundError(
@@ -178,19 +202,21 @@ def _read(
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path} holds NaN or infinity in {', '.join(broken[:6])}: it is damaged")
     _load(model, _without_prefix(model, state), what)
     return model, card
 
 
 def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove from the names of all weights what stands before the model's own, as in "model."."""
+    """Remove from the names of weights what stands before the model's own, as in "model."."""
     state = {plain_key(name): value for name, value in state.items()}
     first = next(iter(model.state_dict()))
     ends = [name for name in state if name.endswith(f".{first}")]
     prefix = ends[0].removesuffix(first) if ends else ""
-    if not all(name.startswith(prefix) for name in state):
-        return state
-    return {name.removeprefix(prefix): value for name, value in state.items()}
+    plain = {name.removeprefix(prefix): value for name, value in state.items()}
+    return plain if len(plain) == len(state) else state  # not where two would have one name
 
 
 def from_library(model: nn.Module) -> VisionTransformer:
@@ -328,13 +354,16 @@ _HUGGINGFACE_KEYS = {  # the names of Transformers 5, and those of 4 where they 
 
 
 def _with_one_head(library: str, model: Any, name: str) -> tuple[dict[str, Tensor], int]:
-    """Return the weights, those of the head as "head.", and for how many classes it is; 0: none."""
+    """Return the weights, those of the head as "head.", and for how many classes it is."""
     head = unwrapped(getattr(model, name))
     parts: list[Any] = [part for part in head.modules() if not isinstance(part, nn.Sequential)]
     parts = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity)]
     state = plain_state(model)
     if not parts:
-        return state, 0
+        raise ValueError(
+            f"this {library} ViT has no head: give it one, as in model.{name} = "
+            f"nn.Linear(width, classes)"
+        )
     one = len(parts) == 1 and isinstance(parts[0], nn.Linear)
     _require_plain(library, {"a head of one linear layer": one})
     weight, bias = parts[0].weight.detach(), parts[0].bias

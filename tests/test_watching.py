@@ -65,7 +65,10 @@ STREAMS = {
     "teacher": (with_teacher, "record `model.second` or `model.first`|`model.first` or `model.sec"),
     "in turns": (in_turns, "record `model.first` or `model.second`"),
     "branches": (branches, "has branches: its call of attention number 3"),
-    "views": (lambda a, b, x: a(torch.cat([x, x.flip(-1)]))[:1], "in several views"),
+    "views": (
+        lambda a, b, x: a(torch.cat([x, x.flip(-1)]))[:1],
+        r"on 2 images instead of 1 \(several views .* record `model.first` on each view",
+    ),
 }
 
 
@@ -194,6 +197,29 @@ def viewed(q, k, v):
     return (weights.view(-1, *weights.shape[-2:]) @ v.reshape(-1, *v.shape[2:])).view_as(v)
 
 
+def by_named_axes(q, k, v):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, h, d)
+    weights = (torch.einsum("bihd, bjhd -> bhij", q, k) / 12**0.5).softmax(-1)
+    return torch.einsum("bjhd, bhij -> bhid", v, weights)
+
+
+def cleaned(q, k, v):
+    """Nothing is changed by these, where no row is masked."""
+    weights = (q @ k.mT / 12**0.5).softmax(-1)
+    weights = torch.nan_to_num(weights).masked_fill(weights.isnan(), 0.0)[:, :, :]
+    return weights.expand(-1, -1, -1, -1).to(v.dtype) @ v
+
+
+def dropped(q, k, v):
+    return F.dropout((q @ k.mT / 12**0.5).softmax(-1), 1e-12, training=True).contiguous() @ v
+
+
+def squared_beside(q, k, v):
+    weights = (q @ k.mT / 12**0.5).softmax(-1)
+    assert (weights @ weights).shape == weights.shape
+    return weights @ v
+
+
 SPELLINGS = {
     "bmm": folded(by_bmm),
     "baddbmm": folded(by_baddbmm),
@@ -202,6 +228,10 @@ SPELLINGS = {
     "heads first": folded(by_bmm, batch_first=False),
     "fused, heads first": folded(F.scaled_dot_product_attention, batch_first=False),
     "five axes": viewed,
+    "named axes": by_named_axes,
+    "cleaned": cleaned,
+    "dropout": dropped,
+    "squared beside": squared_beside,
 }
 
 
@@ -254,8 +284,116 @@ def difference_of_weights(q, k, v):
 
 
 def difference_of_outputs(q, k, v):
-    one, two = (F.scaled_dot_product_attention(x, k, v) for x in (q, -q))
+    one, two = (F.scaled_dot_product_attention(x, k, v.clone()) for x in (q, -q))
     return one - 0.5 * two
+
+
+class Buffers:
+    """Weights in memory that every layer, and every pass, writes to again."""
+
+    def __init__(self, write):
+        self.write, self.memory = write, {}
+
+    def __call__(self, q, k, v):
+        scores = q @ k.mT / 12**0.5
+        if scores.requires_grad:  # as one has to, where memory is used again
+            return scores.softmax(-1) @ v
+        memory = self.memory.setdefault(scores.shape, torch.empty_like(scores))
+        return self.write(scores, memory) @ v
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda scores, memory: torch.softmax(scores, -1, out=memory),
+        lambda scores, memory: (torch.softmax(scores, -1, out=memory), memory)[1],
+        lambda scores, memory: memory.copy_(scores.softmax(-1)),
+        lambda scores, memory: torch.mul(scores, 1, out=memory).softmax(-1),
+    ],
+    ids=["softmax", "softmax by name", "copy", "scores"],
+)
+def test_memory_that_is_used_again_changes_no_weights(write):
+    plain, other = Attend(F.scaled_dot_product_attention), Attend(Buffers(write))
+    other.load_state_dict(plain.state_dict())
+    for gradients_of in (None, 1):
+        expected = record_attention(plain, pictures(), gradients_of=gradients_of)
+        record = record_attention(other, pictures(), gradients_of=gradients_of)
+        assert_close(record.weights, expected.weights)
+        assert_close(record.logits, expected.logits)
+        assert record.head_reads == expected.head_reads
+
+
+def changed(change):
+    def attend(q, k, v):
+        return change((q @ k.mT).softmax(-1)) @ v
+
+    return attend
+
+
+@pytest.mark.parametrize("gradients_of", [None, 1])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.clone().mul_(0.5),
+        lambda w: w.mul_(0.5),
+        lambda w: w.masked_fill_(w < 0.1, 0),
+        lambda w: torch.where(w < 0.1, 0, w),
+        lambda w: w @ w,
+        lambda w: w.mT,
+        lambda w: 1 - w,
+    ],
+)
+def test_weights_that_are_changed_before_they_are_used_are_refused(change, gradients_of):
+    with pytest.raises(ValueError, match="changes its weights between the softmax and the values"):
+        record_attention(Attend(changed(change)), pictures(), gradients_of=gradients_of)
+
+
+def test_a_product_over_the_axis_of_what_asks_is_no_attention():
+    """Each token would give to others instead of taking from them."""
+    turned = lambda q, k, v: torch.einsum("bhij,bhid->bhjd", (q @ k.mT).softmax(-1), v)  # noqa: E731
+    with pytest.raises(ValueError, match="multiplies no values with those of some softmax"):
+        record_attention(Attend(turned), pictures())
+
+
+class Cross(nn.Module):
+    """As many queries as patches, which are no patches."""
+
+    def __init__(self, asks):
+        super().__init__()
+        self.cut, self.asks = nn.Conv2d(3, 24, 8, 8), asks
+        self.latents = nn.Parameter(torch.zeros(1, 6, 24))
+        self.qkv, self.head = nn.Linear(24, 72), nn.Linear(24, 5)
+        randomize(self)
+
+    def forward(self, images):
+        x = self.cut(images).flatten(2).mT
+        asks = self.cut(images.flip(-1)).flatten(2).mT if self.asks == "view" else self.latents
+        q = self.qkv(asks.expand_as(x))[..., :24]
+        _, k, v = self.qkv(x).chunk(3, dim=-1)
+        y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        if self.asks == "layer":  # the second asks with what the first left
+            y = F.scaled_dot_product_attention(y[:, None], k[:, None], v[:, None])[:, 0]
+        return self.head(y.mean(1))
+
+
+@pytest.mark.parametrize("asks", ["view", "latents", "layer"])
+def test_cross_attention_of_equal_sizes_is_refused(asks):
+    with pytest.raises(ValueError, match="Cross has cross attention, in its own forward"):
+        record_attention(Cross(asks), pictures())
+
+
+def test_what_runs_inside_a_transform_is_refused():
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = timm_vit()
+
+        def forward(self, images):
+            return torch.func.vmap(lambda image: self.net(image[None])[0])(images)
+
+    for gradients_of in (None, 1):
+        with pytest.raises(ValueError, match=r"inside a transform of torch.func \(vmap"):
+            record_attention(Mapped(), pictures(2, SIZE), gradients_of=gradients_of)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +404,12 @@ def difference_of_outputs(q, k, v):
         (scattered_windows, "several separate places .windows"),
         (packed, "nested tensors"),
         (difference_of_weights, "a difference of two"),
+        (
+            lambda q, k, v: F.scaled_dot_product_attention(q[..., :3, :], k, v).mean(
+                2, keepdim=True
+            ),
+            r"not all tokens attend to all \(3x64: class or cross attention, a part of the tokens",
+        ),
         (difference_of_outputs, "same values in one layer .* .differential attention"),
     ],
 )

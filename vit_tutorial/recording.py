@@ -419,7 +419,8 @@ def _run(model: nn.Module, images: Tensor, gradients: bool) -> Any:
     except (ValueError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        name, reason = type(model).__name__, f"{type(error).__name__}: {error}"
+        name, lines = type(model).__name__, str(error).splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
         if gradients and _runs_without(model, images):
             raise NoGradient(
                 f"{name} runs without gradients only: with them, {reason}. Take that out of its "
@@ -461,7 +462,8 @@ def _undisturbed(model: nn.Module, images: Tensor, gradients: bool) -> Generator
 
 def _not_compiled() -> Any:
     """Let what was compiled run as it is written, or its calls would not be seen."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    compiles = {"torch._dynamo", "torch.nn.attention.flex_attention"} & {*sys.modules}
+    if not compiles or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -19,12 +19,20 @@ from torch.overrides import TorchFunctionMode
 SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
 PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 PRODUCTS |= {torch.baddbmm, Tensor.baddbmm, torch.einsum}
-CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
 SQUASHING: set[Any] = {torch.sigmoid, F.sigmoid, F.hardsigmoid, torch.special.expit, torch.exp}
 SQUASHING |= {Tensor.sigmoid, Tensor.sigmoid_, torch.sigmoid_, Tensor.exp, Tensor.exp_}
-RESHAPES = {Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, Tensor.flatten}
-UNCHANGED = {*CONVERSIONS, *RESHAPES, F.dropout, torch.dropout, Tensor.contiguous, Tensor.clone}
+DROPOUT = {F.dropout, torch.dropout}
 EMBEDDINGS = {F.conv2d, F.linear, F.conv3d}  # what can make tokens of pixels
+# of what the numbers come from, where it is not from all tensors that are given
+READS: dict[Any, Callable] = {Tensor.copy_: lambda args: args[1:]}
+READS |= dict.fromkeys(
+    (Tensor.expand_as, Tensor.view_as, Tensor.reshape_as, Tensor.type_as, Tensor.to),
+    lambda args: args[:1],
+)
+READS |= dict.fromkeys(
+    (torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.randn_like),
+    lambda args: (),
+)
 
 # PyTorch's own code of nn.MultiheadAttention, with one name replaced, so that the calls inside are
 # seen, too. The function itself cannot be watched: while a watch is on, it hands itself over and
@@ -58,7 +66,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.in_graph = in_graph
         self.scored = False  # are the queries of the latest call its scores
-        self.unused: dict[int, Tensor] = {}  # results of a softmax that met no values so far
+        self.unused: list[_Unused] = []  # results of a softmax that met no values so far
 
     def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
         """Take the weights (..., T, S) of one call, and return those that the network goes on with.
@@ -71,9 +79,6 @@ class Watch(TorchFunctionMode):
 
     def meet_values(self, values: Tensor) -> None:
         """Take the values (..., S, d) that the weights of a call were multiplied with."""
-
-    def converted(self, old: Tensor, new: Tensor) -> None:
-        """Hear that weights go on in another type."""
 
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Hear of any other call."""
@@ -105,12 +110,7 @@ class Watch(TorchFunctionMode):
     def _fused(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        if query.is_nested:
-            raise ValueError(
-                "the model packs images of several sizes into nested tensors, of which there is no "
-                "map (B, heads, T, T): record a network that takes images of one size (ViT, DeiT, "
-                "BEiT, DINOv2)"
-            )
+        _require_readable(query)
         self.scored = False
         weights = self.latest = self.meet(attention_weights(query, key, *args, **kwargs), query)
         self.meet_values(value)
@@ -123,28 +123,100 @@ class Watch(TorchFunctionMode):
         square = weights.ndim > 2 and weights.shape[-2] == weights.shape[-1]
         if dim not in (-1, weights.ndim - 1) or weights.ndim < (3 if square else 4):
             return weights
+        _require_readable(weights)
+        out = kwargs.get("out")  # memory of the network's own, which the next layer writes to
+        weights = weights if out is None else weights.clone()
         scores = args[0] if args else kwargs["input"]
         self.scored = True
         weights = self.latest = self.meet(weights, scores)
+        if out is not None and not weights.requires_grad:
+            out.copy_(weights)
+            self.follow(Tensor.copy_, ((out, weights), {}), out)
         if square:
-            self.unused[id(weights)] = weights
+            self.unused.append(_Unused(weights, _version(weights), [weights]))
         return weights
 
     def _use(self, func: Any, args: Any, kwargs: dict, result: Any) -> None:
-        """See whether a call multiplies weights with values, or hands them on unchanged."""
-        if func in UNCHANGED and (old := self.unused.pop(id(args[0]), None)) is not None:
-            self.unused[id(result)] = result
-            if func in CONVERSIONS:
-                self.converted(old, result)
-        elif func in PRODUCTS and len(tensors_in((args, kwargs))) > 1:
-            weights, values = tensors_in((args, kwargs))[-2:]
-            if func is torch.einsum and id(weights) not in self.unused:  # in any order
-                weights, values = values, weights
-            # of all tokens, or it is another product
-            sizes = values.shape if func is torch.einsum else values.shape[-2:-1]
-            fits = values.ndim > 2 and weights.shape[-1] in sizes
-            if fits and self.unused.pop(id(weights), None) is not None:
+        """See whether a call multiplies weights with values."""
+        if func in DROPOUT:
+            for each in self.unused:
+                if each.is_in(args[0]):
+                    each.forms.append(result)
+        elif func in PRODUCTS and (product := _weights_and_values(func, args, kwargs)):
+            weights, values = product
+            used = [each for each in self.unused if each.is_in(weights)]
+            if used and _memory(values) != _memory(weights):  # or it is a square of theirs
+                self.unused.remove(used[0])
                 self.meet_values(values)
+
+
+class _Unused(NamedTuple):
+    """Weights that a softmax gave, and what dropout has made of them."""
+
+    weights: Tensor
+    version: int
+    forms: list[Tensor]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def is_in(self, tensor: Tensor) -> bool:
+        """Say whether a tensor holds these weights, in any shape and type, unchanged."""
+        if _version(self.weights) != self.version or tensor.shape[-1:] != self.weights.shape[-1:]:
+            return False
+        same = (form for form in self.forms if form.numel() == tensor.numel())
+        return any(
+            form is tensor or torch.equal(form.to(tensor.dtype).reshape(tensor.shape), tensor)
+            for form in same
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _weights_and_values(func: Any, args: Any, kwargs: dict) -> tuple[Tensor, Tensor] | None:
+    """Return both sides of a product (..., T, S) (..., S, d), if it is one."""
+    if func is torch.einsum:
+        return _of_einsum(*args) if len(args) == 3 and isinstance(args[0], str) else None
+    operands = tensors_in((args, [each for name, each in kwargs.items() if name != "out"]))[-2:]
+    if len(operands) < 2 or operands[1].ndim < 2 or operands[0].ndim < 2:
+        return None
+    weights, values = operands
+    return (weights, values) if weights.shape[-1] == values.shape[-2] else None
+
+
+def _of_einsum(equation: str, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor] | None:
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    first, _, second = inputs.partition(",")
+    output = output if arrow else {axis for axis in inputs if inputs.count(axis) == 1}
+    for axes, weights, others, values in ((first, one, second, other), (second, other, first, one)):
+        if len(axes) < 2:
+            continue
+        query, key = axes[-2:]
+        _, found, behind = others.partition(key)
+        if found and key not in output and query in output and query not in others + ".":
+            return (weights, values.movedim(-1 - len(behind), -2)) if "." not in behind else None
+    return None
+
+
+def _require_readable(tensor: Tensor) -> None:
+    """Refuse what no map can be read from.
+
+    Raises:
+        ValueError: a nested tensor, or one inside torch.vmap, for example.
+    """
+    if tensor.is_nested:
+        raise ValueError(
+            "the model packs images of several sizes into nested tensors, of which there is no "
+            "map (B, heads, T, T): record a network that takes images of one size (ViT, DeiT, "
+            "BEiT, DINOv2)"
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise ValueError(
+            "the model runs its attention inside a transform of torch.func (vmap, for example), "
+            "out of which nothing can be read: record the network inside"
+        )
 
 
 def derivatives(
@@ -223,6 +295,8 @@ class Recorder(Watch):
         self.others: list[Call] = []
         self.ends_with_others = True
         self.shares_values = False  # do two calls of one layer look at the same values
+        self.crosses: list[Call] = []  # whose values come from elsewhere than what asks
+        self.views = 1.0  # images that the network itself reads, for each that it was given
         self.squashed: set[int] = set()  # of how many numbers a sigmoid was taken, or exp
         self._values: list[Tensor] = []  # of the calls of the latest layer
         self._sources: dict[int, frozenset[int]] = {}  # memory -> the calls that it comes from
@@ -264,30 +338,36 @@ class Recorder(Watch):
         return weights
 
     def meet_values(self, values: Tensor) -> None:
-        """See whether calls side by side look at the same values."""
+        """See whether values come from elsewhere, or calls side by side look at the same ones."""
         if self.ends_with_others:
             return
-        place = (values.data_ptr(), values.shape)
-        self.shares_values |= place in [(other.data_ptr(), other.shape) for other in self._values]
-        self._values.append(values)  # held, so that no other tensor gets its memory meanwhile
-
-    def converted(self, old: Tensor, new: Tensor) -> None:
-        """Keep the weights in the type that is used."""
-        if self.kept and self.kept[-1][1] is old:
-            self.kept[-1] = (self.kept[-1][0], new)
+        asking = self.calls[-1].sources
+        asked = self._sources.get(_memory(values), frozenset())
+        images = {source for source in asked if source < 0}
+        if asked - images != {source for source in asking if source >= 0} or (
+            images and not images & asking
+        ):
+            self.crosses.append(self.calls[-1])
+        self.shares_values |= any(torch.equal(values, other) for other in self._values)
+        self._values.append(values)
 
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Note for what comes out of a call of PyTorch where it comes from."""
         changed = tensors_in(inputs[0][:1] if func is Tensor.__setitem__ else result)
         if not changed:
             return
-        places = {_memory(tensor) for tensor in tensors_in(inputs)}
+        args, kwargs = inputs
+        read = READS[func](args) if func in READS else args
+        read = tensors_in((read, [each for name, each in kwargs.items() if name != "out"]))
+        places = {_memory(tensor) for tensor in read}
         sources = frozenset().union(*(self._sources.get(place, ()) for place in places))
         if func is F.scaled_dot_product_attention and not self.ends_with_others:
             sources |= {len(self.calls) - 1}
         if func is F.conv2d and any(source >= 0 for source in sources):
-            self.makes_an_image |= tensors_in(inputs)[0].shape[1] == self.channels
+            self.makes_an_image |= read[0].shape[1] == self.channels
         if func in EMBEDDINGS and not sources:
+            if read[0].ndim > 2:
+                self.views = max(self.views, len(read[0]) / self.num_images)
             self._embeddings += 1
             sources |= {-self._embeddings}
         for tensor in changed:  # memory that is new may have been another tensor's before
@@ -383,27 +463,36 @@ def require_layers(recorder: Recorder, name: str) -> None:
     """
     calls, others = recorder.calls, recorder.others
     if not calls:
-        seen = "saw no attention in" if not others else "saw only class or cross attention in"
+        shapes = ", ".join({f"{call.shape[-2]}x{call.shape[-1]}": None for call in others})
+        seen = (
+            f"saw only attention in which not all tokens attend to all ({shapes}: class or cross "
+            "attention, a part of the tokens at a time, or a sink)"
+            if others
+            else "saw no attention"
+        )
         raise ValueError(
-            f"{seen} {name}: it has to call F.scaled_dot_product_attention, the softmax of scores "
-            "(B, heads, T, T) or (B * heads, T, T), or nn.MultiheadAttention, and neither be "
-            "compiled nor scripted"
+            f"{seen} in {name}: it has to call F.scaled_dot_product_attention, the softmax of "
+            "scores (B, heads, T, T) or (B * heads, T, T) over their last axis, or "
+            "nn.MultiheadAttention (flex_attention cannot be seen), and neither be compiled, "
+            "scripted nor traced"
         )
     if recorder.unused:
         raise ValueError(
-            f"{name} changes its weights between the softmax and the values (talking heads "
-            "as in CaiT, or a difference of two), so the weights are not what each token takes: "
-            "use a network without (ViT, DeiT, BEiT, DINOv2)"
+            f"{name} changes its weights between the softmax and the values (talking heads as in "
+            "CaiT, a difference of two, a threshold), or multiplies no values with those of some "
+            "softmax, so the weights are not what each token takes: use a network without (ViT, "
+            "DeiT, BEiT, DINOv2)"
         )
     _require_one_stream(recorder, name)
+    _require_one_view(recorder, name)
     images, tokens = recorder.num_images, calls[0].shape[-1]
     of_each = [maps_per_image(call.shape, images) == 1 for call in calls]
     if not all(of_each) or any(call.shape[-1] != tokens for call in calls):
         counts = dict.fromkeys((call.shape[0], call.shape[-1]) for call in calls)
         maps = ", ".join(f"{count}x {size}x{size}" for count, size in counts)
         raise ValueError(
-            f"{name} attends within windows or at several resolutions, or in several views of an "
-            f"image (maps: {maps}; images: {images}), so its layers cannot be joined: use a "
+            f"{name} attends within windows or at several resolutions "
+            f"(maps: {maps}; images: {images}), so its layers cannot be joined: use a "
             "network in which all patches see each other (ViT, DeiT, BEiT, DINOv2), record the "
             "part of it that is one, or use Grad-CAM on its feature maps"
         )
@@ -413,6 +502,24 @@ def require_layers(recorder: Recorder, name: str) -> None:
             f"{name} has layers in which not all tokens attend to all ({shapes}, class or "
             "cross attention as in CaiT), so its layers cannot be joined: use a network in "
             "which they do (ViT, DeiT, BEiT, DINOv2)"
+        )
+
+
+def _require_one_view(recorder: Recorder, name: str) -> None:
+    calls, seen = recorder.calls, recorder.views * recorder.num_images
+    if recorder.views > 1 and all(call.shape[0] % seen == 0 for call in calls):
+        part = _own_part(calls, [calls])
+        raise ValueError(
+            f"{name} runs its network on {seen:.0f} images instead of {recorder.num_images} "
+            "(several views or crops of each, in one batch), so a map is of no one image: record "
+            + (f"`{_spelled(part)}` on each view" if part else "what runs on one view")
+        )
+    if recorder.crosses:
+        call = recorder.crosses[0]
+        raise ValueError(
+            f"{name} has cross attention, in {call.module or 'its own forward'}: what asks and the "
+            "values come from different tokens, so its layers cannot be joined: use a network "
+            "whose tokens attend to each other (ViT, DeiT, BEiT, DINOv2)"
         )
 
 
@@ -434,8 +541,8 @@ def _require_one_stream(recorder: Recorder, name: str) -> None:
         raise ValueError(
             f"{name} is not one network: it runs {len(streams)} side by side, none of which works "
             f"on what another left (an ensemble, a teacher, a second tower, or one network on "
-            f"several views of an image): {found}. Their layers cannot be joined: record "
-            + (record or "each of them alone")
+            f"several views of an image or on each image by itself): {found}. Their layers cannot "
+            "be joined: record " + (record or "each of them alone")
         )
     for number, call in enumerate(recorder.calls):
         before = {n for n, other in enumerate(recorder.calls) if other.layer < call.layer}

@@ -21,6 +21,7 @@ PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm,
 PRODUCTS |= {torch.baddbmm, Tensor.baddbmm, torch.einsum}
 SQUASHING: set[Any] = {torch.sigmoid, F.sigmoid, F.hardsigmoid, torch.special.expit, torch.exp}
 SQUASHING |= {Tensor.sigmoid, Tensor.sigmoid_, torch.sigmoid_, Tensor.exp, Tensor.exp_}
+CONVERSIONS = {Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16}
 DROPOUT = {F.dropout, torch.dropout}
 EMBEDDINGS = {F.conv2d, F.linear, F.conv3d}  # what can make tokens of pixels
 # of what the numbers come from, where it is not from all tensors that are given
@@ -80,6 +81,9 @@ class Watch(TorchFunctionMode):
     def meet_values(self, values: Tensor) -> None:
         """Take the values (..., S, d) that the weights of a call were multiplied with."""
 
+    def converted(self, old: Tensor, new: Tensor) -> None:
+        """Hear that weights go on in another type."""
+
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Hear of any other call."""
 
@@ -138,7 +142,9 @@ class Watch(TorchFunctionMode):
 
     def _use(self, func: Any, args: Any, kwargs: dict, result: Any) -> None:
         """See whether a call multiplies weights with values."""
-        if func in DROPOUT:
+        if func in CONVERSIONS and any(each.weights is args[0] for each in self.unused):
+            self.converted(args[0], result)
+        elif func in DROPOUT:
             for each in self.unused:
                 if each.is_in(args[0]):
                     each.forms.append(result)
@@ -350,6 +356,11 @@ class Recorder(Watch):
             self.crosses.append(self.calls[-1])
         self.shares_values |= any(torch.equal(values, other) for other in self._values)
         self._values.append(values)
+
+    def converted(self, old: Tensor, new: Tensor) -> None:
+        """Keep the weights in the type that is used."""
+        if self.kept and self.kept[-1][1] is old:
+            self.kept[-1] = (self.kept[-1][0], new)
 
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Note for what comes out of a call of PyTorch where it comes from."""

@@ -397,14 +397,36 @@ def test_the_popular_rollout_with_its_division_mended_is_ours(fusion, discard):
     np.testing.assert_allclose(ours, mended, atol=1e-12)
 
 
-def test_equal_entries_lose_no_more_than_was_asked_for():
-    """Where all entries are equal a threshold would take all or none."""
+def test_of_equal_entries_each_loses_what_it_loses_on_average():
+    """Nine of 25 go: over all ways to choose them an entry is lost in 9 of 25, CLS -> CLS never."""
     record = RecordedAttention([torch.full((2, 1, 5, 5), 0.2, dtype=torch.float64)], (2, 2), 1)
-    whole = rollout(record, discard_ratio=0.36, residual=0.0, query=None)
+    came = rollout(record, discard_ratio=0.36, residual=0.0, query=None)
     expected = torch.full((5, 5), 0.2, dtype=torch.float64)
-    expected[0] = torch.tensor([1.0, 0, 0, 0, 0])  # the first nine go, but for CLS -> CLS
-    expected[1] = torch.tensor([0, 0, 0, 0, 1.0])
-    assert_close(whole, expected.expand(2, 5, 5))
+    expected[0] = torch.tensor([1, *[16 / 25] * 4]) / (1 + 4 * 16 / 25)
+    assert_close(came, expected.expand(2, 5, 5))
+
+
+def test_which_entries_are_discarded_does_not_depend_on_where_they_stand():
+    """Four values alone, so many are equal; against the mean over all choices, by their number."""
+    generator = torch.Generator().manual_seed(4)
+    weights = torch.randint(1, 5, (1, 1, 7, 7), generator=generator).double()
+    record = RecordedAttention([weights], (2, 3), 1)
+    order = torch.tensor([0, 3, 6, 1, 5, 2, 4])
+    turned = RecordedAttention([weights[:, :, order][..., order]], (2, 3), 1)
+    for ratio in (0.1, 0.35, 0.5, 0.8):
+        came = rollout(record, discard_ratio=ratio, residual=0.0, query=None)[0]
+        there = rollout(turned, discard_ratio=ratio, residual=0.0, query=None)[0]
+        assert_close(there, came[order][:, order])
+        flat, count = weights.flatten(), int(ratio * 49)
+        left = torch.zeros(49, dtype=torch.float64)
+        for entry in range(49):
+            below, equal = int((flat < flat[entry]).sum()), int((flat == flat[entry]).sum())
+            goes = min(max(count - below, 0), equal) / equal if entry else 0
+            left[entry] = flat[entry] * (1 - goes)
+        expected = left.view(7, 7)
+        total = expected.sum(-1, keepdim=True)
+        expected = torch.where(total > 0, expected / total.clamp_min(1e-9), torch.eye(7).double())
+        assert_close(came, expected)
 
 
 # ---- one layer ----

@@ -19,6 +19,7 @@ from vit_tutorial import (
     ViTConfig,
     data,
     evaluate,
+    explain,
     load_checkpoint,
     plots,
     train,
@@ -723,6 +724,45 @@ def test_explain_reads_larger_images_for_a_finer_map(tiny, photo, tmp_path, caps
     capsys.readouterr()
 
 
+def test_explain_takes_a_class_a_fusion_of_heads_and_a_share_to_discard(
+    tiny, photo, tmp_path, capsys, monkeypatch
+):
+    asked = []
+    real = explain.explain
+    keep = lambda *a, **options: asked.append(options) or real(*a, **options)  # noqa: E731
+    monkeypatch.setattr(explain, "explain", keep)
+    pictures = {}
+    for options in (
+        (),
+        ("--target", "green"),
+        ("--target", "2"),
+        ("--target", "red", "--method", "legrad"),
+        ("--head-fusion", "min"),
+        ("--discard", "0.5"),
+    ):
+        out = tmp_path / "out.png"
+        assert main(["explain", str(photo), "--model", str(tiny), "--out", str(out), *options]) == 0
+        pictures[options] = np.asarray(Image.open(out)).tobytes()
+    capsys.readouterr()
+    assert len(set(pictures.values())) == 6
+    expected = [
+        ("rollout", None, "mean", 0),
+        ("chefer", "green", "mean", 0),
+        ("chefer", "2", "mean", 0),
+        ("legrad", "red", "mean", 0),
+        ("rollout", None, "min", 0),
+        ("rollout", None, "mean", 0.5),
+    ]
+    names = ("method", "target", "head_fusion", "discard_ratio")
+    assert [tuple(options[name] for name in names) for options in asked] == expected
+    page = tmp_path / "page.html"
+    command = ["explain", str(photo), "--model", str(tiny), "--out", str(page)]
+    assert main([*command, "--target", "green"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert '"target":"green"' in text
+    assert '"show":"Chefer"' in text
+
+
 def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
     asked = [photo, "--model", tiny]
     for arguments, sentence in [
@@ -730,6 +770,13 @@ def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
         ([*asked, "--method", "magic", "--out", tmp_path / "a.html"], "method must be one of"),
         ([*asked, "--out", tmp_path / "a.tiff"], "must be a .png, an .html, a .gif or a folder"),
         ([photo, photo, "--model", tiny, "--out", tmp_path / "a.gif"], "shows one image, got 2"),
+        ([*asked, "--target", "grene"], "target must be a class (green) or its number from 0 to 2"),
+        ([*asked, "--target", "red", "--method", "rollout"], "'rollout' does not use target"),
+        ([*asked, "--discard", "0.5", "--method", "chefer"], "does not use discard_ratio, got 0.5"),
+        ([*asked, "--head-fusion", "max", "--method", "last_layer"], "does not use head_fusion"),
+        ([*asked, "--query", "0", "--method", "legrad"], "'legrad' does not use query, got 0"),
+        ([*asked, "--head-fusion", "sum"], "head_fusion must be one of mean, max, min"),
+        ([*asked, "--discard", "1"], "discard_ratio must be in 0..1, 1 excluded, got 1.0"),
         ([photo, "--model", "foo:bar"], "torchvision:NAME, timm:NAME or hf:NAME, got 'foo:bar'"),
     ]:
         assert sentence in refused(capsys, "explain", *arguments)

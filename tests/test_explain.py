@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import pictures, randomize, tiny_model, words_in
 from PIL import Image
@@ -24,12 +25,19 @@ from vit_tutorial import (
     record_attention,
     rollout,
 )
-from vit_tutorial.attention import attention_map, heat_map, methods_for, relevance
+from vit_tutorial.attention import (
+    attention_map,
+    heat_map,
+    methods_for,
+    relevance,
+    token_grad_cam,
+)
 from vit_tutorial.cnn import ResNetConfig
 from vit_tutorial.explain import contact_sheet, explain, write_pages
-from vit_tutorial.images import name_of
+from vit_tutorial.images import class_index, name_of
 from vit_tutorial.mae import MAEConfig
-from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
+from vit_tutorial.methods import METHODS, OPTIONS, RELEVANCE_METHODS
+from vit_tutorial.recording import record_activations
 from vit_tutorial.weights import Card
 
 ROOT = Path(__file__).parent.parent
@@ -208,6 +216,98 @@ def test_an_explanation_is_of_the_most_probable_class(method):
     assert_close(explanation.heat, heat_map(graded, method)[0].float())
     assert any(METHODS[method] in words for words in words_in(explanation.figure()))
     assert any(METHODS[method] in words for words in words_in(contact_sheet([explanation])))
+
+
+@pytest.mark.parametrize("method", RELEVANCE_METHODS)
+def test_another_class_may_be_explained(method, tmp_path):
+    model, reading = network(), Reading(8, MEAN, STD, CLASSES)
+    _, pixels = prepare(photograph(), reading, model)
+    best = explain(model, photograph(), reading, method=method)
+    for number, name in enumerate(CLASSES):
+        graded = record_attention(model, pixels, gradients_of=number)
+        for target in (name, number, name.upper(), str(number)):
+            each = explain(model, photograph(), reading, method=method, target=target)
+            assert each.target == name
+            assert_close(each.heat, heat_map(graded, method)[0].float())
+            assert (each.names, each.probabilities) == (best.names, best.probabilities)
+    assert best.target == best.names[0]
+    share = f"{name} ({each.probabilities[each.names.index(name)]:.0%})"
+    assert any(f"{METHODS[method]} for {name}" in words for words in words_in(each.figure()))
+    assert share in words_in(contact_sheet([best, each]))
+    photograph().save(tmp_path / "photo.png")
+    (page,) = write_pages(
+        model, [tmp_path / "photo.png"], reading, tmp_path / "a.html", method=method,
+        targets=["ant", "cat"],
+    )  # fmt: skip
+    text = page.read_text(encoding="utf-8")
+    for name in ("ant", "cat"):
+        assert f'"name":"photo.png: {name}"' in text
+        assert f'"target":"{name}"' in text
+
+
+def test_an_unknown_class_is_refused_with_those_that_come_near():
+    assert class_index("bee", CLASSES) == 1
+    names = ["tabby, tabby cat", "tiger cat", "tiger", *(f"class {n}" for n in range(20)), "7"]
+    assert [class_index(each, names) for each in ("tiger", 2, "2", "7", 7)] == [2, 2, 2, 23, 7]
+    near = r"target must be a class \(tabby, tabby cat\) or its number from 0 to 23, got 'tabby'"
+    with pytest.raises(ValueError, match=near):
+        class_index("tabby", names)
+    with pytest.raises(ValueError, match=r"\(tiger\) or .*got 'tigre'"):
+        class_index("tigre", names)
+    with pytest.raises(ValueError, match=r"\(ant; bee; cat\).*from 0 to 2, got 3"):
+        explain(network(), photograph(), Reading(8, MEAN, STD, CLASSES), method="chefer", target=3)
+
+
+def test_heads_are_fused_and_the_least_left_out_as_asked(tmp_path):
+    model, reading = network(), Reading(8, MEAN, STD, CLASSES)
+    options = {"head_fusion": "max", "discard_ratio": 0.4}
+    record = record_attention(model, prepare(photograph(), reading, model)[1])
+    came = explain(model, photograph(), reading, **options).heat
+    assert_close(came, rollout(record, **options)[0].float())
+    assert not torch.allclose(came, rollout(record)[0].float())
+    photograph().save(tmp_path / "photo.png")
+    (page,) = write_pages(model, [tmp_path / "photo.png"], reading, tmp_path / "a.html", **options)
+    text = page.read_text(encoding="utf-8")
+    assert '"head_fusion":"max"' in text
+    assert '"discard_ratio":0.4' in text
+    for wrong in ({"head_fusion": "sum"}, {"discard_ratio": 0.99}):
+        with pytest.raises(ValueError, match="a page fuses heads by mean, max, min and discards"):
+            write_pages(model, [tmp_path / "photo.png"], reading, tmp_path / "a.html", **wrong)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_option_that_a_method_does_not_use_is_refused(method, tmp_path):
+    model, reading = network(), Reading(8, MEAN, STD, CLASSES)
+    asked = {"target": "bee", "query": (0, 1), "head_fusion": "max", "discard_ratio": 0.5}
+    for name, value in asked.items():
+        used = explain(model, photograph(), reading, method=method)
+        if method in OPTIONS[name][1]:
+            other = explain(model, photograph(), reading, method=method, **{name: value})
+            assert not torch.equal(used.heat, other.heat) or used.target == "bee"
+            continue
+        with pytest.raises(ValueError, match=f"'{method}' does not use {name}, got .*choose"):
+            explain(model, photograph(), reading, method=method, **{name: value})
+        pages = {"targets": [value]} if name == "target" else {name: value}
+        with pytest.raises(ValueError, match=f"'{method}' does not use {name}"):
+            write_pages(model, ["a.png"], reading, tmp_path / "a.html", method=method, **pages)
+
+
+def test_a_network_with_windows_is_explained_on_its_last_grid():
+    swin = timm.models.SwinTransformer(
+        img_size=64, patch_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 2), window_size=4,
+        num_classes=3,
+    )  # fmt: skip
+    model, reading = randomize(swin), Reading(64, MEAN, STD, CLASSES)
+    pixels = prepare(photograph(), reading, model)[1]
+    for number, name in enumerate(CLASSES):
+        each = explain(model, photograph(), reading, method="token_grad_cam", target=name)
+        record = record_activations(model, pixels, gradients_of=number)
+        assert_close(each.heat, token_grad_cam(record)[0].float())
+        assert each.heat.shape == (8, 8)
+        words_in(each.figure())
+    assert each.probabilities == pytest.approx(sorted(model(pixels).softmax(1)[0].tolist())[::-1])
+    with pytest.raises(ValueError, match='on its last grid, by the method "token_grad_cam"'):
+        explain(model, photograph(), reading)
 
 
 def test_a_page_shows_the_method_that_was_asked_for(tmp_path):

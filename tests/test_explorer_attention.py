@@ -96,7 +96,7 @@ def test_relevance_maps_are_for_the_asked_class(target):
 
 def test_a_class_that_is_not_there_is_refused():
     for target in ("cow", 4, -1):
-        with pytest.raises(ValueError, match=r"target must be a class \(ant, bee, cat, dog\)"):
+        with pytest.raises(ValueError, match=r"target must be a class \(ant; bee; cat; dog\)"):
             AttentionExplorer(network(), photograph(), reading(), target=target)
 
 

@@ -1,6 +1,7 @@
 """Scores of maps: curves with known ends, an oracle whose best order is known, honest intervals."""
 
 from functools import partial
+from itertools import pairwise, permutations
 
 import conftest
 import pytest
@@ -132,9 +133,71 @@ def test_equal_patches_come_in_a_random_order_that_a_seed_repeats():
     assert torch.equal(order.sort(dim=1).values, torch.arange(16).expand(200, 16))
     first = order[:, 0].bincount(minlength=16)
     assert first.max() < 35  # 12.5 of 200 are expected
+    by_chance = maps_of_all_methods(tiny_model(), pictures(), torch.zeros(6).long(), seed=1)
+    assert torch.equal(patch_order(even[:6], seed=1), patch_order(by_chance["random"], seed=7))
     half = torch.zeros(50, 4, 4)
     half[:, 2:] = 1
     assert (patch_order(half)[:, :8] >= 8).all()
+
+
+def test_equal_patches_score_on_average_as_over_all_their_orders():
+    """Three of four are equal: brute force over their six orders, and 600 drawn ones."""
+    model, image, target = conftest.tiny_model(img_size=16), conftest.pictures(1, (16, 16)), 2
+    tied, steps = torch.tensor([0.0, 0.0, 1.0, 0.0]), 4
+
+    def probability(shown: set[int], of: torch.Tensor) -> float:
+        seen = torch.zeros_like(of)
+        for patch in shown:
+            row, column = 8 * (patch // 2), 8 * (patch % 2)
+            seen[:, :, row : row + 8, column : column + 8] = of[
+                :, :, row : row + 8, column : column + 8
+            ]
+        return model(seen).softmax(1)[0, target].item()
+
+    areas = []
+    for order in permutations((0, 1, 3)):
+        curve = [probability(set((2, *order)[:count]), image) for count in range(5)]
+        areas.append(sum(a + b for a, b in pairwise(curve)) / 8)
+    many = 600
+    drawn = perturb(
+        model, image.expand(many, -1, -1, -1), tied.view(1, 2, 2).expand(many, -1, -1),
+        torch.full((many,), target), steps=steps,
+    ).scores["insertion"]  # fmt: skip
+    assert {round(area, 9) for area in drawn.tolist()} == {round(area, 9) for area in areas}
+    spread = torch.tensor(areas).std(correction=0)
+    assert spread > 0
+    expected = sum(areas) / len(areas)
+    assert abs(drawn.mean().item() - expected) < 4 * spread / many**0.5
+
+
+def test_a_map_that_says_nothing_scores_exactly_as_the_random_one():
+    model, images, targets = tiny_model(), pictures(), torch.arange(6) % 5
+    by_chance = maps_of_all_methods(model, images, targets, seed=3)["random"]
+    nothing, drawn = (
+        perturb(model, images, maps, targets, seed=3).scores
+        for maps in (torch.zeros(6, 4, 4), by_chance)
+    )
+    for metric, values in drawn.items():
+        assert torch.equal(nothing[metric], values)
+
+
+def test_areas_are_over_the_true_shares_of_the_patches():
+    """Sixteen patches in ten steps: 2, 3, 5, 6, 8, 10, 11, 13, 14; a straight line stays one."""
+    images, model, adds = linear_oracle()
+    targets = torch.zeros(6, dtype=torch.long)
+    even = model.weights.new_ones(3, 16, 16) / 3 / 256 / 1.2
+    curves = perturb(Sum(even), torch.ones_like(images), adds, targets)
+    counts = torch.tensor([0, 2, 3, 5, 6, 8, 10, 11, 13, 14, 16]) / 16
+    assert_close(curves.shares, counts.double())
+    assert_close(curves.kept, (counts / 1.2).double().expand(6, -1), atol=1e-6, rtol=0)
+    assert_close(curves.scores["deletion"], torch.full((6,), 0.5 / 1.2).double())
+    scores = perturb(model, images, adds, targets)
+    y, x = scores.removed, scores.shares
+    expected = sum((x[n + 1] - x[n]) * (y[:, n + 1] + y[:, n]) / 2 for n in range(10))
+    assert_close(scores.scores["deletion"], expected)
+    hits = scores.removed_hits.double()
+    inner = sum((x[n + 1] - x[n]) * (hits[:, n + 1] + hits[:, n]) / 2 for n in range(1, 9))
+    assert_close(scores.scores["positive perturbation"], inner / (x[9] - x[1]))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +205,7 @@ def test_equal_patches_come_in_a_random_order_that_a_seed_repeats():
     [
         ({"maps": torch.rand(6, 3, 4)}, r"maps \(6, 3, 4\) do not divide images \(6, 3, 16, 16\)"),
         ({"maps": torch.rand(5, 4, 4)}, r"maps \(5, 4, 4\) do not divide"),
-        ({"steps": 1}, "steps must be 2 or more, got 1"),
+        ({"steps": 2}, "steps must be 3 or more, got 2"),
         ({"baseline": "black"}, '"mean" or "blur", got \'black\''),
     ],
 )
@@ -200,7 +263,11 @@ def test_the_pointing_game_asks_for_the_quarter_of_the_best_patch():
     maps = torch.zeros(4, 4, 6)
     maps[0, 1, 2], maps[1, 0, 3], maps[2, 2, 0], maps[3, 3, 5] = 1, 1, 1, 1
     assert points_at(maps, torch.tensor([0, 1, 2, 3])).all()
-    assert points_at(maps, torch.tensor([1, 1, 0, 2])).tolist() == [False, True, False, False]
+    assert points_at(maps, torch.tensor([1, 1, 0, 2])).tolist() == [0, 1, 0, 0]
+    maps[0, 3, 0], maps[2, 3, 1], maps[3] = 1, 1, 0
+    for quarter, expected in enumerate(([1 / 2, 0, 0, 1 / 4], [0, 1, 0, 1 / 4])):
+        assert points_at(maps, torch.full((4,), quarter)).tolist() == expected
+    assert points_at(maps, torch.full((4,), 2)).tolist() == [1 / 2, 0, 1, 1 / 4]
     with pytest.raises(ValueError, match="even grid, got 3x4"):
         points_at(torch.rand(1, 3, 4), torch.zeros(1))
 

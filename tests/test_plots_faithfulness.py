@@ -41,6 +41,22 @@ def test_curves_are_drawn_with_their_areas_and_random_as_a_broken_line():
     assert {"0%", "100%"} <= set(words)
 
 
+def test_curves_with_unequal_steps_are_drawn_over_the_true_shares():
+    figure = plots.removal_curves({"t": {"a": [1.0, 0.5, 0.0]}}, "x", shares=[0, 0.2, 1])
+    assert "a, area 0.35" in words_in(figure)  # 0.2 * 0.75 + 0.8 * 0.25
+    assert list(figure.axes[0].lines[0].get_xdata()) == [0, 0.2, 1]
+    with pytest.raises(ValueError, match=r"3 values of a, but shares \(2,\)"):
+        plots.removal_curves({"t": {"a": [1.0, 0.5, 0.0]}}, "x", shares=[0, 1])
+
+
+def test_equally_good_patches_are_all_framed_and_of_an_even_map_none():
+    maps = np.zeros((1, 2, 2, 2))
+    maps[0, 0, 0, 1] = maps[0, 0, 1, 0] = 1
+    figure = plots.question_maps(PICTURE, maps, ["cat?"], ["two", "none"])
+    framed = [{box.get_xy() for box in axes.patches} for axes in figure.axes[1:]]
+    assert framed == [{(0.5, -0.5), (-0.5, 0.5)}, set()]
+
+
 def test_scores_are_drawn_with_intervals_beside_the_band_of_random():
     figure = plots.method_scores(table(), {"deletion": False, "insertion": True}, "on 5 digits")
     words = words_in(figure)

@@ -3,10 +3,12 @@
 Needs torch alone. `recording.record_attention` reads the weights that all functions here take.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
 from vit_tutorial.recording import (
     FUSIONS,
     Query,
@@ -16,19 +18,24 @@ from vit_tutorial.recording import (
 )
 
 
-def heat_map(record: RecordedAttention, method: str, query: Query = "head") -> Tensor:
+def heat_map(
+    record: RecordedAttention, method: str, query: Query = "head", **options: Any
+) -> Tensor:
     """Explain by one of `methods.METHODS`: (B, rows, columns).
 
-    The methods of `relevance` explain the score that the record has gradients of. `query` is as
-    for `rollout`; LeGrad has none.
+    The methods of `relevance` explain the score that the record has gradients of. `query` and other
+    options are those of `rollout`; `methods.OPTIONS` says which method has which.
 
     Raises:
-        ValueError: an unknown method or query, or a record without the gradients that it needs.
+        ValueError: an unknown method or query, an option that the method does not use, or a record
+            without the gradients that it needs.
     """
-    require_method(method)
+    require_options(method, query=query, **options)
     if method in RELEVANCE_METHODS:
         return relevance(record, method=method, query=query)
-    return {"rollout": rollout, "last_layer": attention_map}[method](record, query=query)
+    if method == "last_layer":
+        return attention_map(record, query=query)
+    return {"rollout": rollout}[method](record, query=query, **options)
 
 
 def methods_for(record: RecordedAttention) -> list[str]:
@@ -87,7 +94,7 @@ def rollout(
         record: what `record_attention` returned.
         head_fusion: "mean", or "max" or "min", which are no longer probabilities.
         discard_ratio: share of the smallest entries of each fused A that is set to 0 (CLS to CLS
-            is kept).
+            is kept; of equal ones, each loses the same part).
         residual: weight of the skip connection, 0..1.
         query: "head": the tokens that the model's head reads, as `RecordedAttention` knows them
             (CLS, or the mean of the patches or of all tokens). Or "patches" or "all", the mean of
@@ -167,7 +174,11 @@ def _fuse(weights: Tensor, head_fusion: str) -> Tensor:
 
 
 def _discard(fused: Tensor, ratio: float, keep_cls: bool) -> Tensor:
-    """Set the smallest `ratio` of each image's entries to 0, but never CLS -> CLS."""
+    """Set the smallest `ratio` of each image's entries to 0, but never CLS -> CLS.
+
+    Of equal ones, of which only some have to go, each loses the same part: what is left of them on
+    average where chance decides which go.
+    """
     flat = fused.flatten(1)  # (B, T*T)
     count = int(ratio * flat.shape[1])
     if not count:
@@ -176,13 +187,14 @@ def _discard(fused: Tensor, ratio: float, keep_cls: bool) -> Tensor:
     values.partition(count - 1, axis=1)  # by NumPy: five times as fast as torch's kthvalue
     limit = torch.from_numpy(values[:, count - 1 : count]).to(flat)
     lost = flat <= limit
-    if (lost.sum(dim=1) != count).any():  # of equal entries only the first ones
-        below, equal = flat < limit, flat == limit
-        room = count - below.sum(dim=1, keepdim=True)
-        lost = below | (equal & (equal.cumsum(dim=1) <= room))
     if keep_cls:
         lost[:, 0] = False
-    return flat.masked_fill(lost, 0).view_as(fused)
+    left = flat.masked_fill(lost, 0)
+    equal = flat == limit  # more may be than have to go
+    stay = (flat <= limit).sum(dim=1, keepdim=True) - count
+    if stay.any():
+        left = torch.where(lost & equal, flat * (stay / equal.sum(dim=1, keepdim=True)), left)
+    return left.view_as(fused)
 
 
 def relevance(

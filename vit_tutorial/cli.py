@@ -148,9 +148,23 @@ def _add_explain(commands: Any) -> None:
     )
     explain.add_argument(
         "--method",
-        default="rollout",
         type=lambda name: name.replace("-", "_"),
-        help=f"{', '.join(METHODS)} (default: rollout)",
+        help=f"{', '.join(METHODS)} (default: rollout; for a class or a text: chefer)",
+    )
+    explain.add_argument(
+        "--target", help="the class to explain, by name or number (default: the most probable one)"
+    )
+    explain.add_argument(
+        "--text", nargs="+", help="what a CLIP or SigLIP is asked for: one map for each text"
+    )
+    explain.add_argument(
+        "--head-fusion", default="mean", help="of rollout: mean, max or min of the heads"
+    )
+    explain.add_argument(
+        "--discard",
+        default=0.0,
+        type=float,
+        help="of rollout: the share of the least that is left out",
     )
     explain.add_argument("--value-range", **VALUE_RANGE)
     explain.add_argument("--fit", default="crop", help="crop, pad or resize")
@@ -493,8 +507,21 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
     if kind == ".gif" and len(photos) > 1:
         raise ValueError(f"a .gif shows one image, got {len(photos)}")
-    methods.require_method(arguments.method)
-    model, reading = pretrained.load_network(arguments.model)
+    texts, target = arguments.text or [], arguments.target
+    if texts and target is not None:
+        raise ValueError("give --text or --target: each says what to explain")
+    if kind == ".gif" and len(texts) > 1:
+        raise ValueError(f"a .gif shows one text, got {len(texts)}")
+    asked = texts or target is not None
+    arguments.method = arguments.method or ("chefer" if asked else "rollout")
+    methods.require_options(
+        arguments.method,
+        target=texts or target,
+        query=_query(arguments.query),
+        head_fusion=arguments.head_fusion,
+        discard_ratio=arguments.discard,
+    )
+    model, reading = pretrained.load_network(arguments.model, texts)
     if arguments.size is not None:
         if not isinstance(model, VisionTransformer):
             raise ValueError(f"--size is for networks of this course, not for {arguments.model}")
@@ -564,25 +591,32 @@ def _write_explanations(
     from vit_tutorial import explain, files
 
     options: dict[str, Any] = {"method": arguments.method, "fit": arguments.fit}
-    options["query"] = _query(arguments.query)
+    options |= {"query": _query(arguments.query), "head_fusion": arguments.head_fusion}
+    options["discard_ratio"] = arguments.discard
+    targets = arguments.text or [arguments.target]
     if kind in (".html", ".gif", "folder"):
         images = (file for _, file in readable)
-        for written in explain.write_pages(model, images, reading, arguments.out, **options):
+        pages = explain.write_pages(
+            model, images, reading, arguments.out, targets=targets, **options
+        )
+        for written in pages:
             print(f"Written: {written}")
         return
-    explained, targets = [], set()
+    explained, pictures = [], set()
     for photo, file in readable:
-        item = explain.explain(model, file, reading, **options)
-        explained.append(item)
+        items = [explain.explain(model, file, reading, target=t, **options) for t in targets]
+        explained += items
         if arguments.out is None or count == 1:
-            target = arguments.out or Path(photo).with_suffix(".explained.png")
-            if target in targets:  # of photo.jpg beside photo.png
-                target = Path(f"{photo}.explained.png")
-            targets.add(target)
-            with files.atomic_write(target) as beside:
-                item.figure().savefig(beside, format="png", dpi=150)
-            print(*item.lines(3), sep="\n", end="\n" if item.names else "")
-            print(f"Picture: {target}")
+            picture = arguments.out or Path(photo).with_suffix(".explained.png")
+            if picture in pictures:  # of photo.jpg beside photo.png
+                picture = Path(f"{photo}.explained.png")
+            pictures.add(picture)
+            figure = items[0].figure() if len(items) == 1 else explain.contact_sheet(items)
+            with files.atomic_write(picture) as beside:
+                figure.savefig(beside, format="png", dpi=150)
+            lines = items[0].lines(max(3, len(targets)))
+            print(*lines, sep="\n", end="\n" if lines else "")
+            print(f"Picture: {picture}")
     if arguments.out is not None and count > 1 and explained:
         with files.atomic_write(arguments.out) as beside:
             explain.contact_sheet(explained).savefig(beside, format="png", dpi=150)

@@ -11,10 +11,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from vit_tutorial import plots
-from vit_tutorial.attention import heat_map
-from vit_tutorial.images import FittedImage, ReadsImages, Source, prepare
-from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_method
-from vit_tutorial.recording import Box, Query, record_attention
+from vit_tutorial.attention import heat_map, token_grad_cam
+from vit_tutorial.images import FittedImage, ReadsImages, Source, class_index, name_of, prepare
+from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
+from vit_tutorial.recording import (
+    FUSIONS,
+    Box,
+    Query,
+    RecordedActivations,
+    RecordedAttention,
+    record_activations,
+    record_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class Explanation:
 
     `fitted` is what the network was given, and `box` the part of it that the map covers, in pixels
     of the network. `output_kind` is that of `RecordedAttention`: of "values", `probabilities` are
-    these. A network without classes has no names.
+    these. A network without classes has no names. `target` is the class that the map is for, if its
+    method is for one.
     """
 
     fitted: FittedImage
@@ -33,6 +42,7 @@ class Explanation:
     method: str
     box: Box | None = None
     output_kind: str = "logits"
+    target: str = ""
 
     def lines(self, most: int | None = None) -> list[str]:
         """Write out what the network says: each class with its probability, or its value."""
@@ -49,7 +59,7 @@ class Explanation:
             self.names,
             self.probabilities,
             self.heat.numpy(),
-            METHODS[self.method],
+            METHODS[self.method] + (f" for {self.target}" if self.target else ""),
             form=plots.in_numbers if self.method in RELEVANCE_METHODS else plots.in_percent,
         )
 
@@ -61,47 +71,67 @@ def explain(
     *,
     method: str = "rollout",
     fit: str = "crop",
+    target: int | str | None = None,
     query: Query = "head",
+    head_fusion: str = "mean",
+    discard_ratio: float = 0.0,
 ) -> Explanation:
     """Run a network on an image, and find where it looked.
 
     Args:
-        model: any network that `record_attention` can read.
+        model: any network that `record_attention` can read; for "token_grad_cam", that
+            `record_activations` can.
         image: what `open_image` opens.
         reading: how the network reads images: a `Reading`, or the card of a checkpoint.
-        method: one of `METHODS`; those that are for a class explain the most probable one.
+        method: one of `METHODS`.
         fit: "crop", "pad" or "resize", as in `fit_image`.
+        target: the class, by name or number, that is explained by the methods that are for one; by
+            default the most probable one.
         query: which tokens' map, as in `rollout`: by default of those that the head reads.
+        head_fusion: of rollout.
+        discard_ratio: of rollout.
 
     Raises:
-        ValueError: an unknown method or query, an image that cannot be opened, a network with other
-            classes, or without any where the method is for a class.
+        ValueError: an unknown method, class or query, an option that the method does not use, an
+            image that cannot be opened, a network with other classes, or without any where the
+            method is for a class.
     """
-    require_method(method)
+    options = {"query": query, "head_fusion": head_fusion, "discard_ratio": discard_ratio}
+    require_options(method, target=target, **options)
     fitted, pixels = prepare(image, reading, model, fit=fit)
-    classes, graded = reading.classes, method in RELEVANCE_METHODS
-    fusion = None if graded else "mean"
-    record = record_attention(model, pixels, head_fusion=fusion, num_classes=len(classes))
-    name, logits = type(model).__name__, record.logits
-    if classes and (logits is None or logits.shape[1] != len(classes)):
-        raise ValueError(f"{name} does not tell {len(classes)} classes apart")
-    if graded and (not classes or logits is None):
+    classes, graded, name = reading.classes, method in RELEVANCE_METHODS, type(model).__name__
+    if graded and not classes:
         raise ValueError(
             f"method {method!r} explains a class, and none is named for {name}: "
             'use "rollout" or "last_layer", or give its classes'
         )
-    names, values = [], []
-    if classes and logits is not None:
+    chosen = None if target is None else class_index(target, classes)
+
+    def score(logits: Any) -> Tensor:
+        if not isinstance(logits, Tensor) or logits.shape[1:] != (len(classes),):
+            raise ValueError(f"{name} does not tell {len(classes)} classes apart")
+        return logits.amax(dim=1) if chosen is None else logits[:, chosen]
+
+    record: RecordedActivations | RecordedAttention
+    if method == "token_grad_cam":
+        record = record_activations(model, pixels, gradients_of=score, num_classes=len(classes))
+        heat = token_grad_cam(record)
+    else:
+        how: Any = {"gradients_of": score} if graded else {"head_fusion": head_fusion}
+        record = record_attention(model, pixels, num_classes=len(classes), **how)
+        heat = heat_map(record, method, **options)
+    names, values, explained = [], [], ""
+    if classes:
+        score(record.logits)
         found = record.probabilities()
-        found = (logits if found is None else found)[0].float()
-        order = found.argsort(descending=True).tolist()
-        names, values = [classes[index] for index in order], found[order].tolist()
-        if graded:
-            record = record_attention(
-                model, pixels, gradients_of=order[0], num_classes=len(classes)
-            )
-    heat = heat_map(record, method, query)[0].float().cpu()
-    return Explanation(fitted, names, values, heat, method, record.box, record.output_kind)
+        answers = (record.logits if found is None else found)[0].float()  # ty: ignore
+        order = answers.argsort(descending=True).tolist()
+        names, values = [classes[index] for index in order], answers[order].tolist()
+        explained = classes[order[0] if chosen is None else chosen] if graded else ""
+    return Explanation(
+        fitted, names, values, heat[0].float().cpu(), method, record.box, record.output_kind,
+        explained,
+    )  # fmt: skip
 
 
 def contact_sheet(explanations: Sequence[Explanation]) -> Any:
@@ -117,7 +147,8 @@ def contact_sheet(explanations: Sequence[Explanation]) -> Any:
 def _title(explanation: Explanation) -> str:
     if not explanation.names:
         return ""
-    name, value = explanation.names[0], explanation.probabilities[0]
+    name = explanation.target or explanation.names[0]
+    value = explanation.probabilities[explanation.names.index(name)]
     return (
         f"{name}: {value:.4g}" if explanation.output_kind == "values" else f"{name} ({value:.0%})"
     )
@@ -131,29 +162,45 @@ def write_pages(
     *,
     method: str = "rollout",
     fit: str = "crop",
+    targets: Sequence[int | str | None] = (None,),
     query: Query = "head",
+    head_fusion: str = "mean",
+    discard_ratio: float = 0.0,
 ) -> list[Path]:
     """Write explorers of image files: one page of all (.html), one each (a folder), or a .gif.
 
-    Each shows first what `explain` would.
+    Each shows first what `explain` would; of several `targets`, each image is there once for each.
 
     Raises:
-        ValueError: an unknown method or query, an image that cannot be opened.
+        ValueError: an unknown method, class or query, an option that the method does not use, an
+            image that cannot be opened.
         OSError: what cannot be written.
     """
     from vit_tutorial.explorer import AttentionExplorer
 
-    require_method(method)
+    options = {"query": query, "head_fusion": head_fusion, "discard_ratio": discard_ratio}
+    for target in targets:
+        require_options(method, target=target, **options)
+    if head_fusion not in FUSIONS or not 0 <= discard_ratio <= 0.98:
+        raise ValueError(
+            f"a page fuses heads by {', '.join(FUSIONS)} and discards from 0 to 0.98, got "
+            f"{head_fusion!r} and {discard_ratio}"
+        )
     written, first = [], None
     for image in images:
-        if first is not None and out.suffix:
-            first.add(image)
-            continue
-        explorer = AttentionExplorer(model, image, reading, fit=fit)
-        explorer.show = "mean" if method == "last_layer" else method
-        explorer.look_from(query)
+        explorer = first if out.suffix else None
+        for target in targets:
+            name = name_of(image) if len(targets) == 1 else f"{name_of(image)}: {target}"
+            if explorer is not None:
+                explorer.add(image, name=name, target=target)
+                continue
+            explorer = AttentionExplorer(model, image, reading, fit=fit, name=name, target=target)
+            explorer.show = "mean" if method == "last_layer" else method
+            explorer.head_fusion, explorer.discard_ratio = head_fusion, discard_ratio
+            explorer.look_from(query)
         first = first or explorer
-        if not out.suffix:
+        if not out.suffix and explorer is not None:
+            explorer.scene = 0
             out.mkdir(parents=True, exist_ok=True)
             page, count = out / f"{Path(image).stem}.html", 1
             while page in written:  # images of one name, from several folders

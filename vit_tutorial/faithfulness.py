@@ -6,7 +6,7 @@ with all others removed. A map of random numbers is scored beside all others, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,40 +42,49 @@ def maps_of_all_methods(
     record = record_attention(
         model, images, gradients_of=lambda logits: logits.gather(1, picked)[:, 0]
     )
-    size = (len(images), *record.grid)
-    random = torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(images)
+    random = random_maps((len(images), *record.grid), seed).to(images)
     return {"random": random} | {name: heat_map(record, name) for name in methods_for(record)}
+
+
+def random_maps(shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Draw maps of random numbers in 0..1: the floor, and the order of patches that are equal."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The outputs of a network while patches are removed, in equal steps: each (B, steps + 1).
+    """The outputs of a network while patches are removed, step by step: each (B, steps + 1).
 
     `removed` holds the probability of the target with the most important patches removed, from
     none to all; `kept` with only the most important ones left, from none to all. The other two
-    tell whether the target was the likeliest class.
+    tell whether the target was the likeliest class. `shares` (steps + 1) is the share of the
+    patches at each step, from 0 to 1: as near to equal steps as there are patches.
     """
 
     removed: Tensor
     kept: Tensor
     removed_hits: Tensor
     kept_hits: Tensor
+    shares: Tensor
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Areas under the curves, as shares of 0..1 on both axes: name -> (B,).
+        """Areas under the curves over the shares of patches, in 0..1: name -> (B,).
 
         - "deletion" and "insertion" (Petsiuk et al. 2018, arXiv 1806.07421): of the probability,
           with the best patches removed first, and put back first.
         - "positive" and "negative perturbation" (Chefer et al. 2021, arXiv 2012.09838): of the
           hits, with the best and with the worst patches removed first, without the two ends.
         """
-        steps = self.removed.shape[1] - 1
+        shares, inner = self.shares.to(self.removed), slice(1, -1)
+        hits = [each[:, inner].to(self.removed) for each in (self.removed_hits, self.kept_hits)]
+        width = shares[-2] - shares[1]
+        positive, negative = (torch.trapezoid(each, shares[inner]) / width for each in hits)
         return {
-            "deletion": torch.trapezoid(self.removed, dx=1 / steps),
-            "insertion": torch.trapezoid(self.kept, dx=1 / steps),
-            "positive perturbation": self.removed_hits[:, 1:-1].to(self.removed).mean(dim=1),
-            "negative perturbation": self.kept_hits[:, 1:-1].to(self.kept).mean(dim=1),
+            "deletion": torch.trapezoid(self.removed, shares),
+            "insertion": torch.trapezoid(self.kept, shares),
+            "positive perturbation": positive,
+            "negative perturbation": negative,
         }
 
 
@@ -92,19 +101,19 @@ def perturb(
     """Remove patches from normalised images (B, C, H, W) in the order of `maps` (B, rows, columns).
 
     A removed patch shows the `baseline`: "mean", the mean colour, or "blur", the image out of
-    focus. Patches that a map calls equally important come in a random order. Each image takes
-    2 * steps forward passes: to keep the best tenth is to remove the worst nine tenths.
+    focus. Patches that a map calls equally important come in a random order (`patch_order`). Each
+    image takes 2 * steps forward passes: to keep the best tenth is to remove the worst nine tenths.
 
     Raises:
-        ValueError: maps that do not divide the images, fewer than 2 steps, another baseline.
+        ValueError: maps that do not divide the images, fewer than 3 steps, another baseline.
     """
     rows, columns = maps.shape[1:]
     if len(maps) != len(images) or images.shape[2] % rows or images.shape[3] % columns:
         raise ValueError(
             f"maps {tuple(maps.shape)} do not divide images {tuple(images.shape)} into patches"
         )
-    if steps < 2:
-        raise ValueError(f"steps must be 2 or more, got {steps}")
+    if steps < 3:
+        raise ValueError(f"steps must be 3 or more, got {steps}")
     empty, order = _baseline(images, baseline), patch_order(maps, seed)
     picked = targets.to(images.device)[:, None]
 
@@ -117,7 +126,8 @@ def perturb(
     with evaluating(model):
         full, bare = outputs(images), outputs(empty)
         removed, kept = [full], [bare]
-        for count in torch.linspace(0, rows * columns, steps + 1).round().long().tolist()[1:-1]:
+        counts = torch.linspace(0, rows * columns, steps + 1).round().long()
+        for count in counts.tolist()[1:-1]:
             best = torch.zeros(maps.shape, dtype=torch.bool, device=images.device).flatten(1)
             best = best.scatter(1, order[:, :count], True).view(-1, 1, rows, columns)
             best = best.repeat_interleave(images.shape[2] // rows, dim=2)
@@ -125,17 +135,25 @@ def perturb(
             removed.append(outputs(torch.where(best, empty, images)))
             kept.append(outputs(torch.where(best, images, empty)))
     removed, kept = torch.stack([*removed, bare]), torch.stack([*kept, full])
-    return Curves(removed[:, 0].T, kept[:, 0].T, removed[:, 1].T.bool(), kept[:, 1].T.bool())
+    return Curves(
+        removed[:, 0].T,
+        kept[:, 0].T,
+        removed[:, 1].T.bool(),
+        kept[:, 1].T.bool(),
+        counts.double() / (rows * columns),
+    )
 
 
 def patch_order(maps: Tensor, seed: int = 0) -> Tensor:
     """Order the patches of maps (B, rows, columns), the most important first: (B, N).
 
-    Equal ones come in a random order: else the upper left corner would count as important.
+    Equal ones come in a random order: else the upper left corner would count as important. What a
+    network outputs over all their orders cannot be computed, but with one drawn for each image the
+    mean over images is on average what it would be over all orders. They stand as in the random map
+    of this seed in `maps_of_all_methods`: a map that says nothing scores exactly as that one does.
     """
     flat = maps.flatten(1)
-    shuffle = torch.rand(flat.shape, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
-    shuffle = shuffle.to(flat.device)
+    shuffle = random_maps(flat.shape, seed).argsort(dim=1, descending=True).to(flat.device)
     ranks = flat.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)
     return shuffle.gather(1, ranks)
 
@@ -178,11 +196,12 @@ def collages(images: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Ten
     return torch.cat([above, below], dim=2), labels, positions.to(labels.device)
 
 
-def points_at(maps: Tensor, quarters: Tensor, seed: int = 0) -> Tensor:
-    """Play the pointing game: is the best patch in the target's quarter? (B,), booleans.
+def points_at(maps: Tensor, quarters: Tensor) -> Tensor:
+    """Play the pointing game: is the best patch in the target's quarter? 1 or 0 for each map, (B,).
 
-    After Zhang et al. 2016 (arXiv 1608.00507). Patches on the border of two quarters do not exist:
-    rows and columns must be even.
+    After Zhang et al. 2016 (arXiv 1608.00507). Where several patches are the best, it is the share
+    of them that is in the quarter: what it is on average, if one is drawn. Patches on the border of
+    two quarters do not exist: rows and columns must be even.
 
     Raises:
         ValueError: an odd number of rows or columns.
@@ -190,9 +209,11 @@ def points_at(maps: Tensor, quarters: Tensor, seed: int = 0) -> Tensor:
     rows, columns = maps.shape[1:]
     if rows % 2 or columns % 2:
         raise ValueError(f"quarters need an even grid, got {rows}x{columns}")
-    best = patch_order(maps, seed)[:, 0]
-    row, column = best // columns, best % columns
-    return 2 * (row >= rows // 2).long() + (column >= columns // 2) == quarters.to(best.device)
+    best = (maps == maps.amax(dim=(1, 2), keepdim=True)).double()
+    below = torch.arange(rows, device=maps.device) >= rows // 2
+    right = torch.arange(columns, device=maps.device) >= columns // 2
+    inside = 2 * below.long()[:, None] + right == quarters.to(maps.device)[:, None, None]
+    return (best * inside).sum(dim=(1, 2)) / best.sum(dim=(1, 2))
 
 
 def faithfulness_table(
@@ -232,7 +253,7 @@ def faithfulness_table(
             large, targets, quarters = (part[batch] for part in pasted)
             maps_of = maps_of_all_methods(on_collages, large, targets, seed + start)
             for method, maps in maps_of.items():
-                keep(method, "pointing game", points_at(maps, quarters, seed + start))
+                keep(method, "pointing game", points_at(maps, quarters))
         if on_batch is not None:
             on_batch(min(start + batch_size, len(images)))
     return _rows({key: torch.cat(scores).numpy() for key, scores in values.items()}, seed)

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -362,6 +363,33 @@ def prepare(
 def colour_mode(channels: int) -> str:
     """Return the mode in which a network of so many channels reads images: "L" is grey."""
     return "L" if channels == 1 else "RGB"
+
+
+def class_index(target: int | str, classes: Sequence[str]) -> int:
+    """Find a class by its name, in upper or lower case, or by its number.
+
+    Examples:
+        >>> class_index("Cat", ["dog", "cat"]), class_index("0", ["dog", "cat"])
+        (1, 0)
+
+    Raises:
+        ValueError: there is none; which names come near.
+    """
+    text = str(target).strip().casefold()
+    names = [name.casefold() for name in classes]
+    if isinstance(target, str) and target in classes:
+        return classes.index(target)
+    if isinstance(target, str) and names.count(text) == 1:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    near = [name for name, low in zip(classes, names, strict=True) if text and text in low]
+    near += [classes[names.index(low)] for low in get_close_matches(text, names, 6)]
+    near = list(dict.fromkeys(near))[:6] or [*classes[:12], *(["..."] if len(classes) > 12 else [])]
+    raise ValueError(
+        f"target must be a class ({'; '.join(near)}) or its number from 0 to {len(classes) - 1}, "
+        f"got {target!r}"
+    )
 
 
 def name_of(image: Any) -> str:

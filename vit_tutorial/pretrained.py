@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,28 @@ from torch import nn
 from vit_tutorial.images import Reading
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.weights import Card, bundled, from_library, load_checkpoint
+from vit_tutorial.zero_shot import ZeroShotClassifier
 
 EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed
 
 
-def load_network(name: str | Path) -> tuple[nn.Module, Card | Reading]:
+def load_network(name: str | Path, texts: Sequence[str] = ()) -> tuple[nn.Module, Card | Reading]:
     """Load a trained network, and how it reads images, ready for `AttentionExplorer`.
 
     Args:
         name: "cifar10", "digits" or a checkpoint file; or "torchvision:vit_b_16", "timm:NAME",
-            "hf:NAME", whose weights are downloaded if they have not been before.
+            "hf:NAME", whose weights are downloaded if they have not been before. A folder will do
+            for NAME of hf.
+        texts: what a CLIP or SigLIP of hf is to tell apart, as a `ZeroShotClassifier`.
 
     Raises:
-        ValueError: an unknown name, a library that is not installed, or weights that cannot be
-            downloaded.
+        ValueError: an unknown name, a library that is not installed, weights that cannot be
+            downloaded, texts for a network that reads none, or none for one that does.
     """
     name = str(name)
     library, colon, rest = name.partition(":")
+    if texts and library != "hf":
+        raise ValueError(f"{name} reads no texts: a CLIP or SigLIP does, as hf:NAME")
     if name in bundled() or not colon or Path(name).suffix == ".safetensors":
         return load_checkpoint(name)
     loaders = {"torchvision": _from_torchvision, "timm": _from_timm, "hf": _from_hugging_face}
@@ -36,7 +42,7 @@ def load_network(name: str | Path) -> tuple[nn.Module, Card | Reading]:
             f"expected a checkpoint, or torchvision:NAME, timm:NAME or hf:NAME, got {name!r}"
         )
     try:
-        model, reading = loaders[library](rest)
+        model, reading = loaders[library](rest, *([texts] if library == "hf" else []))
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{name} needs a library that is not installed: pip install {EXTRAS[library]}"
@@ -117,14 +123,27 @@ def _from_timm(name: str) -> tuple[nn.Module, Reading]:
     return model, Reading(tuple(size), tuple(config["mean"]), tuple(config["std"]), tuple(classes))
 
 
-def _from_hugging_face(name: str) -> tuple[nn.Module, Reading]:
+def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Reading]:
     import transformers
 
-    model = transformers.AutoModelForImageClassification.from_pretrained(name)
+    config = transformers.AutoConfig.from_pretrained(name)
+    made_for = config.architectures or [""]
+    reads_texts = hasattr(config, "text_config") and made_for[0].endswith("Model")
+    if texts:
+        whole = transformers.AutoModel.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name) if reads_texts else None
+        model, classes = ZeroShotClassifier(whole, tokenizer, texts), list(texts)
+    elif reads_texts:
+        raise ValueError(
+            f"a {made_for[0]} has no classes but what it is asked for: give texts, as "
+            '--text "a cat" "a dog"'
+        )
+    else:
+        model = transformers.AutoModelForImageClassification.from_pretrained(name)
+        classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
     reader = transformers.AutoImageProcessor.from_pretrained(name)
     size = getattr(reader, "crop_size", None) or reader.size
     height = size["height"] if "height" in size else size["shortest_edge"]
-    classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
     return model, Reading(
         (height, size.get("width", height)),
         tuple(reader.image_mean),

@@ -739,7 +739,7 @@ class OwnGradients(Sequence[Tensor]):
         """Score the mean of all tokens of each layer's own output by the model's head."""
         model: Any = self.model
         outputs: list[Tensor] = []
-        keep = lambda block, inputs, output: outputs.append(output)  # noqa: E731
+        keep = lambda block, inputs, output: outputs.append(tensors_in(output)[0])  # noqa: E731
         hooks = [block.register_forward_hook(keep) for block in model.blocks]
         watch = Recorder(model, self.images.shape, self.layers, in_graph=True)
         try:

@@ -505,7 +505,8 @@ def require_layers(recorder: Recorder, name: str) -> None:
             f"{name} attends within windows or at several resolutions "
             f"(maps: {maps}; images: {images}), so its layers cannot be joined: use a "
             "network in which all patches see each other (ViT, DeiT, BEiT, DINOv2), record the "
-            "part of it that is one, or use Grad-CAM on its feature maps"
+            "part of it that is one, or explain a class on its last grid, by the method "
+            '"token_grad_cam"'
         )
     if len(others) > 1 or (others and not recorder.ends_with_others):
         shapes = ", ".join(f"{call.shape[-2]}x{call.shape[-1]}" for call in others)

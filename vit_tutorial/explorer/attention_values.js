@@ -52,22 +52,19 @@ export function fuse(scene, layer, fusion) {
   return joined;
 }
 
-// How many of the smallest entries go: all below `limit`, and the first `equal` of those equal to it.
+// Which of the smallest entries go: all below `limit`; of those that equal it the part `stays` stays.
 function cut(scene, layer, fusion, discard) {
   const name = `${layer} ${fusion}`;
   const flat = fuse(scene, layer, fusion);
   const count = Math.floor(discard * flat.length);
-  if (!count) return { limit: -1, equal: 0 };
+  if (!count) return { limit: -1, stays: 1 };
   if (!scene.sorted.has(name)) scene.sorted.set(name, flat.slice().sort());
   const sorted = scene.sorted.get(name);
   const limit = sorted[count - 1];
-  let [low, high] = [0, count - 1]; // the first entry that equals the limit
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < limit) low = middle + 1;
-    else high = middle;
-  }
-  return { limit, equal: count - low };
+  let [first, end] = [count - 1, count];
+  while (sorted[first - 1] === limit) first--;
+  while (sorted[end] === limit) end++;
+  return { limit, stays: (end - count) / (end - first) };
 }
 
 // The step of rollout through one layer: the fused weights without the smallest, mixed with the
@@ -75,16 +72,17 @@ function cut(scene, layer, fusion, discard) {
 function stepOf(scene, layer, { fusion, discard, residual }) {
   const { tokens } = scene;
   const flat = fuse(scene, layer, fusion);
-  const { limit, equal } = cut(scene, layer, fusion, discard);
-  let ties = equal; // still to go, of the entries that equal the limit
+  const { limit, stays } = cut(scene, layer, fusion, discard);
   const kept = new Float32Array(flat.length);
   const total = new Float64Array(tokens);
   for (let i = 0, at = 0; i < tokens; i++) {
     let sum = 0;
     for (let j = 0; j < tokens; j++, at++) {
-      const value = flat[at];
-      const goes = value < limit || (value === limit && ties-- > 0);
-      if (goes && !(at === 0 && scene.num_prefix)) continue; // CLS -> CLS stays
+      let value = flat[at];
+      if (value <= limit && !(at === 0 && scene.num_prefix)) { // CLS -> CLS stays
+        if (value < limit || !stays) continue;
+        value *= stays;
+      }
       kept[at] = value;
       sum += value;
     }

@@ -39,7 +39,7 @@ def make_scene(
     """
     import torch
 
-    from vit_tutorial.images import name_of, prepare
+    from vit_tutorial.images import class_index, name_of, prepare
     from vit_tutorial.recording import record_attention
     from vit_tutorial.watching import NoGradient
 
@@ -48,7 +48,8 @@ def make_scene(
     record = record_attention(model, pixels, num_classes=len(classes))
     prediction, label = "", None
     if record.logits is not None and len(classes) == record.logits.shape[1]:
-        label = _class_index(target, classes, int(record.logits[0].argmax()))
+        best = int(record.logits[0].argmax())
+        label = best if target is None else class_index(target, classes)
         prediction = _answer(record, classes)
     try:
         maps = _relevances(model, pixels, label, len(classes))
@@ -158,14 +159,3 @@ def _relevances(
                 heat = heat_map(record, method)[0].cpu().float().numpy()
                 maps[METHODS[method]] = heat.ravel()
     return maps
-
-
-def _class_index(target: int | str | None, classes: Sequence[str], likeliest: int) -> int:
-    if target is None:
-        return likeliest
-    if target in classes:
-        return classes.index(target)
-    if isinstance(target, int) and target in range(len(classes)):
-        return target
-    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-    raise ValueError(f"target must be a class ({shown}) or its number, got {target!r}")

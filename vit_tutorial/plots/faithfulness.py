@@ -20,6 +20,7 @@ def removal_curves(
     panels: Mapping[str, Mapping[str, ArrayLike]],
     xlabel: str,
     ylabel: str = "probability of the correct class",
+    shares: ArrayLike | None = None,
 ) -> Figure:
     """Draw what a network outputs while patches are removed or put back, one panel for each way.
 
@@ -27,13 +28,14 @@ def removal_curves(
     The area under each curve stands beside its name.
 
     Args:
-        panels: title -> name of a method -> values from no patches to all, in equal steps.
+        panels: title -> name of a method -> values from no patches to all.
         xlabel: what is counted from 0 to 100% along the horizontal axis.
         ylabel: what the values are.
+        shares: of the patches, from 0 to 1, at each value; by default equal steps.
 
     Raises:
         ValueError: no panels, more than five curves besides the floor, or values that are not a
-            finite row of at least two.
+            finite row of at least two, or not one for each of the shares.
     """
     if not panels:
         raise ValueError("expected at least one panel, got none")
@@ -47,6 +49,8 @@ def removal_curves(
         for name, values in curves.items():
             if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite values in a row, got {values.shape}")
+            if shares is not None and np.shape(shares) != values.shape:
+                raise ValueError(f"{len(values)} values of {name}, but shares {np.shape(shares)}")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(rows), figsize=(4.5 * len(rows) + 0.2, 3.7), sharey=True, squeeze=False
@@ -54,8 +58,8 @@ def removal_curves(
         for axis, (title, curves) in zip(axes[0], rows.items(), strict=True):
             colours = iter(zip(PALETTE, MARKERS, strict=True))
             for name, values in curves.items():
-                x = np.linspace(0, 1, len(values))
-                area = (values[1:] + values[:-1]).mean() / 2  # trapezes
+                x = np.linspace(0, 1, len(values)) if shares is None else np.asarray(shares)
+                area = (np.diff(x) * (values[1:] + values[:-1])).sum() / 2  # trapezes
                 label = f"{name}, area {area:.2f}"
                 if name == FLOOR:
                     axis.plot(x, values, "--", color=INK, linewidth=1.6, label=label, zorder=4)
@@ -163,8 +167,8 @@ def question_maps(
 ) -> Figure:
     """Draw a collage of four pictures, and beside it maps of it for several questions.
 
-    Each map is drawn from its least to its greatest number, its best patch is framed, and thin
-    lines part the four quarters.
+    Each map is drawn from its least to its greatest number, and thin lines part the four quarters.
+    Its best patch is framed; several where they are equally good, but none where all are.
 
     Args:
         picture: uint8 (H, W, 3).
@@ -201,11 +205,11 @@ def question_maps(
         ):
             heat = maps[row, column]
             axis.imshow(heat, cmap=HEAT, interpolation="nearest")
-            y, x = np.unravel_index(heat.argmax(), heat.shape)
-            for colour, line in (("white", 3.0), (PALETTE[1], 1.6)):
-                box = Rectangle((float(x) - 0.5, float(y) - 0.5), 1, 1, fill=False)
-                box.set(edgecolor=colour, linewidth=line, clip_on=False)
-                axis.add_patch(box)
+            for y, x in np.argwhere((heat == heat.max()) & (heat > heat.min())).tolist():
+                for colour, line in (("white", 3.0), (PALETTE[1], 1.6)):
+                    box = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False)
+                    box.set(edgecolor=colour, linewidth=line, clip_on=False)
+                    axis.add_patch(box)
             _quarters(axis, height, patches)
             axis.set(xticks=[], yticks=[])
             if row == 0:

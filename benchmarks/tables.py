@@ -188,6 +188,27 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "pointing game": gain("pointing_game"),
         },
     ),
+    "coverage.counts": (
+        "Networks of other libraries, with random weights: recorded and compared with what they "
+        "themselves show",
+        {
+            "library": "{library} {version}",
+            "work": "{recorded}",
+            "refused with a reason": "{refused}",
+            "silently wrong": "{wrong}",
+            "crash": "{crash}",
+            "do not run without us": "{not_made}",
+        },
+    ),
+    "coverage.families": (
+        "Which networks work, and why the others are refused",
+        {
+            "library": "{library}",
+            "networks": lambda row: f"{row['networks']} ({row['count']})",
+            "result": "{result}",
+            "instead": lambda row: row["instead"] or "–",
+        },
+    ),
     "input_size": (
         "A larger image into the same network, positions resampled",
         {

@@ -126,6 +126,17 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "messages to the kernel": number_of("messages_to_kernel"),
         },
     ),
+    "live": (
+        "The network in the page: plain JavaScript in headless Chromium, on one core (the median "
+        "of five rounds' medians, and their range)",
+        {
+            "network": "{network}",
+            "image": "{img_size}×{img_size}",
+            "tokens": "{tokens}",
+            "what": "{what}",
+            "time": "{ms_median:.0f} ms ({ms_low:.0f}–{ms_high:.0f})",
+        },
+    ),
     "scaling_cpu": (
         "A training step of two processes (one thread each) that share a batch, and of one",
         {

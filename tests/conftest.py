@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -177,6 +179,24 @@ def browser():
         pytest.skip(NO_BROWSER)
     with running_chromium() as opened:
         yield opened
+
+
+@pytest.fixture(params=["Chromium", "Node"])
+def javascript(request, tmp_path):
+    """Call the explorer's modules: `javascript(modules, body, data)` gives what `body` returns."""
+    from javascript import in_chromium, in_node, program
+
+    if request.param == "Node" and shutil.which("node") is None:
+        pytest.skip("there is no Node here, and Chromium has run the same")
+    browser = request.getfixturevalue("browser") if request.param == "Chromium" else None
+
+    def run(modules: list[str], body: str, data: Any) -> Any:
+        code = program(tmp_path, modules, body)
+        return (
+            in_node(code, data, tmp_path) if browser is None else in_chromium(browser, code, data)
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The explorer of heads that can be taken away: the network in the browser is the one in Python."""
 
-import base64
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +9,6 @@ from conftest import words_in
 
 from vit_tutorial import ImageSet, PruningExplorer, VisionTransformer, ViTConfig
 from vit_tutorial.compress import prune_heads
-from vit_tutorial.explorer import pruning
-from vit_tutorial.explorer.page import join_modules
 from vit_tutorial.explorer.pruning import picture
 from vit_tutorial.images import normalize
 
@@ -94,7 +90,6 @@ def test_a_setting_that_is_not_there_is_refused(name, value, said):
 @pytest.mark.parametrize(
     ("model", "images", "rules", "said"),
     [
-        (network(pos_embed="rope", embed_dim=24), pictures(), SCORES, "rotary positions"),
         (prune_heads(network(), {0: [1]}), pictures(), SCORES, "same number of heads"),
         (network(in_chans=3), pictures(), SCORES, r"expected images \(n, 3, 6, 8\), got \(40, 2"),
         (network(embed_dim=1536), pictures(), SCORES, "billion multiply-adds.* at most [0-9]"),
@@ -143,42 +138,36 @@ def counted(page) -> str:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pool": "mean"}, {"pos_embed": "sincos", "embed_dim": 24}]
+    "changes",
+    [
+        {},
+        {"pool": "mean"},
+        {"pos_embed": "none"},
+        {"pos_embed": "sincos", "embed_dim": 24},
+        {"pos_embed": "rope", "embed_dim": 24},
+    ],
 )
-def test_the_network_in_the_browser_is_the_one_in_python(browser, changes):
-    """Its JavaScript alone, on every image, with and without heads, starting at any layer."""
+def test_what_the_page_counts_is_what_python_counts(open_page, changes):
+    """With heads taken away one after another, from the last layer and from the first."""
     made = explorer(**changes)
-    names = ("sizes", "places", "mean", "std")
-    state = {name: getattr(made, name) for name in names}
-    state["sizes"] = {**state["sizes"], "classes": 3}
-    state["weights"] = np.frombuffer(made.weights, np.float32).tolist()
-    state["pixels"] = list(made.pixels)
-    gone = [1, 5]
-    code = join_modules(Path(pruning.__file__).with_name("vit.js")).encode()
-    page = browser.new_page()
-    came = page.evaluate(
-        """async ({ code, state, gone }) => {
-        const { Network } = await import("data:text/javascript;base64," + code);
-        const { sizes, places, mean, std } = state;
-        const net = new Network(sizes, Float32Array.from(state.weights), places,
-          Uint8Array.from(state.pixels), mean, std);
-        const all = new Uint8Array(6).fill(1);
-        const kept = Uint8Array.from(all, (_, n) => Number(!gone.includes(n)));
-        const late = Uint8Array.from(all, (_, n) => Number(n !== 5));
-        const runs = [[], [], [], []];
-        for (let i = 0; i < sizes.images; i++) {
-          runs[0].push([...net.run(i, 0, all)]);
-          runs[1].push([...net.run(i, 1, late)]);
-          runs[2].push([...net.run(i, 0, kept)]);
-          runs[3].push([...net.run(i, 0, kept, [[], []])]);
-        }
-        return runs; }""",
-        {"code": base64.b64encode(code).decode(), "state": state, "gone": gone},
-    )
-    page.close()
-    for found, without in zip(came, ([], [5], gone, gone), strict=True):
-        expected = logits_without(without, **changes).numpy()
-        np.testing.assert_allclose(np.array(found), expected, rtol=0, atol=2e-4)
+    page = open_page(made)
+    for head, gone in ((5, [5]), (1, [1, 5]), (5, [1]), (3, [1, 3])):
+        page.locator(".pr-head").nth(head).click()
+        logits = logits_without(gone, **changes)
+        right = int((logits.argmax(dim=1) == pictures().labels).sum())
+        assert counted(page).startswith(f"{right} of 40 right"), gone
+        share = logits[made.shown].softmax(dim=0).max()
+        assert f", {share:.0%} (it is" in page.locator(".pr-words").text_content()
+
+
+def test_weights_that_half_precision_holds_are_carried_in_it():
+    exact = network()
+    for parameter in exact.parameters():
+        parameter.data = parameter.data.half().float()
+    sizes = [
+        len(PruningExplorer(vit, pictures(), ABOUT, SCORES).weights) for vit in (exact, network())
+    ]
+    assert sizes[0] < 0.7 * sizes[1]
 
 
 def test_a_click_takes_a_head_away_and_counts_again(open_page):

@@ -1,10 +1,13 @@
 // A small network that runs in the page, whose heads are clicked away one by one.
 
+import { normalize } from "./image.js";
 import {
-  addButton, addButtons, addGroup, argmax, bytesOf, cellOf, changer, colourAt, element, floatsOf, listen, onKeys, percent,
+  addButton, addButtons, addGroup, argmax, bytesOf, cellOf, changer, colourAt, element, listen, onKeys, percent,
   pressOnly, setPressed,
 } from "./page.js";
-import { Network, softmax } from "./vit.js";
+import { readSafetensors } from "./safetensors.js";
+import { VisionTransformer } from "./vit.js";
+import { softmax } from "./vit_layers.js";
 
 const SLICE = 12; // milliseconds of counting between two moments for the page
 const HELP = "The network runs in your browser, on every image, for any heads you choose. The line in the bar is the accuracy with all heads, the thick stroke its 95% interval. With the keyboard: Tab to a head, arrow keys to its neighbours, Space to take it away.";
@@ -19,14 +22,17 @@ export function interval(right, n) {
 
 class PruningView {
   constructor(model, el, change) {
-    Object.assign(this, { model, change, ...model.get("sizes") });
-    for (const name of ["labels", "classes", "orders", "whole"]) this[name] = model.get(name);
+    Object.assign(this, { model, change });
+    for (const name of ["labels", "classes", "orders", "whole", "mean", "std"]) this[name] = model.get(name);
     this.palette = bytesOf(model.get("palette"));
     this.pixels = bytesOf(model.get("pixels"));
-    const sizes = { ...model.get("sizes"), classes: this.classes.length };
-    const [weights, places, mean, std] = ["weights", "places", "mean", "std"].map((name) => model.get(name));
-    this.net = new Network(sizes, floatsOf(weights), places, this.pixels, mean, std);
+    const tensors = readSafetensors(bytesOf(model.get("weights")));
+    this.parameters = Object.values(tensors).reduce((sum, { data }) => sum + data.length, 0);
+    this.vit = new VisionTransformer(model.get("config"), tensors);
+    const { depth, embed_dim: dim, grid, image_hw: side, in_chans: channels, num_heads: heads } = this.vit.config;
+    Object.assign(this, { depth, dim, grid, side, channels, heads });
     this.count = this.labels.length;
+    this.streams = this.labels.map(() => null); // of each image, the tokens that enter each layer
     this.stale = new Uint8Array(this.count); // the first layer that has to be computed anew, of each image
     this.predicted = new Int16Array(this.count);
     this.before = new Set(); // the heads that were gone
@@ -135,10 +141,32 @@ class PruningView {
     this.showPicture();
   }
 
-  keep() {
-    const kept = new Uint8Array(this.depth * this.heads).fill(1);
-    for (const n of this.model.get("gone")) kept[n] = 0;
-    return kept;
+  // ---- The network, without the heads that are gone ----
+
+  // Logits and attention of an image, computed anew from layer `from` on.
+  run(image, from, attention) {
+    const { depth, dim, mean, pixels, std, vit } = this;
+    const streams = this.streams[image] ??= Array.from({ length: depth }, () => new Float32Array(vit.config.num_tokens * dim));
+    const silenced = {};
+    for (const n of this.model.get("gone")) {
+      const [layer, head] = cellOf(n, this.heads);
+      (silenced[layer] ??= []).push(head);
+    }
+    const options = { attention, silenced, streams };
+    if (from > 0) return vit.forwardFrom(from, streams[from], options);
+    const size = pixels.length / this.count;
+    return vit.forward(normalize(pixels.subarray(image * size, (image + 1) * size), mean, std), options);
+  }
+
+  // What a head attends to among the patches from what the logits are read: CLS, or the mean of all.
+  lookedAt(attention, head) {
+    const { num_patches, num_prefix, num_tokens } = this.vit.config;
+    const rows = num_prefix ? 1 : num_tokens;
+    return Float32Array.from({ length: num_patches }, (_, n) => {
+      let sum = 0;
+      for (let t = 0; t < rows; t++) sum += attention[(head * num_tokens + t) * num_tokens + num_prefix + n];
+      return sum / rows;
+    });
   }
 
   // ---- Drawing ----
@@ -175,13 +203,14 @@ class PruningView {
 
   showPicture() {
     const { depth, heads } = this;
-    const [image, kept] = [this.model.get("shown"), this.keep()];
-    const maps = Array.from({ length: depth }, () => []);
-    const answer = softmax([...this.net.run(image, 0, kept, maps)]);
+    const [image, gone] = [this.model.get("shown"), new Set(this.model.get("gone"))];
+    const { attention, logits } = this.run(image, 0, true);
+    const maps = attention.map((layer) => Array.from({ length: heads }, (_, h) => this.lookedAt(layer, h)));
+    const answer = softmax(logits);
     this.stale[image] = depth;
     const best = argmax(answer);
     this.predicted[image] = best;
-    const last = maps[depth - 1].filter((_, h) => kept[(depth - 1) * heads + h]);
+    const last = maps[depth - 1].filter((_, h) => !gone.has((depth - 1) * heads + h));
     const heat = Array.from(last[0], (_, i) => last.reduce((sum, map) => sum + map[i], 0) / last.length);
     this.draw(this.picture, image);
     this.paint(this.picture, heat, (share) => 0.8 * share);
@@ -192,7 +221,7 @@ class PruningView {
     this.cells.forEach(({ button, canvas }, n) => {
       const [layer, head] = cellOf(n, heads);
       this.paint(canvas, maps[layer][head]);
-      setPressed(button, !kept[n]);
+      setPressed(button, gone.has(n));
     });
     for (const { button, image: other } of this.others) setPressed(button, other === image);
   }
@@ -226,13 +255,12 @@ class PruningView {
 
   sweep() {
     clearTimeout(this.counting);
-    const kept = this.keep();
     let next = 0;
     const step = () => {
       const until = performance.now() + SLICE;
       while (next < this.count && performance.now() < until) {
         if (this.stale[next] < this.depth) {
-          this.predicted[next] = argmax(this.net.run(next, this.stale[next], kept));
+          this.predicted[next] = argmax(this.run(next, this.stale[next], false).logits);
           this.stale[next] = this.depth;
         }
         next++;

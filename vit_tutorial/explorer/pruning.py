@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,9 +44,8 @@ class PruningExplorer(Explorer):
     _esm, _css = sources(__file__)
     page_height = 500
 
-    sizes = traitlets.Dict(read_only=True).tag(sync=True)  # numbers of the network, by name
-    weights = traitlets.Bytes(read_only=True).tag(sync=True)  # float32, one tensor after the other
-    places = traitlets.Dict(read_only=True).tag(sync=True)  # name of a tensor -> its offset
+    config = traitlets.Dict(read_only=True).tag(sync=True)  # that of the network
+    weights = traitlets.Bytes(read_only=True).tag(sync=True)  # those of a .safetensors file
     pixels = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (n, C, H, W)
     labels = traitlets.List(traitlets.Int(), read_only=True).tag(sync=True)
     classes = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
@@ -62,20 +62,19 @@ class PruningExplorer(Explorer):
     def __init__(
         self, model: Any, images: Any, reading: ReadsImages, rules: Mapping[str, Sequence[Any]]
     ) -> None:
-        sizes = _sizes(model, images)
-        state = _tensors(model)
-        starts = np.cumsum([0, *(value.size for value in state.values())])
+        _require_runnable(model, images)
+        config = asdict(model.config)
+        shape = config["depth"], config["num_heads"]
         fixed = {
-            "sizes": sizes,
-            "weights": np.concatenate([value.ravel() for value in state.values()]).tobytes(),
-            "places": {name: int(start) for name, start in zip(state, starts, strict=False)},
+            "config": config,
+            "weights": _weights(model),
             "pixels": images.images.numpy().tobytes(),
             "labels": images.labels.tolist(),
             "classes": [str(name) for name in reading.classes],
             "mean": [float(value) for value in reading.mean],
             "std": [float(value) for value in reading.std],
             "candidates": _different(images.labels.numpy()),
-            "orders": {str(name): _order(sizes, scores) for name, scores in rules.items()},
+            "orders": {str(name): _order(shape, scores) for name, scores in rules.items()},
             "palette": heat_colours().tobytes(),
         }
         for name, value in fixed.items():
@@ -85,12 +84,12 @@ class PruningExplorer(Explorer):
         super().__init__(gone=[], shown=self.candidates[0])
 
     def __repr__(self) -> str:
-        heads = self.sizes["depth"] * self.sizes["heads"]
+        heads = self.config["depth"] * self.config["num_heads"]
         return f"PruningExplorer: {heads} heads, {len(self.labels)} images"
 
     @traitlets.validate("gone")
     def _heads_are_there(self, proposal: Any) -> list[int]:
-        heads, depth = self.sizes["heads"], self.sizes["depth"]
+        heads, depth = self.config["num_heads"], self.config["depth"]
         gone = sorted(set(proposal["value"]))
         if gone and not 0 <= gone[0] <= gone[-1] < depth * heads:
             raise ValueError(f"heads are numbered 0 to {depth * heads - 1}, got {gone}")
@@ -115,7 +114,7 @@ class PruningExplorer(Explorer):
 
         silenced: dict[int, list[int]] = {}
         for number in gone:
-            layer, head = divmod(number, self.sizes["heads"])
+            layer, head = divmod(number, self.config["num_heads"])
             silenced.setdefault(layer, []).append(head)
         return silence_heads(self._model, silenced)
 
@@ -177,15 +176,13 @@ def picture(pixels: NDArray) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def _sizes(model: Any, images: Any) -> dict[str, Any]:
-    """Return the numbers that say what the browser computes.
+def _require_runnable(model: Any, images: Any) -> None:
+    """See that the browser can classify these images, and in a short time.
 
     Raises:
         ValueError: it cannot, or it would take too long.
     """
     config = model.config
-    if getattr(model, "rope", None) is not None:
-        raise ValueError("a network with rotary positions does not run in the browser")
     if {block.attn.num_heads for block in model.blocks} != {config.num_heads}:
         raise ValueError("expected a network with the same number of heads in every layer")
     shape = tuple(images.images.shape)
@@ -202,30 +199,17 @@ def _sizes(model: Any, images: Any) -> dict[str, Any]:
             f"{len(images)} images take {work / 1e9:.0f} billion multiply-adds, too many for a "
             f"browser: give at most {int(len(images) * MAX_WORK / work)} images"
         )
-    return {
-        "dim": config.embed_dim,
-        "depth": config.depth,
-        "heads": config.num_heads,
-        "hidden": config.hidden_dim,
-        "grid": list(config.grid),
-        "patch": config.patch_size,
-        "channels": config.in_chans,
-        "side": list(config.image_hw),
-        "prefix": config.num_prefix,
-        "eps": config.norm_eps,
-        "images": len(images),
-        "parameters": sum(value.numel() for value in model.parameters()),
-    }
 
 
-def _tensors(model: Any) -> dict[str, NDArray[np.float32]]:
-    """Return what the browser needs to know, with one table of positions in any case."""
-    config = model.config
-    state = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
-    table = np.zeros((config.num_tokens, config.embed_dim), dtype=np.float32)
-    if model.pos_embed is not None:
-        table = model.pos_embed.detach().float().numpy()[0]
-    return {**state, "pos_embed": table}
+def _weights(model: Any) -> bytes:
+    """Write the weights as a .safetensors file, each in half precision if that holds it exactly."""
+    from safetensors.torch import save
+
+    state = {}
+    for name, value in model.state_dict().items():
+        half = value.half()
+        state[name] = (half if (half == value).all() else value.float()).cpu().contiguous()
+    return save(state)
 
 
 def _different(labels: NDArray, count: int = SHOWN) -> list[int]:
@@ -235,9 +219,8 @@ def _different(labels: NDArray, count: int = SHOWN) -> list[int]:
     return [*firsts, *more][:count]
 
 
-def _order(sizes: Mapping[str, Any], scores: Sequence[Any]) -> list[int]:
+def _order(shape: tuple[int, int], scores: Sequence[Any]) -> list[int]:
     """Order heads by their score, the smallest first; the last of a layer never goes."""
-    shape = sizes["depth"], sizes["heads"]
     table = np.array([[float(value) for value in layer] for layer in scores])
     if table.shape != shape:
         raise ValueError(f"expected a score for each head, {shape}, got {table.shape}")

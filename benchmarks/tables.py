@@ -128,7 +128,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
     ),
     "live": (
         "The network in the page: plain JavaScript in headless Chromium, on one core (the median "
-        "of five rounds' medians, and their range)",
+        "of three rounds' medians, and their range)",
         {
             "network": "{network}",
             "image": "{img_size}×{img_size}",

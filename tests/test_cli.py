@@ -764,11 +764,14 @@ def test_explain_takes_a_class_a_fusion_of_heads_and_a_share_to_discard(
 
 
 def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
-    asked = [photo, "--model", tiny]
+    asked, note = [photo, "--model", tiny], tmp_path / "note"
+    note.write_text("a file in the way")
     for arguments, sentence in [
         ([*asked, "--method", "magic"], "method must be one of last_layer, rollout, chefer"),
         ([*asked, "--method", "magic", "--out", tmp_path / "a.html"], "method must be one of"),
         ([*asked, "--out", tmp_path / "a.tiff"], "must be a .png, an .html, a .gif or a folder"),
+        ([*asked, "--out", note], "must be a .png, an .html, a .gif or a folder"),
+        ([*asked, "--out", note / "a.png"], "note"),
         ([photo, photo, "--model", tiny, "--out", tmp_path / "a.gif"], "shows one image, got 2"),
         ([*asked, "--target", "grene"], "target must be a class (green) or its number from 0 to 2"),
         ([*asked, "--target", "red", "--method", "rollout"], "'rollout' does not use target"),
@@ -780,6 +783,14 @@ def test_explain_says_what_it_cannot_do(tiny, photo, tmp_path, capsys):
         ([photo, "--model", "foo:bar"], "torchvision:NAME, timm:NAME or hf:NAME, got 'foo:bar'"),
     ]:
         assert sentence in refused(capsys, "explain", *arguments)
+
+
+def test_explain_writes_pages_into_a_folder_of_any_name(tiny, photo, tmp_path, capsys):
+    out = tmp_path / "v1.2"
+    out.mkdir()
+    assert main(["explain", str(photo), "--model", str(tiny), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == f"Written: {out / 'photo.html'}"
+    assert (out / "photo.html").is_file()
 
 
 @pytest.fixture

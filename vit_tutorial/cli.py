@@ -502,11 +502,14 @@ def _explain(arguments: argparse.Namespace) -> int:
     from vit_tutorial.model import VisionTransformer
 
     out, photos = arguments.out, _matching(arguments.photos)
-    kind = "" if out is None else out.suffix.lower() or "folder"
-    if kind not in ("", ".png", ".html", ".gif", "folder"):
+    kind = "" if out is None else "folder" if out.is_dir() else out.suffix.lower() or "folder"
+    in_the_way = kind == "folder" and out is not None and out.exists() and not out.is_dir()
+    if kind not in ("", ".png", ".html", ".gif", "folder") or in_the_way:
         raise ValueError(f"--out must be a .png, an .html, a .gif or a folder, got {out}")
     if kind == ".gif" and len(photos) > 1:
         raise ValueError(f"a .gif shows one image, got {len(photos)}")
+    if out is not None and kind != "folder":
+        _require_writable(out)
     texts, target = arguments.text or [], arguments.target
     if texts and target is not None:
         raise ValueError("give --text or --target: each says what to explain")

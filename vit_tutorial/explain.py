@@ -186,9 +186,9 @@ def write_pages(
             f"a page fuses heads by {', '.join(FUSIONS)} and discards from 0 to 0.98, got "
             f"{head_fusion!r} and {discard_ratio}"
         )
-    written, first = [], None
+    written, first, one_each = [], None, out.is_dir() or not out.suffix
     for image in images:
-        explorer = first if out.suffix else None
+        explorer = None if one_each else first
         for target in targets:
             name = name_of(image) if len(targets) == 1 else f"{name_of(image)}: {target}"
             if explorer is not None:
@@ -199,7 +199,7 @@ def write_pages(
             explorer.head_fusion, explorer.discard_ratio = head_fusion, discard_ratio
             explorer.look_from(query)
         first = first or explorer
-        if not out.suffix and explorer is not None:
+        if one_each and explorer is not None:
             explorer.scene = 0
             out.mkdir(parents=True, exist_ok=True)
             page, count = out / f"{Path(image).stem}.html", 1
@@ -208,7 +208,7 @@ def write_pages(
                 page = out / f"{Path(image).stem}_{count}.html"
             explorer.save_html(page)
             written.append(page)
-    if out.suffix and first is not None:
+    if first is not None and not one_each:
         first.scene = 0
         (first.save_gif if out.suffix.lower() == ".gif" else first.save_html)(out)
         written.append(out)

@@ -256,8 +256,9 @@ class Run:
         try:
             with atomic_write(path) as beside, beside.open("wb") as file:
                 torch.save(state, file)
-        except (OSError, RuntimeError) as error:  # torch.save has RuntimeErrors for a full disk
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        except (OSError, RuntimeError) as error:  # torch.save has one that hides the system's
+            system = error if isinstance(error, OSError) else error.__context__
+            reason = getattr(system, "strerror", None) or str(error).splitlines()[0]
             message = f"the run cannot be written to {path}: {reason}"
             if must:
                 raise OSError(message) from error

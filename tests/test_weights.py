@@ -1,6 +1,7 @@
 """Checkpoints survive the way to disk and back, and other libraries' weights give equal logits."""
 
 import json
+import os
 import re
 import warnings
 from collections import OrderedDict
@@ -99,6 +100,16 @@ def test_files_hold_half_precision_tensors_and_a_card_people_can_read(saved):
     assert text.startswith('{\n  "name": "tiny"')
     assert json.loads(text)["classes"] == list("abcde")
     assert sorted(p.name for p in saved.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_others_may_read_a_checkpoint_as_they_may_any_new_file(tmp_path):
+    model, before = tiny_model(), os.umask(0o022)
+    try:
+        save_checkpoint(model, tmp_path / "tiny", card_of(model))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 def test_a_name_with_a_dot_keeps_it(tmp_path):

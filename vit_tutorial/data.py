@@ -458,7 +458,7 @@ def image_folder(
             try:
                 with _warned_once(warned):
                     pixels = _read_pixels(path, img_size, fit, mode, value_range)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 if on_error == "raise":
                     raise
                 left_out.unreadable.append(str(error))
@@ -539,6 +539,8 @@ def _read_pixels(
             image = open_image(file, mode=mode, value_range=value_range)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be unpacked: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
     size = (image.height, image.width) if img_size is None else img_size
     return fit_image(image, size, fit=fit).pixels
 

@@ -29,6 +29,7 @@ def atomic_write(path: Path) -> Generator[Path]:
     """Give the name of a file beside `path` to write to; it becomes `path` when all went well.
 
     Where it did not, what was at `path` before is still there, and no half-written file is left.
+    Others may read it as they may any new file, whatever wrote it.
 
     Examples:
         >>> with atomic_write(getfixture("tmp_path") / "notes.txt") as partial:
@@ -38,7 +39,10 @@ def atomic_write(path: Path) -> Generator[Path]:
     """
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)  # safetensors lets nobody else read what it writes
         os.replace(partial, path)
     except BaseException as error:
         with suppress(OSError):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from vit_tutorial import record_attention
-from vit_tutorial.attention import methods_for, relevance, token_grad_cam
+from vit_tutorial.attention import methods_for, relevance
 from vit_tutorial.recording import record_activations
 from vit_tutorial.watching import NoGradient
 
@@ -76,7 +76,7 @@ def test_token_grad_cam_is_that_of_hooks_on_the_last_norm(name):
     model, images = randomize(make()), pictures(2, size)
     for target in range(5):
         record = record_activations(model, images, gradients_of=target)
-        came = token_grad_cam(record)
+        came = record.grad_cam()
         assert (record.layer, tuple(came.shape[1:])) == (layer, grid)
         assert_close(came, by_hooks(model, images, target, layer, grid, prefix))
         if came.any():
@@ -107,12 +107,12 @@ def test_a_record_of_attention_has_the_same_map():
 def test_frozen_and_checkpointed_networks_have_the_same_map():
     images = pictures(2, (32, 32))
     model = randomize(timm.models.VisionTransformer(**VIT))
-    expected = token_grad_cam(record_activations(model, images, gradients_of=2))
+    expected = record_activations(model, images, gradients_of=2).grad_cam()
     assert expected.any()
     model.set_grad_checkpointing(True)
-    assert_close(token_grad_cam(record_activations(model, images, gradients_of=2)), expected)
+    assert_close(record_activations(model, images, gradients_of=2).grad_cam(), expected)
     model.requires_grad_(False)
-    assert_close(token_grad_cam(record_activations(model, images, gradients_of=2)), expected)
+    assert_close(record_activations(model, images, gradients_of=2).grad_cam(), expected)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -121,7 +121,7 @@ def test_behind_the_mean_of_patches_it_is_cam():
     model, images = randomize(swin()), pictures(2, (64, 64))
     features = model.forward_features(images)  # (B, 8, 8, C)
     expected = torch.stack([features @ row for row in model.head.fc.weight]).clamp_min(0) / 64
-    came = [token_grad_cam(record_activations(model, images, gradients_of=c)) for c in range(5)]
+    came = [record_activations(model, images, gradients_of=c).grad_cam() for c in range(5)]
     assert_close(torch.stack(came), expected.detach())
 
 
@@ -163,11 +163,11 @@ class SequenceFirst(nn.Module):
 def test_as_many_images_as_tokens_are_told_apart():
     for model in (randomize(SequenceFirst()), randomize(timm.models.VisionTransformer(**VIT))):
         images = pictures(17, (32, 32))
-        every = token_grad_cam(record_activations(model, images, gradients_of=2))
+        every = record_activations(model, images, gradients_of=2).grad_cam()
         assert every.any()
         for count in (1, 16):
             some = record_activations(model, images[:count], gradients_of=2)
-            assert_close(token_grad_cam(some), every[:count])
+            assert_close(some.grad_cam(), every[:count])
 
 
 def test_another_layer_may_be_named():

@@ -30,7 +30,6 @@ from vit_tutorial.attention import (
     heat_map,
     methods_for,
     relevance,
-    token_grad_cam,
 )
 from vit_tutorial.cnn import ResNetConfig
 from vit_tutorial.explain import contact_sheet, explain, write_pages
@@ -302,7 +301,7 @@ def test_a_network_with_windows_is_explained_on_its_last_grid():
     for number, name in enumerate(CLASSES):
         each = explain(model, photograph(), reading, method="token_grad_cam", target=name)
         record = record_activations(model, pixels, gradients_of=number)
-        assert_close(each.heat, token_grad_cam(record)[0].float())
+        assert_close(each.heat, record.grad_cam()[0].float())
         assert each.heat.shape == (8, 8)
         words_in(each.figure())
     assert each.probabilities == pytest.approx(sorted(model(pixels).softmax(1)[0].tolist())[::-1])

@@ -41,7 +41,6 @@ _HOME = {
     "record_activations": "recording",
     "rollout": "attention",
     "relevance": "attention",
-    "token_grad_cam": "attention",
     "flipbook": "explorer",
     "AttentionExplorer": "explorer",
     "PositionExplorer": "explorer",

@@ -12,7 +12,6 @@ from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
 from vit_tutorial.recording import (
     FUSIONS,
     Query,
-    RecordedActivations,
     RecordedAttention,
     upcast,
 )
@@ -218,7 +217,7 @@ def relevance(
     - "grad_cam": of the last recorded layer, max(mean(g A), 0) in the query's row; g is the mean
       of that row of a head's G, over patches (the baseline of Chefer et al. 2021, after Selvaraju
       et al. 2017).
-    - "token_grad_cam": `token_grad_cam` of the record's activations. It has no query either.
+    - "token_grad_cam": `RecordedActivations.grad_cam`, of the last norm. It has no query either.
 
     `query` is as for `rollout`. Values are in no unit and not scaled: compare within a map.
 
@@ -228,7 +227,7 @@ def relevance(
     if method not in RELEVANCE_METHODS:
         raise ValueError(f"method must be one of {', '.join(RELEVANCE_METHODS)}, got {method!r}")
     if method == "token_grad_cam" and record.activations is not None:
-        return token_grad_cam(record.activations())
+        return record.activations().grad_cam()
     recorded = record.own_gradients if method == "legrad" else record.gradients
     if recorded is None and record.gradients is not None:
         raise ValueError(
@@ -260,18 +259,6 @@ def relevance(
             row = row + row @ product.clamp_min(0).mean(dim=1)
         return _on_the_grid(record, row)
     raise NotImplementedError(method)
-
-
-def token_grad_cam(record: RecordedActivations) -> Tensor:
-    """Show where the last norm speaks for the score: (B, rows, columns).
-
-    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with tokens in the place of feature maps:
-    max(sum(w a), 0) over the channels a of each patch, where w is the mean of a channel's gradient
-    over all patches. Where the head is a linear layer behind the mean of the patches, this is CAM.
-    """
-    values, gradients = upcast(record.values), upcast(record.gradients)
-    weights = gradients.mean(dim=(1, 2), keepdim=True)
-    return (weights * values).sum(dim=-1).clamp_min(0)
 
 
 def attention_distance(record: RecordedAttention) -> Tensor:

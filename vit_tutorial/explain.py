@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from vit_tutorial import plots
-from vit_tutorial.attention import heat_map, token_grad_cam
+from vit_tutorial.attention import heat_map
 from vit_tutorial.images import FittedImage, ReadsImages, Source, class_index, name_of, prepare
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
 from vit_tutorial.recording import (
@@ -115,7 +115,7 @@ def explain(
     record: RecordedActivations | RecordedAttention
     if method == "token_grad_cam":
         record = record_activations(model, pixels, gradients_of=score, num_classes=len(classes))
-        heat = token_grad_cam(record)
+        heat = record.grad_cam()
     else:
         how: Any = {"gradients_of": score} if graded else {"head_fusion": head_fusion}
         record = record_attention(model, pixels, num_classes=len(classes), **how)

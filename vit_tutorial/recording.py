@@ -49,7 +49,7 @@ class RecordedAttention:
             tokens of the layer's own output; computed by a pass of their own when they are first
             read.
         activations: called, it gives those of the last norm and the gradients of the score there,
-            for `attention.token_grad_cam`; by a pass of their own, the first time.
+            for token Grad-CAM; by a pass of their own, the first time.
         layers: the index of the block of each entry of `weights`.
         head_reads: the tokens that the model's head reads, measured; None: not known.
         image_size: height and width of the images in pixels.
@@ -310,6 +310,17 @@ class RecordedActivations:
     def probabilities(self) -> Tensor | None:
         """Return the probability of each class, as `RecordedAttention` does."""
         return _probabilities(self.logits, self.output_kind)
+
+    def grad_cam(self) -> Tensor:
+        """Show where the norm speaks for the score: (B, rows, columns).
+
+        Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with tokens in the place of feature maps:
+        max(sum(w a), 0) over the channels a of each patch, where w is the mean of a channel's
+        gradient over all patches. Where the head is a linear layer behind the mean of the patches,
+        this is CAM.
+        """
+        weights = upcast(self.gradients).mean(dim=(1, 2), keepdim=True)
+        return (weights * upcast(self.values)).sum(dim=-1).clamp_min(0)
 
 
 def record_activations(

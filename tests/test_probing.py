@@ -164,6 +164,84 @@ def test_tokens_without_a_place_are_refused(model, sentence):
         record_attention(model, pictures(1, (32, 32)))
 
 
+class Reordered(nn.Module):
+    """A timm network whose tokens change their order before some layers."""
+
+    def __init__(self, change, back=None, layers=(1,), **options):
+        super().__init__()
+        self.vit, self.change, self.back, self.layers = timm_vit(**options), change, back, layers
+
+    def forward(self, images):
+        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        for number, block in enumerate(self.vit.blocks):
+            x = self.change(x) if number in self.layers else x
+            x = block(x)
+            x = self.back(x) if self.back and number in self.layers else x
+        return self.vit.forward_head(self.vit.norm(x))
+
+
+def by_length(x):
+    order = x[:, 1:].norm(dim=-1).argsort(dim=1) + 1
+    return torch.cat([x[:, :1], x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (by_length, None),
+        (lambda x: torch.cat([x[:, :1], x[:, 1:].roll(1, 1)], dim=1), None),
+        (lambda x: x.flip(1), lambda x: x.flip(1)),
+        (lambda x: torch.cat([x[:, :1], x[:, 1:].flip(1)], dim=1), None),
+    ],
+    ids=["sorted", "shifted", "there and back", "reversed"],
+)
+@pytest.mark.parametrize("spelling", [True, False], ids=["fused", "plain"])
+def test_tokens_that_change_their_order_between_layers_are_refused(change, back, spelling):
+    model = Reordered(change, back)
+    for block in model.vit.blocks:
+        block.attn.fused_attn = spelling
+    with pytest.raises(ValueError, match=r"another order between its layers .before call 1 of"):
+        record_attention(model, pictures(2, (32, 32)))
+    expected = record_attention(model.vit, pictures(2, (32, 32)))
+    mixed = Reordered(lambda x: x * 1.5 + x.mean(1, keepdim=True))
+    assert record_attention(mixed, pictures(2, (32, 32))).grid == expected.grid
+
+
+def test_what_was_measured_is_measured_anew_when_a_setting_changes():
+    model, images = timm_vit(), pictures(1, (32, 32))
+    assert record_attention(model, images).default_query == 0
+    model.global_pool = "avg"
+    assert record_attention(model, images).default_query == "patches"
+    model = Cut(conv(8))
+    assert record_attention(model, images).grid == (4, 4)
+    model.after = lambda x: x.flip(1)
+    with pytest.raises(ValueError, match="row by row"):
+        record_attention(model, images)
+
+
+def one_by_one(q, k, v):
+    images = zip(q, k, v, strict=True)
+    return torch.stack([F.scaled_dot_product_attention(*image) for image in images])
+
+
+def only_one(x):
+    assert len(x) == 1
+    return x
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (Cut(conv(8), attend=one_by_one), "one image after the other"),
+        (Cut(conv(8), before=only_one), "does not run on .* images at once"),
+    ],
+    ids=["one by one", "only one"],
+)
+def test_a_network_that_takes_one_image_at_a_time_is_refused_in_a_sentence(model, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        record_attention(model, pictures(1, (32, 32)))
+
+
 def test_a_map_of_another_grid_is_not_drawn():
     record = record_attention(tiny_model(), pictures())
     with pytest.raises(ValueError, match=r"expected maps \(B, 2, 3\), got shape \(2, 3, 2\)"):

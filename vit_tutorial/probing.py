@@ -4,8 +4,9 @@ Both are measured, not read off its layers: so patches may be rectangles or over
 may resize or crop the image itself. A trial runs the network, up to its first attention, on an
 image in which some rows or columns of pixels are changed: about 120 such images for 224x224 pixels,
 which take as long as 3 to 8 whole passes (as 100, where nearly all of the network is convolutions
-that make the tokens); what the head reads takes one more. What is found is kept for a network, a
-size and a type of image until its weights change (`places_of`, `head_reads`).
+that make the tokens). Whether tokens keep their order from layer to layer takes a pass of four
+images, what the head reads one more of one. What is found is kept for a network, a size and a type
+of image until its weights or settings change (`places_of`, `head_reads`).
 """
 
 from __future__ import annotations
@@ -61,9 +62,24 @@ def weights_state(model: nn.Module) -> list[tuple[int, int]]:
     ]
 
 
+def _settings(model: nn.Module) -> list[Any]:
+    """Return what else decides what a network computes: the plain attributes of its modules."""
+    found: list[Any] = []
+    for module in model.modules():
+        found.append(type(module))
+        inside = [vars(part) for part in vars(module).values() if hasattr(part, "__dict__")]
+        for holder in (vars(module), *inside):
+            for name, value in holder.items():
+                if isinstance(value, bool | int | float | str | tuple) and name != "training":
+                    found.append((name, repr(value)))
+                elif callable(value) and hasattr(value, "__qualname__"):
+                    found.append((name, id(value)))
+    return found
+
+
 def once(model: nn.Module, what: Any, find: Callable[[], Any]) -> Any:
-    """Return what was found before of a model, unless its weights have changed since."""
-    state = weights_state(model)
+    """Return what was found before of a model, unless it has changed since."""
+    state = weights_state(model), _settings(model)
     found = _FOUND.setdefault(model, {})
     if what not in found or found[what][0] != state:
         with attributes_kept(model):
@@ -119,7 +135,15 @@ class _FirstAttention(Watch):
 def _first_attention(model: nn.Module, images: Tensor) -> _FirstAttention:
     watch = _FirstAttention()
     with torch.no_grad(), suppress(_Reached), watch:
-        model(images.clone())  # which it may change
+        try:
+            model(images.clone())  # which it may change
+        except (ValueError, torch.OutOfMemoryError, _Reached):
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} does not run on {len(images)} images at once, as it has "
+                f"to where it is measured what its tokens see: {error}"
+            ) from error
     return watch
 
 
@@ -152,8 +176,37 @@ def _find_places(model: nn.Module, image: Tensor) -> Places:
         lines = _grid(middle(rows), middle(columns), rows, columns)
         if lines is not None:
             grid, (top, bottom), (left, right) = lines
+            trial.require_order(
+                _cells(grid[0], top, bottom, image.shape[2]),
+                _cells(grid[1], left, right, image.shape[3]),
+            )
             return Places(grid, num_prefix, (left, top, right, bottom), trial.batch_first)
     raise ValueError(_no_grid(name, rows, columns, num_prefix))
+
+
+def _cells(count: int, begin: float, end: float, size: int) -> Tensor:
+    """Say of each pixel on an axis in which of `count` cells it lies: (size,)."""
+    cell = ((torch.arange(size) + 0.5 - begin) * count / (end - begin)).floor()
+    return cell.long().clamp(0, count - 1)
+
+
+class _EachToItself(Watch):
+    """Let every token look at itself alone, in all layers, and keep the values of each call."""
+
+    def __init__(self) -> None:
+        super().__init__(in_graph=True)
+        self.of_all = False
+        self.values: list[Tensor] = []
+
+    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
+        self.of_all = weights.shape[-2] == weights.shape[-1]
+        if not self.of_all:
+            return weights
+        return torch.eye(weights.shape[-1]).to(weights).expand_as(weights).clone()
+
+    def meet_values(self, values: Tensor) -> None:
+        if self.of_all:
+            self.values.append(values.detach())
 
 
 class _Trial:
@@ -249,9 +302,47 @@ class _Trial:
         if watch.queries is None:
             raise ValueError(f"{type(self.model).__name__} attends in one pass and not in another")
         maps = maps_of(watch.queries, len(images), self.batch_first is not False)
-        assert maps is not None
+        if maps is None:
+            raise ValueError(
+                f"{type(self.model).__name__} attends to one image after the other, or with heads "
+                f"before images: {tuple(watch.queries.shape)} for {len(images)} images. Write it "
+                "so that they come first: (B, heads, ...) or (B * heads, ...)"
+            )
         self.by_scores = watch.by_scores
         return maps.double() if maps.dtype == torch.float64 else maps.float()
+
+    def require_order(self, rows: Tensor, columns: Tensor) -> None:
+        """See that token n is the same patch in all layers: some are changed, and each by itself.
+
+        Raises:
+            ValueError: patches that change at first, and others in their place later on.
+        """
+        draw = torch.Generator().manual_seed(0)
+        some = torch.rand(int(rows.max()) + 1, int(columns.max()) + 1, generator=draw) > 0.5
+        corner = torch.zeros_like(some)
+        corner[: -(-len(some) // 2), : -(-some.shape[1] // 2)] = True
+        # a little too, which leaves an order alone that depends on the image
+        little = 1.0 if self.noisy or self.image.dtype.itemsize < 4 else 1e-3
+        cells = torch.stack([some, corner, little * some])
+        changed = self.image + self.noise * cells[:, None, rows][..., columns].to(self.image)
+        with torch.no_grad(), _EachToItself() as watch:
+            self.model(torch.cat([self.image, changed]))
+        lost: list[float] = []  # of the patches that change at first, the part that does not then
+        clear = torch.empty(0)
+        for values in watch.values:
+            maps = maps_of(values, 1 + len(cells), self.batch_first is not False)
+            if maps is None:
+                return
+            change = (maps[1:] - maps[:1]).abs().nan_to_num().amax(dim=(1, 3))  # (3, T)
+            change = change / change.amax(dim=1, keepdim=True).clamp_min(1e-30)
+            clear = clear if lost else change > 0.1
+            lost.append(float((((change < 0.01) & clear).sum(1) / clear.sum(1)).max()))
+        if max(lost, default=0.0) > 0.2:
+            raise ValueError(
+                f"{type(self.model).__name__} puts its tokens into another order between its "
+                f"layers (before call {lost.index(max(lost))} of its attention: sorted, shifted, "
+                "reversed), so its layers cannot be joined: record a part that keeps their order"
+            )
 
     def _compare_with_the_first_run(self, features: Tensor) -> None:
         if self.base is None:

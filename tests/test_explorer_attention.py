@@ -168,13 +168,13 @@ SETTINGS += [
 SETTINGS += [{"show": "Chefer"}, {"show": "LeGrad"}]
 
 ASK = """async ({ module, facts, weights, largest, relevances, settings }) => {
-  const { makeScene, valuesOf, sentence } = await import("data:text/javascript;base64," + module);
+  const { decodeWeights, makeScene, valuesOf, sentence } = await import("data:text/javascript;base64," + module);
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const maps = new Float32Array(bytes(relevances).buffer);
   const size = facts.rows * facts.columns;
   const named = facts.methods.map((name, m) => [name, maps.subarray(m * size, (m + 1) * size)]);
   facts.relevances = Object.fromEntries(named);
-  const scene = makeScene(facts, bytes(weights), bytes(largest));
+  const scene = makeScene(facts, decodeWeights(bytes(weights), bytes(largest)));
   return settings.map((setting) => {
     const values = valuesOf(scene, setting);
     return { values: [...values], words: sentence(scene, setting, values) };
@@ -711,7 +711,7 @@ def test_nothing_is_sent_while_one_explores_and_where_it_ended_once_one_leaves(o
 def test_nothing_is_cut_off(width, opened):
     view = opened(explorer().html(), width=width)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
-    for box in view.locator(".ex-button, .ae-field, .ae-words, .mv-stage, .ae-tiles").all():
+    for box in view.locator(".ex-button, .ae-field, .ae-words, .mv-stage, .at-tiles").all():
         if box.is_visible():
             place = box.bounding_box()
             assert place["x"] >= 0

@@ -44,6 +44,8 @@ _HOME = {
     "flipbook": "explorer",
     "AttentionExplorer": "explorer",
     "PositionExplorer": "explorer",
+    "LiveExplorer": "explorer",
+    "live": "explorer",
     "OcclusionExplorer": "explorer",
     "PruningExplorer": "explorer",
 }

@@ -1,4 +1,4 @@
-"""The command line: `vit-tutorial doctor | train | evaluate | explain`."""
+"""The command line: `vit-tutorial doctor | train | evaluate | explain | live`."""
 
 from __future__ import annotations
 
@@ -133,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     _add_explain(commands)
+
+    live = commands.add_parser("live", help="put a network into one page that runs it")
+    live.add_argument(
+        "--model", default="cifar10", help="a bundled name or a .safetensors (default: cifar10)"
+    )
+    live.add_argument("--out", required=True, type=Path, help="file to write, .html")
+    live.set_defaults(run=_live)
     return parser
 
 
@@ -636,6 +643,17 @@ def _query(text: str) -> Any:
     if not all(number.strip().isdecimal() for number in numbers):
         return text
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
+
+
+def _live(arguments: argparse.Namespace) -> int:
+    from vit_tutorial.explorer import live
+
+    if arguments.out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out must end in .html, got {arguments.out}")
+    live(arguments.model).save_html(arguments.out)
+    size = arguments.out.stat().st_size / 1e6
+    print(f"wrote {arguments.out}, {size:.1f} MB: open it in a browser, with or without a network")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

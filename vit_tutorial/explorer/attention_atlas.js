@@ -1,8 +1,8 @@
 // The maps of every head of every layer, side by side; rows are layers, columns are heads.
 
-import { STEPS, cellUnder, clamp, colourAt, element, keepKeys, onKeys, placeOver } from "./page.js";
+import { STEPS, cellOf, cellUnder, clamp, colourAt, element, keepKeys, onKeys, placeOver } from "./page.js";
 import { scaleOf, sharesOf } from "./map_view.js";
-import { valuesOf } from "./attention_values.js";
+import { mapOf } from "./attention_values.js";
 import { nameOfToken } from "./attention_words.js";
 
 const TITLE = "Every head of every layer";
@@ -16,14 +16,14 @@ function inksOf(palette) { // its colours as pixels, opaque
 
 export class Atlas {
   constructor(parent, state) {
-    this.side = element("div", "ae-side", parent);
-    this.title = element("div", "ex-title ae-title", this.side, TITLE);
-    const box = element("div", "ae-atlas", this.side);
-    this.headNames = element("div", "ae-heads", box);
-    this.layerNames = element("div", "ae-layers", box);
-    this.stage = element("div", "ae-tiles", box);
+    this.side = element("div", "at-side", parent);
+    this.title = element("div", "ex-title at-title", this.side, TITLE);
+    const box = element("div", "at-atlas", this.side);
+    this.headNames = element("div", "at-heads", box);
+    this.layerNames = element("div", "at-layers", box);
+    this.stage = element("div", "at-tiles", box);
     this.canvas = element("canvas", "", this.stage);
-    this.chosen = element("div", "ae-chosen", this.stage);
+    this.chosen = element("div", "at-chosen", this.stage);
     element("div", "ex-note", this.side, NOTE);
     this.stage.setAttribute("role", "application");
     this.stage.tabIndex = 0;
@@ -73,13 +73,14 @@ export class Atlas {
       for (let head = 0; head < scene.heads; head++) this.paint(scene, { ...setting, show: "head", layer, head }, inks);
     }
     this.canvas.getContext("2d").putImageData(this.image, 0, 0);
+    for (const number of state.silenced ?? []) this.crossOut(cellOf(number, scene.heads));
     this.outline(scene, setting);
     const from = nameOfToken(scene, setting.query);
     this.stage.setAttribute("aria-label", `Maps of ${scene.layers} layers with ${scene.heads} heads, from ${from}`);
   }
 
   paint(scene, setting, inks) {
-    const values = valuesOf(scene, setting).subarray(scene.num_prefix);
+    const values = mapOf(scene, setting);
     const shares = sharesOf(values, scaleOf(values));
     const [half, line] = [this.gap >> 1, this.canvas.width];
     let top = (setting.layer * this.high + half) * line + setting.head * this.wide + half;
@@ -93,8 +94,23 @@ export class Atlas {
     }
   }
 
-  outline({ layers, heads, relevances }, { show, layer, head }) { // what the large picture shows
-    this.chosen.hidden = show in relevances;
+  crossOut([layer, head]) {
+    const pen = this.canvas.getContext("2d");
+    const [x, y, w, h] = [head * this.wide, layer * this.high, this.wide, this.high];
+    pen.fillStyle = "rgb(0 0 0 / 0.6)";
+    pen.fillRect(x, y, w, h);
+    pen.strokeStyle = "#ff9f40";
+    pen.lineWidth = Math.max(2, w / 24);
+    pen.beginPath();
+    for (const [from, to] of [[0.2, 0.8], [0.8, 0.2]]) {
+      pen.moveTo(x + from * w, y + 0.2 * h);
+      pen.lineTo(x + to * w, y + 0.8 * h);
+    }
+    pen.stroke();
+  }
+
+  outline({ layers, heads }, { show, layer, head }) { // what the large picture shows
+    this.chosen.hidden = !["head", "mean", "rollout"].includes(show);
     const [top, high] = show === "rollout" ? [0, layer + 1] : [layer, 1];
     const [left, wide] = show === "head" ? [Math.min(head, heads - 1), 1] : [0, heads];
     placeOver(this.chosen, [top, left], [high, wide], [layers, heads]);

@@ -1,7 +1,7 @@
 // What is looked at: the images and their weights, from which token, and what is pinned beside it.
 
 import { clamp, bytesOf, fileUrls, floatsOf } from "./page.js";
-import { makeScene } from "./attention_values.js";
+import { decodeWeights, makeScene } from "./attention_values.js";
 
 export class AttentionState {
   constructor(model) {
@@ -37,7 +37,7 @@ export class AttentionState {
       const numbers = floatsOf(relevances[n]);
       const size = about.rows * about.columns;
       const maps = about.methods.map((name, m) => [name, numbers.subarray(m * size, (m + 1) * size)]);
-      const scene = makeScene({ ...about, relevances: Object.fromEntries(maps) }, weights[n], most[n]);
+      const scene = makeScene({ ...about, relevances: Object.fromEntries(maps) }, decodeWeights(weights[n], most[n]));
       const picture = new Image();
       picture.onload = () => {
         scene.picture = picture;

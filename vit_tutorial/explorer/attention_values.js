@@ -1,51 +1,46 @@
-// What every token attends to, computed from weights that came as bytes.
+// What every token attends to, computed from the weights of all layers and heads.
 
 import { bytesOf, floatsOf } from "./page.js";
 
-// A scene is one image in one network. Its weights are bytes (layers, heads, T, T): shares of the
-// largest weight of their row, and `most` (layers, heads, T) are these largest weights.
-export function makeScene(about, weights, most) {
-  const tokens = about.num_prefix + about.rows * about.columns;
-  const scene = { ...about, tokens, bytes: bytesOf(weights), most: floatsOf(most) };
-  return { ...scene, fused: new Map(), sorted: new Map() };
+// A scene is one image in one network, with its weights (layers, heads, T, T).
+export function makeScene(about, weights) {
+  const tokens = Math.round(Math.sqrt(weights.length / about.layers / about.heads));
+  return { ...about, tokens, weights, fused: new Map(), sorted: new Map() };
 }
 
-export function headRow(scene, layer, head, query) {
-  const { tokens } = scene;
-  const row = (layer * scene.heads + head) * tokens + query;
-  const scale = scene.most[row] / 255;
-  const values = new Float32Array(tokens);
-  for (let i = 0, at = row * tokens; i < tokens; i++, at++) values[i] = scene.bytes[at] * scale;
-  return values;
-}
-
-function headColumn(scene, layer, head, key) {
-  const { tokens } = scene;
-  const first = (layer * scene.heads + head) * tokens;
-  const column = new Float32Array(tokens);
-  for (let i = 0; i < tokens; i++) {
-    column[i] = (scene.bytes[(first + i) * tokens + key] * scene.most[first + i]) / 255;
+// Weights that came as bytes: shares of the largest weight of their row, which are `most`.
+export function decodeWeights(bytes, most) {
+  const [shares, largest] = [bytesOf(bytes), floatsOf(most)];
+  const tokens = shares.length / largest.length;
+  const weights = new Float32Array(shares.length);
+  for (let row = 0, at = 0; row < largest.length; row++) {
+    for (let i = 0; i < tokens; i++, at++) weights[at] = (shares[at] * largest[row]) / 255;
   }
-  return column;
+  return weights;
+}
+
+export function headRow({ heads, tokens, weights }, layer, head, query) {
+  const start = ((layer * heads + head) * tokens + query) * tokens;
+  return weights.subarray(start, start + tokens);
+}
+
+function headColumn({ heads, tokens, weights }, layer, head, key) {
+  const first = (layer * heads + head) * tokens;
+  return Float32Array.from({ length: tokens }, (_, i) => weights[(first + i) * tokens + key]);
 }
 
 // Join the heads of a layer: (T, T). Computed once for each kind of fusion.
 export function fuse(scene, layer, fusion) {
   const name = `${layer} ${fusion}`;
   if (scene.fused.has(name)) return scene.fused.get(name);
-  const { tokens, heads } = scene;
+  const { tokens, heads, weights } = scene;
   const joined = new Float32Array(tokens * tokens);
-  for (let head = 0; head < heads; head++) {
-    for (let i = 0; i < tokens; i++) {
-      const row = (layer * heads + head) * tokens + i;
-      const scale = scene.most[row] / 255;
-      for (let j = 0; j < tokens; j++) {
-        const value = scene.bytes[row * tokens + j] * scale;
-        const at = i * tokens + j;
-        if (fusion === "mean") joined[at] += value / heads;
-        else if (head === 0) joined[at] = value;
-        else joined[at] = fusion === "max" ? Math.max(joined[at], value) : Math.min(joined[at], value);
-      }
+  for (let head = 0, from = layer * heads * joined.length; head < heads; head++) {
+    for (let at = 0; at < joined.length; at++, from++) {
+      const value = weights[from];
+      if (fusion === "mean") joined[at] += value / heads;
+      else if (head === 0) joined[at] = value;
+      else joined[at] = fusion === "max" ? Math.max(joined[at], value) : Math.min(joined[at], value);
     }
   }
   scene.fused.set(name, joined);
@@ -147,6 +142,18 @@ export function valuesOf(scene, setting) {
     }
   }
   return values;
+}
+
+// Where on the grid the patch with this number lies: they are not all there if tokens were dropped.
+export const placeOf = ({ visible }, patch) => visible?.[patch] ?? patch;
+
+// The same for the patches alone, each in its place on the grid; 0 where there is no token.
+export function mapOf(scene, setting) {
+  const values = valuesOf(scene, setting).subarray(scene.num_prefix);
+  if (!scene.visible) return values;
+  const map = new Float32Array(scene.rows * scene.columns);
+  values.forEach((value, patch) => { map[placeOf(scene, patch)] = value; });
+  return map;
 }
 
 // In rollout a patch keeps the most of itself.

@@ -1,7 +1,7 @@
 // What a picture of attention is said to show.
 
 import { nameOfCell, percent } from "./page.js";
-import { ownPatch } from "./attention_values.js";
+import { ownPatch, placeOf } from "./attention_values.js";
 
 export const shareInWords = (share) => percent(share, share >= 0.0995 ? 0 : share >= 0.00995 ? 1 : 2);
 
@@ -13,7 +13,7 @@ export const MEANS = { [-1]: "the mean of all", [-2]: "the mean of patches", [-3
 export function nameOfToken(scene, token) {
   if (token < 0) return MEANS[token];
   if (token < scene.num_prefix) return scene.prefix_names[token];
-  return nameOfCell(token - scene.num_prefix, scene.columns);
+  return nameOfCell(placeOf(scene, token - scene.num_prefix), scene.columns);
 }
 
 export function sentence(scene, setting, values) {

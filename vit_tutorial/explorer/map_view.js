@@ -36,7 +36,7 @@ export function strongestOf(values) {
 function darkened(photo) { // grey, and DARK of its lightness
   const dark = document.createElement("canvas");
   [dark.width, dark.height] = [photo.width, photo.height];
-  const image = photo.getContext("2d").getImageData(0, 0, photo.width, photo.height);
+  const image = photo.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, photo.width, photo.height);
   const { data } = image;
   for (let at = 0; at < data.length; at += 4) {
     const grey = DARK * (0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2]);
@@ -122,7 +122,7 @@ export class MapView {
   }
 
   setPicture(picture) {
-    const pen = this.photo.getContext("2d");
+    const pen = this.photo.getContext("2d", { willReadFrequently: true });
     pen.imageSmoothingQuality = "high";
     pen.drawImage(picture, 0, 0, this.photo.width, this.photo.height);
     this.dark = darkened(this.photo);

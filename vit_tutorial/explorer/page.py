@@ -14,9 +14,11 @@ import anywidget
 
 from vit_tutorial.files import atomic_write
 
-# What a browser may do with the page: run what is written in it, and show its own pictures.
+# What a browser may do with the page: run what is written in it, in a Worker, too, and show its
+# own pictures. Nothing can be loaded, and nothing sent.
 POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:"
+    "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; "
+    "style-src 'unsafe-inline'; img-src blob: data:"
 )
 # The forms that `join_modules` understands. What is inside of something is indented.
 IMPORT = re.compile(r'^import \{(?:\s*\w+,)*\s*\w*\s*\} from "\./([\w.]+)";\n+', re.MULTILINE)

@@ -1,0 +1,356 @@
+"""The network in the page: what it says, what a person can do with it, and the test of its maps."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from browser import TWO_FRAMES
+from conftest import randomize
+from PIL import Image
+from scipy import stats
+
+from vit_tutorial import VisionTransformer, ViTConfig, live
+from vit_tutorial.cli import main
+from vit_tutorial.explorer import LiveExplorer
+from vit_tutorial.faithfulness import _baseline
+from vit_tutorial.images import fit_image, normalize
+from vit_tutorial.weights import Card, load_checkpoint
+
+SIZE, GRID = (12, 20), (3, 5)  # not square, or swapped rows and columns would go unseen
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def network(**changes) -> VisionTransformer:
+    config = {**dict(img_size=SIZE, patch_size=4, embed_dim=24, depth=3, num_heads=2), **changes}
+    return randomize(VisionTransformer(ViTConfig(num_classes=4, **config))).float().eval()
+
+
+def card(model: VisionTransformer) -> Card:
+    channels = model.config.in_chans
+    return Card("small", model.config, CLASSES, (0.5, 0.4, 0.3)[:channels], (0.2, 0.3, 0.25)[:channels])
+
+
+def photograph(seed=0, size=(40, 24)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 10, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def explorer(**changes) -> LiveExplorer:
+    model = network(**changes)
+    return LiveExplorer(model, card(model), {"dots": photograph(), "others": photograph(1)})
+
+
+# ---- what the network is asked ----
+
+
+ASKED = """
+  const engine = await startEngine({ ...data, source: "" });
+  const network = new LiveNetwork(engine, data.config, data.reading);
+  await network.open({ width: 40, height: 24, channels: 4, data: data.image }, data.config.img_size);
+  const answers = [];
+  for (const changes of data.many) answers.push(await network.probabilities({ ...UNTOUCHED, ...changes }));
+  const whole = await network.answer({ ...UNTOUCHED, hidden: [3], how: "drop" });
+  return { answers: answers.map((one) => Float32Array.from(one)), visible: whole.visible };
+"""
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_hidden_patches_are_what_python_hides(pool, browser, tmp_path):
+    from javascript import in_chromium, program
+
+    model = network(pool=pool)
+    about = card(model)
+    made = LiveExplorer(model, about, {"dots": photograph()})
+    picture = photograph()
+    order = np.random.default_rng(2).permutation(15).tolist()
+    many = [{}, {"hidden": [0, 7, 14], "how": "mean"}, {"hidden": [1, 8], "how": "blur"},
+            {"hidden": [4, 5, 6], "how": "drop"}, {"hidden": [2], "how": "drop", "order": order},
+            {"hidden": [2, 9], "how": "mean", "order": order}]  # fmt: skip
+    code = program(tmp_path, ["live_network.js", "vit_engine.js"], ASKED)
+    given = {
+        "config": made.config, "weights": made.weights, "image": np.asarray(picture.convert("RGBA")).ravel(),
+        "reading": {"mean": list(about.mean), "std": list(about.std)}, "many": many,
+    }  # fmt: skip
+    came = in_chromium(browser, code, given)
+    pixels = normalize(fit_image(picture, SIZE).pixels[None], about.mean, about.std)
+    for changes, answer in zip(many, came["answers"], strict=True):
+        expected = reference(model, pixels, **changes)
+        np.testing.assert_allclose(answer, expected, atol=1e-5, err_msg=json.dumps(changes))
+    assert came["visible"] == [n for n in range(15) if n != 3]
+
+
+@torch.no_grad()
+def reference(model, pixels, hidden=(), how="mean", order=None):
+    """Write out: fill the hidden patches, cut, shuffle, drop, and go through the parts by hand."""
+    fill = _baseline(pixels, "blur") if how == "blur" else torch.zeros_like(pixels)
+    pixels = pixels.clone()
+    for patch in hidden if how != "drop" else ():
+        row, column = divmod(patch, GRID[1])
+        place = np.s_[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        pixels[place] = fill[place]
+    tokens = model.patch_embed(pixels)[0]
+    order = list(range(15)) if order is None else order
+    tokens = tokens[order] + model.pos_embed[0, -15:]
+    keep = [n for n in range(15) if not (how == "drop" and order[n] in hidden)]
+    x = tokens[keep][None]
+    if model.config.pool == "cls":
+        x = torch.cat([model.cls_token + model.pos_embed[:, :1], x], dim=1)
+    for block in model.blocks:
+        x = block(x)
+    x = model.norm(x)
+    pooled = x[:, 0] if model.config.pool == "cls" else x.mean(dim=1)
+    return model.head(pooled)[0].softmax(dim=0).numpy()
+
+
+# ---- the test of a map ----
+
+
+def test_areas_orders_and_intervals_are_right(browser, tmp_path):
+    from javascript import in_chromium, program
+
+    rng = np.random.default_rng(0)
+    at = np.array([0, 0.25, 0.4, 0.9])
+    random = rng.random((20, 4))
+    body = """
+      const found = summary({ map: data.map, reverse: data.reverse, random: data.random }, data.at);
+      const orders = Array.from({ length: 400 }, (_, seed) => orderOf(data.ties, randomNumbers(seed)));
+      return { found, orders, words: inWords(found, "cat") };
+    """
+    data = {"map": [0.9, 0.1, 0.1, 0.0], "reverse": [0.9, 0.9, 0.9, 0.1], "at": at.tolist(),
+            "random": random.tolist(), "ties": [0.0, 3.0, 0.0, 1.0, 0.0]}  # fmt: skip
+    came = in_chromium(browser, program(tmp_path, ["live_test.js"], body), data)
+    areas = np.trapezoid(random, at, axis=1)
+    low, high = stats.t.interval(0.95, 19, areas.mean(), stats.sem(areas))
+    assert came["found"]["map"] == pytest.approx(np.trapezoid(data["map"], at))
+    assert came["found"]["mean"] == pytest.approx(areas.mean())
+    assert [came["found"]["low"], came["found"]["high"]] == pytest.approx([low, high], abs=1e-3)
+    assert came["found"]["beaten"] == (np.trapezoid(data["map"], at) < areas).sum()
+    assert {tuple(order[:2]) for order in came["orders"]} == {(1, 3)}
+    places = np.array(came["orders"])[:, 2]
+    assert min((places == n).sum() for n in (0, 2, 4)) > 90, "equal ones come in a random order"
+
+
+@pytest.mark.parametrize(
+    ("areas", "verdict"),
+    [
+        ({"map": 0.1, "reverse": 0.8, "beaten": 20}, "20 of 20 random orders: what the map names"),
+        ({"map": 0.2, "reverse": 0.1, "beaten": 20}, "but in the reverse order sooner still"),
+        ({"map": 0.6, "reverse": 0.5, "beaten": 0}, "0 of 20 random orders: on this picture the map is wrong"),
+        ({"map": 0.4, "reverse": 0.5, "beaten": 18}, "too few to tell the map from chance"),
+    ],
+)  # fmt: skip
+def test_a_verdict_needs_all_random_orders(areas, verdict, browser, tmp_path):
+    from javascript import in_chromium, program
+
+    code = program(tmp_path, ["live_test.js"], 'return inWords(data, "cat");')
+    words = in_chromium(browser, code, {"mean": 0.4, "low": 0.3, "high": 0.5, **areas})
+    assert verdict in words
+    assert "at random 0.40 (95% interval of the mean 0.30 to 0.50)" in words
+
+
+# ---- the page ----
+
+
+@pytest.fixture
+def opened(open_file, tmp_path):
+    """Open a saved page, without the hint unless it is asked for."""
+
+    def go(made=None, width=1280, height=900, scheme="light", end="", still=True, **options):
+        path = tmp_path / "page.html"
+        path.write_text((made or explorer()).html(), encoding="utf-8")
+        motion = {"reduced_motion": "reduce"} if still else {}
+        view = open_file(path, width, height, scheme, **motion, **options)
+        if end:
+            view.goto(path.as_uri() + end)
+            view.reload()
+        view.locator(".li-says", has_text="It says").wait_for()
+        view.evaluate(TWO_FRAMES)
+        return view
+
+    return go
+
+
+def says(view, text: str) -> str:
+    """Wait until the answer has this in it."""
+    view.locator(".li-says", has_text=text).wait_for()
+    return view.locator(".li-says").inner_text()
+
+
+def expected_words(model, changes=None) -> str:
+    about = card(model)
+    pixels = normalize(fit_image(photograph(), SIZE).pixels[None], about.mean, about.std)
+    shares = reference(model, pixels, **(changes or {}))
+    return f"It says {CLASSES[shares.argmax()]}, {shares.max():.0%}."
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_has_explained_a_picture_before_anything_is_done(scheme, opened):
+    view = opened(scheme=scheme)
+    assert says(view, "It looks where") == f"{expected_words(network())} It looks where the picture is bright."
+    assert view.locator("h1").inner_text() == "A network looks at your picture. Where?"
+    assert "Rollout through layers 0 to 2: CLS attends most to row" in view.locator(".li-words").inner_text()
+    found = Axe().run(view)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_brush_hides_patches_and_one_step_back_shows_them(opened):
+    view = opened()
+    before = says(view, "It looks where")
+    view.get_by_role("button", name="Hide patches").click()
+    box = view.locator(".mv-stage").first.bounding_box()
+    at = lambda column: (box["x"] + box["width"] * (column + 0.5) / 5, box["y"] + box["height"] / 2)  # noqa: E731
+    view.mouse.move(*at(1))
+    view.mouse.down()
+    view.mouse.move(*at(2), steps=4)
+    view.mouse.move(*at(3), steps=4)
+    view.mouse.up()
+    expected = expected_words(network(), {"hidden": [6, 7, 8]})
+    assert says(view, "Without your changes").startswith(expected)
+    for how in ("blur", "drop"):
+        view.get_by_label("hide with").select_option(how)
+        wanted = expected_words(network(), {"hidden": [6, 7, 8], "how": how})
+        says(view, wanted)
+    view.get_by_role("button", name="Undo", exact=True).click()
+    view.get_by_role("button", name="Undo", exact=True).click()
+    view.get_by_role("button", name="Undo", exact=True).click()
+    assert says(view, "It looks where") == before
+
+
+def test_all_of_it_is_reached_by_keyboard(opened):
+    view = opened()
+    reached = set()
+    for _ in range(40):
+        view.keyboard.press("Tab")
+        reached.add(view.evaluate(
+            "(document.activeElement.innerText || document.activeElement.ariaLabel || document.activeElement.value || document.activeElement.type || '').split('\\n')[0]"))  # fmt: skip
+    for name in ("Look", "Hide patches", "Silence heads", "Shuffle patches", "Positions off", "Test this map"):
+        assert name in reached
+    view.get_by_role("button", name="Hide patches").focus()
+    view.keyboard.press("Enter")
+    view.locator(".mv-stage").first.focus()
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("ArrowDown")
+    view.keyboard.press("Space")
+    assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [6]}))
+    view.keyboard.press("u")
+    says(view, "It looks where")
+
+
+def test_heads_are_silenced_in_the_atlas_and_come_back(opened):
+    view = opened()
+    before = says(view, "It looks where")
+    view.get_by_role("button", name="Silence heads").click()
+    view.get_by_role("button", name="layer 0").click()
+    says(view, "Without your changes")
+    assert view.get_by_role("button", name="layer 0").get_attribute("aria-pressed") == "true"
+    view.get_by_role("button", name="layer 0").click()
+    assert says(view, "It looks where") == before
+    tiles = view.locator(".at-tiles").bounding_box()
+    view.mouse.click(tiles["x"] + 5, tiles["y"] + 5)
+    says(view, "Without your changes")
+    view.get_by_role("button", name="Undo all").click()
+    assert says(view, "It looks where") == before
+
+
+def test_the_address_keeps_what_was_changed(opened):
+    end = "#picture=1&hidden=3.4.99&how=drop&positions=off&temperature=2&silenced=1.oops"
+    view = opened(end=end)
+    says(view, "Without your changes")
+    assert view.locator(".li-sample").nth(1).get_attribute("aria-pressed") == "true"
+    assert view.get_by_role("button", name="Positions off").get_attribute("aria-pressed") == "true"
+    kept = view.evaluate("location.hash")
+    assert kept == "#picture=1&hidden=3.4&how=drop&positions=off&silenced=1&temperature=2"
+    view.get_by_role("button", name="Undo all").click()
+    says(view, "It looks where")
+
+
+def test_a_finger_hides_and_nothing_is_wider_than_a_phone(opened):
+    view = opened(width=390, height=844, has_touch=True)
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    view.get_by_role("button", name="Hide patches").tap()
+    stage = view.locator(".mv-stage").first
+    box = stage.bounding_box()
+    stage.tap(position={"x": 0.1 * box["width"], "y": 0.1 * box["height"]})
+    assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [0]}))
+    assert stage.evaluate("(node) => getComputedStyle(node).touchAction") == "none"
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_map_is_tested_against_random_orders(opened):
+    view = opened()
+    view.get_by_role("button", name="Test this map").click()
+    view.locator(".li-test-words", has_text="Areas under the curves").wait_for()
+    words = view.locator(".li-test-words").inner_text()
+    assert re.search(r"than in \d+ of 20 random orders", words)
+    assert view.locator(".li-test canvas").is_visible()
+
+
+def test_the_hint_plays_once_and_gives_back_what_it_hid(opened):
+    view = opened(still=False)
+    says(view, "Without your changes")
+    says(view, "It looks where")
+    view.locator(".li-note", has_text="Your turn").wait_for()
+
+
+def test_the_hint_ends_as_soon_as_something_is_done(opened):
+    view = opened(still=False)
+    says(view, "Without your changes")
+    view.get_by_role("button", name="Silence heads").click()
+    says(view, "It looks where")
+
+
+def test_a_digit_is_drawn(opened):
+    view = opened(live("digits"))
+    sheet = view.locator(".li-sheet canvas")
+    sheet.scroll_into_view_if_needed()
+    box = sheet.bounding_box()
+    view.mouse.move(box["x"] + 110, box["y"] + 30)
+    view.mouse.down()
+    view.mouse.move(box["x"] + 110, box["y"] + 190, steps=10)
+    view.mouse.up()
+    says(view, "It says 1")
+
+
+def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):
+    view = opened()
+    photograph(3).save(tmp_path / "mine.png")
+    (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
+    view.locator(".li-open input").set_input_files(tmp_path / "notes.png")
+    view.locator(".ae-problem", has_text="notes.png is not an image").wait_for()
+    view.locator(".li-open input").set_input_files(tmp_path / "mine.png")
+    view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
+    assert view.locator(".ae-problem").inner_text() == ""
+
+
+# ---- Python and the command line ----
+
+
+def test_bundled_networks_fit_into_3_megabytes(tmp_path, capsys):
+    for name in ("cifar10", "digits"):
+        assert main(["live", "--model", name, "--out", str(tmp_path / f"{name}.html")]) == 0
+        assert (tmp_path / f"{name}.html").stat().st_size <= 3_000_000
+        assert f"wrote {tmp_path / name}.html" in capsys.readouterr().out
+    assert main(["live", "--out", str(tmp_path / "page.png")]) == 2
+    assert "--out must end in .html" in capsys.readouterr().err
+    assert main(["live", "--model", "nothing", "--out", str(tmp_path / "page.html")]) == 2
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_a_page_cannot_run_is_refused():
+    model, about = load_checkpoint("digits")
+    with pytest.raises(ValueError, match="got Linear: weights.from_library"):
+        LiveExplorer(torch.nn.Linear(2, 2), about)
+    with pytest.raises(ValueError, match="needs the card"):
+        live(model)
+    with pytest.raises(ValueError, match="tells 4 classes apart, its card names 10"):
+        LiveExplorer(network(), about)
+
+
+def test_only_a_page_of_its_own_uses_the_address():
+    made = explorer()
+    assert '"linked":true' in made.html()
+    assert made.linked is False
+    assert repr(made) == "LiveExplorer: dots, others"

@@ -1,0 +1,421 @@
+// A Vision Transformer that lives in the page: look at what it looks at, hide that, and see what it says.
+// The network runs here; the photograph stays on the device.
+
+import { addButton, addGroup, bytesOf, cellUnder, element, fileUrls, listen, nameOfCell, onKeys, percent, setPressed, STEPS, clamp, cellOf } from "./page.js";
+import { decodeImage } from "./image.js";
+import { startEngine } from "./vit_engine.js";
+import { softmax } from "./vit_layers.js";
+import { Atlas } from "./attention_atlas.js";
+import { makeScene, mapOf, valuesOf } from "./attention_values.js";
+import { numberForm, sentence } from "./attention_words.js";
+import { MapView, strongestOf } from "./map_view.js";
+import { Changes, fromHash, toHash } from "./live_changes.js";
+import { Answer, Tools } from "./live_controls.js";
+import { Sheet } from "./live_draw.js";
+import { LiveNetwork, HOW, UNTOUCHED } from "./live_network.js";
+import { pictureWith, viewOf } from "./live_picture.js";
+import { MapTest, randomNumbers, shuffled } from "./live_test.js";
+
+const HINT = [1500, 2600]; // milliseconds before the hint hides patches, and until it gives them back
+const HINTED = 6; // patches that the hint hides
+let pages = 0;
+
+class LiveView {
+  constructor(model, el) {
+    this.model = model;
+    this.urls = fileUrls();
+    this.config = model.get("config");
+    this.classes = model.get("classes");
+    this.settings = { show: "rollout", layer: this.config.depth - 1, head: 0, query: -3 };
+    this.tool = "look";
+    this.changes = new Changes(() => this.update());
+    this.root = element("div", "explorer live-explorer", el);
+    this.build();
+    this.ended = listen(model, {});
+    this.start();
+  }
+
+  // ---- Parts ----
+
+  build() {
+    const { root } = this;
+    element("p", "li-promise", root, `${this.model.get("about")} It runs in this page: your picture stays on this device.`);
+    this.says = element("p", "li-says", root, "The network is being read …");
+    this.says.setAttribute("aria-live", "polite");
+    this.addPictures(root);
+    this.tools = new Tools(root, this);
+    const main = element("div", "li-main", root);
+    this.left = element("div", "li-maps", main);
+    this.view = new MapView(this.left, `live-${++pages}`);
+    this.words = element("p", "li-words", this.left);
+    this.words.setAttribute("aria-live", "polite");
+    const right = element("div", "li-right", main);
+    this.answer = new Answer(right, this.classes);
+    this.atlas = new Atlas(right, this.forAtlas());
+    this.test = new MapTest(root, () => this.testMap());
+    this.follow();
+  }
+
+  addPictures(parent) {
+    const row = addGroup(parent, "Pictures");
+    row.classList.add("li-pictures");
+    const open = element("label", "ex-button li-open", row, "Your picture…");
+    const file = element("input", "", open);
+    Object.assign(file, { type: "file", accept: "image/*" });
+    file.addEventListener("change", () => { if (file.files.length) this.openFile(file.files[0]); });
+    this.samples = this.model.get("samples").map(({ name, credit }, n) => {
+      const button = addButton(row, "", () => this.openSample(n), "li-sample");
+      const picture = element("img", "", button);
+      picture.alt = name;
+      picture.title = credit;
+      picture.src = this.urls.add(this.model.get("pictures")[n], "image/png");
+      return button;
+    });
+    this.problem = element("p", "ae-problem", parent);
+    this.problem.setAttribute("role", "alert");
+    if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => this.openDecoded(image, "your drawing"));
+  }
+
+  // What the atlas of all heads wants to know, and what a click in it does.
+  forAtlas() {
+    const view = this;
+    return {
+      sceneOf: () => view.scene,
+      settingOf: () => view.setting(),
+      palette: () => bytesOf(view.model.get("palette")),
+      get: (name) => view.settings[name],
+      get silenced() { return view.changes.now.silenced; },
+      change: ({ layer, head, show }) => {
+        if (view.tool === "silence") view.changes.toggleHead(layer * view.config.num_heads + head);
+        else view.choose({ layer, head, show });
+      },
+    };
+  }
+
+  // ---- Pictures ----
+
+  async start() {
+    try {
+      const { config, model } = this;
+      const weights = bytesOf(model.get("weights"));
+      this.engine = await startEngine({ source: model.get("source"), config, weights: weights.slice() });
+      this.network = new LiveNetwork(this.engine, config, { mean: model.get("mean"), std: model.get("std") });
+      this.size = config.img_size;
+      const asked = new URLSearchParams(this.hash().slice(1));
+      await this.openSample(clamp(Number(asked.get("picture") ?? 0) || 0, this.samples.length), asked);
+      if (!asked.size) this.hint();
+    } catch (error) {
+      this.says.textContent = `The network could not be started: ${error.message}`;
+    }
+  }
+
+  hash() {
+    return this.model.get("linked") ? window.location.hash : "";
+  }
+
+  async openSample(n, asked = null) {
+    const picture = await decodeImage(new Blob([bytesOf(this.model.get("pictures")[n])]));
+    const size = Number(asked?.get("size"));
+    if (this.tools.sizes.includes(size)) this.size = size;
+    this.sample = n;
+    await this.openDecoded(picture, this.model.get("samples")[n].name, asked);
+    this.samples.forEach((button, m) => setPressed(button, m === n));
+  }
+
+  async openFile(file) {
+    this.problem.textContent = "";
+    try {
+      const picture = await decodeImage(file);
+      this.sample = null;
+      await this.openDecoded(picture, file.name ?? "your picture");
+      for (const button of this.samples) setPressed(button, false);
+    } catch (error) {
+      this.problem.textContent = `${error.message}. Try a JPEG or PNG file.`;
+    }
+  }
+
+  async openDecoded(image, name, asked = null) {
+    this.stopHint();
+    this.name = name;
+    const decoded = { width: image.width, height: image.height, channels: 4, data: new Uint8ClampedArray(image.data) };
+    await this.network.open(decoded, this.size);
+    this.picture = viewOf(decoded, this.network.box, this.network.sides);
+    this.whole = null;
+    const heads = this.config.depth * this.config.num_heads;
+    const hows = HOW.map(([how]) => how);
+    this.changes.past = [];
+    this.changes.now = asked ? fromHash(this.hash(), { num_patches: this.network.num_patches, heads, hows }) : { ...UNTOUCHED, how: this.changes.now.how };
+    this.settings.query = -3;
+    this.cursor = 0;
+    await this.update();
+  }
+
+  async resize(size) {
+    this.size = size;
+    await this.openDecoded(this.network.image, this.name);
+  }
+
+  // ---- Asking the network ----
+
+  async update() {
+    this.asking?.abort();
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    const changes = this.changes.now;
+    this.test.clear();
+    try {
+      const said = await this.network.answer(changes, signal);
+      this.probabilities = softmax(said.logits);
+      this.whole ??= this.changes.untouched() ? this.probabilities : await this.network.probabilities(UNTOUCHED, signal);
+      this.scene = this.sceneOf(said);
+      if (this.settings.show === "class") await this.explainClass(signal);
+      this.draw();
+    } catch (error) {
+      if (error.name !== "AbortError") this.problem.textContent = error.message;
+    }
+  }
+
+  sceneOf({ attention, visible }) {
+    const { depth, num_heads } = this.config;
+    const { grid, num_prefix } = this.network;
+    const length = attention[0].length;
+    const weights = new Float32Array(depth * length);
+    attention.forEach((layer, l) => weights.set(layer, l * length));
+    const read = num_prefix ? [0] : visible.map((_, n) => n);
+    const about = {
+      layers: depth, heads: num_heads, rows: grid[0], columns: grid[1], num_prefix, prefix_names: ["CLS"].slice(0, num_prefix),
+      head_reads: read, relevances: {}, target: this.classes[this.target()], visible, head_note: "",
+    };
+    return makeScene(about, weights);
+  }
+
+  target() {
+    return this.probabilities.indexOf(Math.max(...this.probabilities));
+  }
+
+  async explainClass(signal) {
+    this.relevance = await this.network.relevance(this.changes.now, this.target(), signal);
+  }
+
+  // What is looked from: a token of those that the network gets, or what its head reads (-3).
+  token() {
+    const at = this.scene.visible.indexOf(this.settings.query);
+    if (at >= 0) return at + this.scene.num_prefix;
+    return this.scene.num_prefix ? 0 : -3; // CLS
+  }
+
+  setting() {
+    const { show, layer, head } = this.settings;
+    return { show, layer, head, fusion: "mean", discard: 0, residual: 0.5, by: false, query: this.token() };
+  }
+
+  map() {
+    return this.settings.show === "class" ? this.relevance : mapOf(this.scene, this.setting());
+  }
+
+  async choose(values) {
+    this.stopHint();
+    Object.assign(this.settings, values);
+    if (this.settings.show === "class" && values.show) await this.explainClass();
+    if (this.scene) this.draw();
+  }
+
+  // ---- Drawing ----
+
+  draw() {
+    this.layout();
+    const { network, scene, view } = this;
+    const changes = this.changes.now;
+    const map = this.map();
+    view.setPicture(pictureWith(this.picture, network, changes));
+    const classed = this.settings.show === "class";
+    const form = classed ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting());
+    view.draw(map, bytesOf(this.model.get("palette")), form, this.tool === "hide" ? "photograph" : "spotlight");
+    const held = this.tool === "hide" ? this.cursor : classed ? -1 : this.settings.query;
+    view.outline(held, held < 0 ? "what the answer is read from" : nameOfCell(held, network.grid[1]));
+    this.answer.draw(this.probabilities, this.whole, this.changes.untouched());
+    this.atlas.draw(this.forAtlas());
+    this.tools.update(this);
+    this.speak(map, classed);
+    this.link();
+  }
+
+  layout() {
+    const room = this.root.clientWidth;
+    const beside = room >= 1000 ? room - 380 : room;
+    const width = room < 560 ? room - 26 : Math.min((beside - 90) / 2, 480);
+    if (width === this.width && this.drawnGrid === this.network.grid.join()) return;
+    [this.width, this.drawnGrid] = [width, this.network.grid.join()];
+    const scale = Math.max(1, window.devicePixelRatio || 1);
+    const { width: wide, height: high } = this.picture;
+    const [rows, columns] = this.network.grid;
+    this.view.layout({ rows, columns, width: wide, height: high }, width, scale);
+    this.atlas.layout(this.scene, 420, Math.min(room, 350) - 30, scale);
+  }
+
+  speak(map, classed) {
+    const [best, before] = [this.target(), this.whole.indexOf(Math.max(...this.whole))];
+    const now = `It says ${this.classes[best]}, ${percent(this.probabilities[best])}.`;
+    const then = `Without your changes: ${this.classes[before]}, ${percent(this.whole[before])}.`;
+    const says = this.changes.untouched() ? `${now} It looks where the picture is bright.` : `${now} ${then}`;
+    if (this.says.textContent !== says) this.says.textContent = says;
+    const strongest = strongestOf(map);
+    const name = strongest < 0 ? "several patches alike" : nameOfCell(strongest, this.network.grid[1]);
+    this.words.textContent = classed
+      ? `What counts for ${this.classes[best]} (Chefer): most ${name}.`
+      : sentence(this.scene, this.setting(), valuesOf(this.scene, this.setting()));
+  }
+
+  link() {
+    if (!this.model.get("linked") || this.sample === null) return;
+    const hash = toHash(this.changes.now, { picture: this.sample, ...(this.size === this.config.img_size ? {} : { size: this.size }) });
+    const untouched = this.changes.untouched() && this.sample === 0 && this.size === this.config.img_size;
+    window.history.replaceState(null, "", untouched ? window.location.pathname : hash);
+  }
+
+  // ---- What a person does ----
+
+  setTool(tool) {
+    this.stopHint();
+    this.tool = tool;
+    this.root.dataset.tool = tool;
+    if (this.scene) this.draw();
+  }
+
+  shuffle() {
+    const random = randomNumbers(Date.now() % 2 ** 31);
+    this.changes.set({ order: this.changes.now.order ? null : shuffled(this.network.num_patches, random) });
+  }
+
+  hide(place, yes, together) {
+    const patch = this.network.patchIn(this.changes.now, place);
+    const others = this.changes.now.hidden.filter((other) => other !== patch);
+    if (others.length + Number(yes) >= this.network.num_patches) return; // one patch at least stays
+    if (others.length < this.changes.now.hidden.length !== yes) this.changes.set({ hidden: yes ? [...others, patch] : others }, together);
+  }
+
+  follow() {
+    const under = (event) => {
+      const [row, column] = cellUnder(event, this.network.grid);
+      return row * this.network.grid[1] + column;
+    };
+    let stroke = null; // does the brush hide or show
+    for (const { box } of this.view.stages) {
+      box.addEventListener("pointerdown", (event) => {
+        if (!this.scene) return;
+        if (event.pointerType !== "touch" || this.tool === "hide") event.preventDefault();
+        this.stopHint();
+        this.view.lit.box.focus({ preventScroll: true });
+        this.held = !this.held || this.settings.query !== under(event);
+        if (this.tool !== "hide") return void this.choose({ query: under(event) });
+        stroke = !this.changes.now.hidden.includes(this.network.patchIn(this.changes.now, under(event)));
+        this.cursor = under(event);
+        this.hide(this.cursor, stroke, false);
+      });
+      box.addEventListener("pointermove", (event) => {
+        if (!this.scene) return;
+        if (this.tool === "hide" && stroke !== null) this.hide(under(event), stroke, true);
+        else if (this.tool !== "hide" && event.pointerType !== "touch" && !this.held && under(event) !== this.settings.query) this.choose({ query: under(event) });
+      });
+      box.addEventListener("pointerleave", () => {
+        if (this.scene && this.tool !== "hide" && !this.held && this.settings.query !== -3) this.choose({ query: -3 });
+      });
+    }
+    const end = () => { stroke = null; };
+    this.root.addEventListener("pointerup", end);
+    this.root.addEventListener("pointercancel", end);
+    onKeys(this.view.lit.box, (event) => this.press(event));
+    this.root.addEventListener("dragover", (event) => event.preventDefault());
+    this.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files.length) this.openFile(event.dataTransfer.files[0]);
+    });
+    this.pasted = (event) => { if (event.clipboardData?.files.length) this.openFile(event.clipboardData.files[0]); };
+    document.addEventListener("paste", this.pasted);
+    this.resized = new ResizeObserver(() => { if (this.scene && this.root.clientWidth !== this.room) { this.room = this.root.clientWidth; this.draw(); } });
+    this.resized.observe(this.root);
+  }
+
+  press({ key }) {
+    if (!this.scene) return false;
+    this.stopHint();
+    const [rows, columns] = this.network.grid;
+    if (key in STEPS) {
+      const at = this.tool === "hide" ? this.cursor : this.settings.query;
+      const [row, column] = cellOf(Math.max(at, 0), columns);
+      const next = at < 0 ? 0 : clamp(row + STEPS[key][0], rows) * columns + clamp(column + STEPS[key][1], columns);
+      this.held = true;
+      if (this.tool === "hide") this.cursor = next;
+      this.choose(this.tool === "hide" ? {} : { query: next });
+    } else if ((key === " " || key === "Enter") && this.tool === "hide") {
+      this.hide(this.cursor, !this.changes.now.hidden.includes(this.network.patchIn(this.changes.now, this.cursor)), false);
+    } else if (key === "Escape" || key === "c") {
+      this.held = false;
+      this.choose({ query: -3 });
+    } else if (key === "u") this.changes.undo();
+    else return false;
+    return true;
+  }
+
+  // ---- The hint, and the test ----
+
+  hint() { // plays once: what it looked at most is hidden, and given back
+    if (window.matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const wait = (milliseconds) => new Promise((done) => { this.hinting = setTimeout(done, milliseconds); });
+    const play = async () => {
+      await wait(HINT[0]);
+      const map = this.map();
+      const order = Array.from(map.keys()).sort((a, b) => map[b] - map[a]);
+      this.changes.set({ hidden: order.slice(0, HINTED) });
+      await wait(HINT[1]);
+      this.changes.undo();
+      this.tools.note(`That hid the ${HINTED} patches that it looked at most. Your turn.`);
+      this.hinting = 0;
+    };
+    play();
+  }
+
+  stopHint() {
+    if (!this.hinting) return;
+    clearTimeout(this.hinting);
+    this.hinting = 0;
+    if (this.changes.past.length) this.changes.undo();
+  }
+
+  async testMap() {
+    this.testing?.abort();
+    this.testing = new AbortController();
+    const { signal } = this.testing;
+    const [changes, map] = [{ ...this.changes.now, hidden: [] }, this.map()];
+    const answer = await this.network.probabilities(changes, signal);
+    const target = answer.indexOf(Math.max(...answer));
+    const patches = Array.from(map.keys(), (place) => this.network.patchIn(changes, place));
+    const falls = async (places) => {
+      const hidden = places.map((place) => patches[place]);
+      return (await this.network.probabilities({ ...changes, hidden }, signal))[target];
+    };
+    try {
+      this.found = await this.test.run(map, this.classes[target], falls, signal);
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
+    }
+  }
+
+  end() {
+    this.stopHint();
+    this.asking?.abort();
+    this.testing?.abort();
+    this.engine?.stop();
+    this.resized.disconnect();
+    document.removeEventListener("paste", this.pasted);
+    this.urls.revoke();
+    this.ended();
+  }
+}
+
+function render({ model, el }) {
+  const view = new LiveView(model, el);
+  return () => view.end();
+}
+
+export default { render };

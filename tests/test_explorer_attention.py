@@ -168,7 +168,8 @@ SETTINGS += [
 SETTINGS += [{"show": "Chefer"}, {"show": "LeGrad"}]
 
 ASK = """async ({ module, facts, weights, largest, relevances, settings }) => {
-  const { decodeWeights, makeScene, valuesOf, sentence } = await import("data:text/javascript;base64," + module);
+  const { decodeWeights, makeScene, valuesOf, sentence } =
+    await import("data:text/javascript;base64," + module);
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const maps = new Float32Array(bytes(relevances).buffer);
   const size = facts.rows * facts.columns;

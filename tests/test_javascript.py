@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_explorer_attention
+import test_explorer_live
 import test_explorer_occlusion
 import test_explorer_positions
 import test_explorer_pruning
@@ -20,7 +21,7 @@ from vit_tutorial.explorer.page import join_modules
 
 FOLDER = Path(pages.__file__).parent
 ROOT = FOLDER.parent.parent
-ENTRIES = ["attention", "flipbook", "occlusion", "positions", "pruning"]
+ENTRIES = ["attention", "flipbook", "live", "occlusion", "positions", "pruning"]
 
 
 # ---- linted ----
@@ -137,7 +138,7 @@ def test_each_explorer_has_class_names_of_its_own():
         prefixes = set(re.findall(r"\.([a-z]{2})-", path.read_text(encoding="utf-8")))
         for prefix in prefixes - {"at", "ex", "mv"}:  # what all share
             assert used.setdefault(prefix, path.name) == path.name
-    assert len(used) == 4
+    assert len(used) == 5
 
 
 # ---- closed ----
@@ -195,6 +196,7 @@ def attention_page() -> str:
 PAGES = {
     "attention": (attention_page, [2, 14, 1]),
     "flipbook": (flipbook_page, [3, 3, 0]),
+    "live": (lambda: test_explorer_live.explorer().html(), [3, 0, 1]),
     "occlusion": (lambda: test_explorer_occlusion.explorer().html(), [2, 4, 0]),
     "positions": (lambda: test_explorer_positions.explorer().html(), [0, 2, 0]),
     "pruning": (lambda: test_explorer_pruning.explorer().html(), [0, 2, 0]),

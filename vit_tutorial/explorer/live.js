@@ -243,7 +243,7 @@ class LiveView {
   layout() {
     const room = this.root.clientWidth;
     const beside = room >= 1000 ? room - 380 : room;
-    const width = room < 560 ? room - 26 : Math.min((beside - 90) / 2, 480);
+    const width = room < 560 ? room - 36 : Math.min((beside - 90) / 2, 480);
     if (width === this.width && this.drawnGrid === this.network.grid.join()) return;
     [this.width, this.drawnGrid] = [width, this.network.grid.join()];
     const scale = Math.max(1, window.devicePixelRatio || 1);

@@ -86,7 +86,7 @@ class LiveExplorer(Explorer):
             chosen = [(name, "", open_image(image)) for name, image in samples.items()]
         fixed = {
             "config": asdict(model.config),
-            "weights": _weights(model),
+            "weights": weights_file(model),
             "source": join_modules(Path(__file__).with_name("vit_engine.js")),
             "classes": [str(name) for name in card.classes],
             "mean": [float(value) for value in card.mean],
@@ -133,7 +133,7 @@ def live(model: str | Path | VisionTransformer = "cifar10", card: Card | None = 
     return LiveExplorer(model, card)
 
 
-def _weights(model: Any) -> bytes:
+def weights_file(model: Any) -> bytes:
     """Write the weights as a .safetensors file, each in half precision if that holds it exactly."""
     from safetensors.torch import save
 

@@ -3,7 +3,6 @@
 import { addButton, element } from "./page.js";
 
 const SHEET = 224; // pixels
-const MARGIN = 0.1; // of the sheet, around what was drawn, once it is as large as fits
 
 export class Sheet {
   constructor(parent, drawn) {
@@ -52,14 +51,14 @@ export class Sheet {
   }
 
   line(from, to) {
-    Object.assign(this.pen, { strokeStyle: "#ffffff", lineWidth: SHEET / 9, lineCap: "round", lineJoin: "round" });
+    Object.assign(this.pen, { strokeStyle: "#ffffff", lineWidth: SHEET / 7, lineCap: "round", lineJoin: "round" });
     this.pen.beginPath();
     this.pen.moveTo(...from);
     this.pen.lineTo(...to);
     this.pen.stroke();
   }
 
-  // What was drawn, moved into the middle and enlarged, as the digits were that the network has seen.
+  // What was drawn, as large as fits and in the middle: so were the digits that the network has seen.
   image() {
     const { data } = this.pen.getImageData(0, 0, SHEET, SHEET);
     let [left, top, right, bottom] = [SHEET, SHEET, 0, 0];
@@ -69,7 +68,7 @@ export class Sheet {
       [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x + 1), Math.max(bottom, y + 1)];
     }
     if (right <= left) return this.pen.getImageData(0, 0, SHEET, SHEET);
-    const scale = ((1 - 2 * MARGIN) * SHEET) / Math.max(right - left, bottom - top);
+    const scale = SHEET / Math.max(right - left, bottom - top);
     const whole = document.createElement("canvas");
     [whole.width, whole.height] = [SHEET, SHEET];
     const pen = whole.getContext("2d");

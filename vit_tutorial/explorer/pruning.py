@@ -11,6 +11,7 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
+from vit_tutorial.explorer.live import weights_file
 from vit_tutorial.explorer.page import Explorer, sources
 from vit_tutorial.plots import heat_colours
 
@@ -67,7 +68,7 @@ class PruningExplorer(Explorer):
         shape = config["depth"], config["num_heads"]
         fixed = {
             "config": config,
-            "weights": _weights(model),
+            "weights": weights_file(model),
             "pixels": images.images.numpy().tobytes(),
             "labels": images.labels.tolist(),
             "classes": [str(name) for name in reading.classes],
@@ -199,17 +200,6 @@ def _require_runnable(model: Any, images: Any) -> None:
             f"{len(images)} images take {work / 1e9:.0f} billion multiply-adds, too many for a "
             f"browser: give at most {int(len(images) * MAX_WORK / work)} images"
         )
-
-
-def _weights(model: Any) -> bytes:
-    """Write the weights as a .safetensors file, each in half precision if that holds it exactly."""
-    from safetensors.torch import save
-
-    state = {}
-    for name, value in model.state_dict().items():
-        half = value.half()
-        state[name] = (half if (half == value).all() else value.float()).cpu().contiguous()
-    return save(state)
 
 
 def _different(labels: NDArray, count: int = SHOWN) -> list[int]:

@@ -56,6 +56,7 @@ export function serve(worker) {
 function inWorker(source) {
   const text = `${source.replaceAll(/^export /gm, "")}\nserve(self);\n`;
   const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+  const forget = () => URL.revokeObjectURL(url);
   try {
     const worker = new Worker(url);
     const run = (name, args) => new Promise((answered, failed) => {
@@ -63,9 +64,14 @@ function inWorker(source) {
       worker.onerror = (event) => failed(new Error(event.message ?? "a Worker may not start here"));
       worker.postMessage({ name, args });
     });
-    return { run, stop: () => worker.terminate(), where: "worker" };
-  } finally {
-    setTimeout(() => URL.revokeObjectURL(url), 10_000); // it is read after the Worker was made
+    const stop = () => {
+      worker.terminate();
+      forget();
+    };
+    return { run, stop, where: "worker" };
+  } catch (error) {
+    forget();
+    throw error;
   }
 }
 

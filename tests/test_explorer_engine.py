@@ -27,7 +27,7 @@ function render({ model }) {
 
 export default { render };
 """
-WORKERS = pages.POLICY + "; worker-src blob:"
+NO_WORKERS = pages.POLICY.replace("worker-src blob:", "worker-src 'none'")
 
 
 @pytest.fixture(params=["worker", "page"])
@@ -48,8 +48,8 @@ def engine(request, browser, tmp_path):
     }
     document = pages.page(pages.join_modules(tmp_path / "entry.js"), "", state, "")
     assert document.count(pages.POLICY) == 1
-    if request.param == "worker":
-        document = document.replace(pages.POLICY, WORKERS)
+    if request.param == "page":
+        document = document.replace(pages.POLICY, NO_WORKERS)
     (tmp_path / "page.html").write_text(document, encoding="utf-8")
     view = browser.new_page()
     problems = []

@@ -101,9 +101,9 @@ def from_timm(name: str) -> Iterator[Pair]:
     """Yield a network of timm with images, the smallest that it may be first."""
     import timm
 
-    sized = {"img_size": NOT_SQUARE}
-    shared = {"num_kv_heads": 1}  # of those whose heads share keys
-    ways = (NARROW | sized, NARROW | sized | shared, {"depth": 2} | sized, NARROW, {})
+    sized = NARROW | {"img_size": NOT_SQUARE}
+    shared = sized | {"num_kv_heads": 1}  # of those whose heads share keys
+    ways: list[dict[str, Any]] = [sized, shared, NARROW, {}]
     for options in ways:
         try:
             model: Any = timm.create_model(name, num_classes=5, **options)

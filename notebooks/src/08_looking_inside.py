@@ -72,8 +72,8 @@ names = [f"layer {n}" for n in range(depth)], [f"head {n}" for n in range(num_he
 plots.map_grid(view, maps.numpy(), *names, "What CLS attends to")
 
 # %% [markdown]
-# Every head has places of its own. Be careful with such a picture, though: each map is scaled to its own maximum,
-# so yellow says *where* and never *how much*. How much is a number:
+# Every head has places of its own. Be careful with such a picture, though: each map has a scale of its own,
+# so bright says *where* and never *how much*. How much is a number:
 
 # %%
 print(f"an even share is {even:.1%}; CLS gives the patch that it likes best")

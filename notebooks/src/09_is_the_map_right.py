@@ -500,13 +500,16 @@ check("09.4", my_chefer)
 # one that speaks against it cancel, which is another method (the package's `grad_rollout` does it so).
 
 # %% [markdown]
-# The package follows one row instead of the whole table, and holds three relatives:
+# The package follows one row instead of the whole table, and holds four relatives:
 #
 # - **gradient rollout**: rollout, with $\max(\mathrm{mean}(G A), 0)$ in the place of the attention,
 # - **LeGrad** (Bousselham et al. 2024, arXiv 2404.03214): for each layer, the gradients of the logit that the *head
-#   would give to this layer's output*; their positive parts, averaged over heads, queries and layers. The weights
-#   themselves do not enter,
-# - **Grad-CAM on attention**: heads of the last layer, each weighted by the mean of its gradients.
+#   would give to the mean of all tokens of this layer's output*; their positive parts, averaged over heads, queries
+#   and layers. The weights themselves do not enter,
+# - **Grad-CAM on attention**: the CLS row of each head of the last layer, weighted by the mean of the gradients of its
+#   entries for the patches,
+# - **token Grad-CAM**: not of attention at all, but of the tokens after the last norm: their channels, each weighted by
+#   the mean of its gradients. It also serves networks whose attention makes no single map.
 
 # %%
 from vit_tutorial.attention import RELEVANCE_METHODS, _follow, _on_the_grid, _start
@@ -572,13 +575,13 @@ print(f"the cat, mispaired: rank correlation {rank_correlation(mispaired, releva
 five = record_attention(vit, images, gradients_of=lambda logits: 5 * logits[:, cat])
 for method in RELEVANCE_METHODS:
     maps = [relevance(of, method=method)[0] for of in (graded, five)]
-    shares = [heat / heat.sum() for heat in maps]
+    shares = [heat / heat.sum().clamp_min(1e-12) for heat in maps]
     moved = (shares[0] - shares[1]).abs().sum() / 2
     print(f"{method:13} {moved:6.1%} of the map has moved elsewhere")
 
 # %% [markdown]
-# In LeGrad and Grad-CAM the factor stands before the whole map, and goes away when the map is scaled. In the other two
-# it stands beside the identity: $I + 5\bar A$ is not five times $I + \bar A$, so longer ways through the network gain
+# In LeGrad and both Grad-CAMs the factor stands before the whole map, and goes away when the map is scaled. In the
+# other two it stands beside the identity: $I + 5\bar A$ is not five times $I + \bar A$, so longer ways through the network gain
 # against shorter ones. Neither is a fault. But a map that depends on the unit of the logit cannot be *the* map.
 #
 # Now we can ask the collage, for the cat and for the class of the rocket.
@@ -731,7 +734,7 @@ check("09.5", my_best_pixels)
 # %% [markdown]
 # The second detail: deletion and insertion can share their passes, since keeping the best tenth is the same as removing
 # the worst nine tenths. This is the package's definition, whole. `Curves` holds the four curves, and its `scores` are
-# the areas.
+# the areas, over the shares of patches that were really removed.
 
 # %%
 from vit_tutorial.faithfulness import Curves, _baseline
@@ -796,8 +799,8 @@ assert_close(best + worst, patch_brings.sum().item())
 assert_close(right.removed, negated.kept.flip(1), atol=1e-6, rtol=0)
 
 # %% [markdown]
-# **Play.** The photograph again, with the patches removed in the order of seven methods. For which does the answer hold
-# longest?
+# **Play.** The photograph again, with the patches removed in the order of eight maps. For which does the
+# answer hold longest?
 
 # %%
 from vit_tutorial import flipbook
@@ -1037,7 +1040,7 @@ check("09.8", my_paired_interval)
 # %% [markdown]
 # ## The table
 #
-# All of it together: seven methods, five metrics, intervals, and random as the floor. **Positive** and **negative
+# All of it together: eight kinds of maps, five metrics, intervals, and random as the floor. **Positive** and **negative
 # perturbation** (Chefer et al. 2021, arXiv 2012.09838) are like deletion and insertion, but count only whether the
 # answer is still right. **Predict.** Which methods will lie beside the grey band of chance in all five?
 
@@ -1068,8 +1071,8 @@ plots.method_scores(table, METRICS, "200 digits; the band is what random maps sc
 
 # %% [markdown]
 # Filled and blue: better than random by our rule, the interval of the difference on the same images. Orange and hollow:
-# not told apart from dice. One more warning: these are thirty comparisons at 95%. Among thirty maps of dice, about one
-# would come out filled by luck. So believe what holds in several panels, not a single dot. The same in words:
+# not told apart from dice. One more warning: these are thirty-five comparisons at 95%. Among as many maps of dice, one or
+# two would come out filled by luck. So believe what holds in several panels, not a single dot. The same in words:
 
 # %%
 for metric in METRICS:
@@ -1259,7 +1262,7 @@ print("with a random head the same to the last bit:", ", ".join(same))
 # | an order of removal | (B, N) |
 # | curves | (B, steps + 1) |
 # | scores: deletion, insertion, ... | (B,), then a mean and an interval |
-# | pointing game | (B,) of True and False |
+# | pointing game | (B,): 1, 0, or a share where several patches are best |
 #
 # A map is tested in this order: laws (does it compute what it says?), the sanity check (does it depend on what it
 # explains?), removal and pointing against chance (is it true?), and an interval for each number.

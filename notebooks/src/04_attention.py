@@ -56,8 +56,9 @@ titles = [f"layer 0, head {head}" for head in range(4)]
 plots.map_row(seen, [map_from(0, head, (3, 2)) for head in range(4)], titles, query=(3, 2))
 
 # %% [markdown]
-# Yellow marks what this patch takes most from, in each head relative to its own maximum. Two heads look around
-# the eye, each at places of its own; the other two look far away from it. By the end of this lesson you will
+# Above, the photograph is bright where this patch takes most from, below is the map itself, with its scale: an even
+# share would be 1.5%. In this first layer no head is far from that, and each differs from the others: head 1 takes
+# most from around the eye, head 2 from the left edge, head 3 from below the nose. By the end of this lesson you will
 # have written all that it takes to compute such a picture.
 #
 # ## Three tokens by hand

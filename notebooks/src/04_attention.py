@@ -58,8 +58,8 @@ plots.map_row(seen, [map_from(0, head, (3, 2)) for head in range(4)], titles, qu
 # %% [markdown]
 # Above, the photograph is bright where this patch takes most from, below is the map itself, with its scale: an even
 # share would be 1.5%. In this first layer no head is far from that, and each differs from the others: head 1 takes
-# most from around the eye, head 2 from the left edge, head 3 from below the nose. By the end of this lesson you will
-# have written all that it takes to compute such a picture.
+# most from around the eye, head 2 from the left edge, head 3 from the nose and below it. By the end of this lesson
+# you will have written all that it takes to compute such a picture.
 #
 # ## Three tokens by hand
 #

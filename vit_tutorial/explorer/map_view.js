@@ -4,6 +4,7 @@
 import { cellOf, element, gradient, keepKeys, paintCells, placeOver } from "./page.js";
 
 const PERCENTILES = [5, 98.5]; // of a map's numbers, where its scale begins and ends
+const TITLES = { spotlight: "bright where it looks", overlay: "painted where it looks", photograph: "the picture" };
 const DARK = 0.22; // of its lightness is left of what is not attended to
 
 function percentile(sorted, percent) { // between two numbers, as NumPy does
@@ -69,7 +70,9 @@ export class MapView {
       element("div", "ex-note mv-title", made, title);
       return made;
     };
-    this.lit = new Stage(half("bright where it looks"));
+    const left = half("");
+    this.title = left.firstChild;
+    this.lit = new Stage(left);
     const right = half("the map itself");
     const axes = element("div", "mv-axes", right);
     this.rowNumbers = element("div", "mv-rows", axes);
@@ -151,6 +154,7 @@ export class MapView {
 
   drawPhoto(shares, palette, as) {
     const { pen } = this.lit;
+    this.title.textContent = TITLES[as];
     if (!this.dark) return; // the picture is still being read
     pen.drawImage(as === "spotlight" ? this.dark : this.photo, 0, 0);
     if (as === "overlay") this.drawCells(pen, shares, palette, (share) => 204 * share);

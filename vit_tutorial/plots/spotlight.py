@@ -213,7 +213,7 @@ def explanation(
     widths = [wide, *([2.0] if classes else []), wide, map_wide]
     with plt.rc_context(STYLE):
         figure, (first, *middle, lit, raw) = plt.subplots(
-            1, len(widths), figsize=(sum(widths) + 0.5, 3.5), width_ratios=widths
+            1, len(widths), figsize=(sum(widths) + 0.5, 3.7), width_ratios=widths
         )
         for axes in (first, lit):
             axes.set_anchor("N")
@@ -434,7 +434,7 @@ def _map_axes(
                 Circle((column, row), 0.62, fill=False, edgecolor=colour, lw=width, clip_on=False)
             )
     low, high = (form(value) for value in scale or map_scale(heat))
-    bar = axes.inset_axes((0.22, -0.185, 0.56, 0.05))
+    bar = axes.inset_axes((0.22, -0.17, 0.56, 0.05))
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=MAP, aspect="auto")
     bar.set(xticks=[], yticks=[])
     bar.spines[:].set_visible(False)

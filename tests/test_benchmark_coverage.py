@@ -78,6 +78,16 @@ def test_whatever_a_library_shows_is_used_first(monkeypatch):
     assert not model.training
 
 
+def test_each_softmax_is_seen_once():
+    scores = torch.randn(1, 2, 3, 3)
+    with coverage._calls() as seen:
+        nn.functional.softmax(scores, dim=-1)
+        torch.softmax(scores, -1)
+        scores.softmax(-1)
+        nn.functional.scaled_dot_product_attention(*[torch.randn(1, 2, 3, 4)] * 3)
+    assert [each.shape for each in seen] == [(1, 2, 3, 3)] * 4
+
+
 def test_noise_reaches_what_begins_at_zero():
     class Gated(nn.Module):
         def __init__(self):

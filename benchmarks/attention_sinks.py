@@ -46,7 +46,7 @@ def heads(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = record.grid
         prefix = record.num_prefix
         corners = [0, columns - 1, (rows - 1) * columns, rows * columns - 1]
-        weights = torch.stack(record.weights)  # (L, B, h, T, T)
+        weights = torch.stack([*record.weights])  # (L, B, h, T, T)
         queries = weights[:, :, :, :1] if prefix else weights
         patches = queries[..., prefix:].mean(dim=3)  # (L, B, h, N)
         patches = patches / patches.sum(dim=-1, keepdim=True)

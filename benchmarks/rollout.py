@@ -74,7 +74,7 @@ def main() -> None:
             return rollout(record, head_fusion=fusion, discard_ratio=discard)
 
         def theirs(fusion: str = fusion, discard: float = discard) -> object:
-            return popular_rollout(record.weights, fusion, discard)
+            return popular_rollout([*record.weights], fusion, discard)
 
         what = f"rollout ({fusion}, discard {discard:g})"
         rows.append(row(what, "the popular formula", *in_turns(ours, theirs)))

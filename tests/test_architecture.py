@@ -29,11 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "methods": set(),
     "modes": set(),
     "intervals": set(),
-    "watching": set(),
-    "probing": {"watching", "modes"},
+    "calls": set(),
+    "watching": {"calls"},
+    "probing": {"watching", "calls", "modes"},
     "activations": {"watching", "probing"},
-    "recording": {"watching", "probing", "activations", "modes"},
-    "attention": {"recording", "methods"},
+    "recording": {"watching", "calls", "probing", "activations", "modes"},
+    "attention": {"recording", "calls", "methods"},
     "faithfulness": {"recording", "attention", "methods", "modes", "intervals"},
     "download": {"files"},
     "files": set(),
@@ -128,11 +129,12 @@ def test_attention_needs_torch_and_the_standard_library_alone():
     for path, siblings_too in (
         ("methods.py", set()),
         ("modes.py", set()),
-        ("watching.py", set()),
-        ("probing.py", {"watching", "modes"}),
+        ("calls.py", set()),
+        ("watching.py", {"calls"}),
+        ("probing.py", {"watching", "calls", "modes"}),
         ("activations.py", {"watching", "probing"}),
-        ("recording.py", {"watching", "probing", "activations", "modes"}),
-        ("attention.py", {"recording", "methods"}),
+        ("recording.py", {"watching", "calls", "probing", "activations", "modes"}),
+        ("attention.py", {"recording", "calls", "methods"}),
     ):
         names = imported_names(parsed(PACKAGE / path))
         assert siblings(names) == siblings_too

@@ -15,10 +15,10 @@ from conftest import pictures, randomize, tiny_model
 from torch import nn
 from torch.testing import assert_close
 
-from vit_tutorial import VisionTransformer, record_attention, rollout
-from vit_tutorial.attention import attention_entropy, attention_map
+from vit_tutorial import VisionTransformer, calls, record_attention, rollout
+from vit_tutorial.attention import attention_entropy, attention_map, heat_map
 from vit_tutorial.positions import rotate
-from vit_tutorial.watching import NoGradient, Recorder
+from vit_tutorial.watching import NoGradient
 
 pytestmark = pytest.mark.heart
 
@@ -1172,17 +1172,23 @@ def test_no_head_alone_is_shown_of_heads_that_were_joined():
             record_attention(tiny_model(), pictures(), **options)
 
 
-def test_of_heads_that_are_joined_one_layer_at_most_is_held():
-    """The weights of a layer are given back before those of the next but one are computed."""
+@pytest.mark.parametrize("asked", [{"head_fusion": "mean"}, {}, {"gradients_of": 1}])
+def test_weights_of_one_layer_at_most_are_held_unless_they_are_read(asked, monkeypatch):
     model, alive, most = tiny_model(depth=6), [], []
 
-    def attention(self, weights, queries):
+    def computed(*args, **options):
+        weights = original(*args, **options)
         alive.append(weakref.ref(weights))
         most.append(sum(one() is not None for one in alive))
-        return original(self, weights, queries)
+        return weights
 
-    original = Recorder.meet
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "meet", attention)
-        record_attention(model, pictures(), head_fusion="mean")
-    assert max(most) <= 2
+    original = calls.attention_weights
+    monkeypatch.setattr(calls, "attention_weights", computed)
+    record = record_attention(model, pictures(), **asked)
+    for method in ("rollout", "chefer", "legrad") if record.gradients else ("rollout",):
+        heat_map(record, method)
+    assert len(most) >= 6
+    assert max(most) == 1
+    if record.head_fusion is None:
+        assert record.weights[2] is record.weights[2]
+        assert sum(one() is not None for one in alive) == 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_tutorial.probing import Box, Places, once
-from vit_tutorial.watching import NoGradient, Recorder, derivatives
+from vit_tutorial.watching import NoGradient, Recorder, derivatives, in_graph
 
 MOST_PREFIX = 16  # tokens before the patches that are reckoned with
 BATCH = 16  # images that run together in a trial
@@ -61,7 +61,7 @@ def last_activations(
     """
     outputs = _Outputs(model, _norms(model) if layer is None else [layer])
     with outputs, watch:
-        score = score_of(model(images.clone()))
+        score = score_of(model(in_graph(images)))
         kept = list(outputs.kept)
         tensors = [tensor for _, tensor in kept]
         gradients = derivatives([score.sum()], tensors) if tensors and score.requires_grad else []

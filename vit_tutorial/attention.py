@@ -3,18 +3,15 @@
 Needs torch alone. `recording.record_attention` reads the weights that all functions here take.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vit_tutorial.calls import look, upcast
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
-from vit_tutorial.recording import (
-    FUSIONS,
-    Query,
-    RecordedAttention,
-    upcast,
-)
+from vit_tutorial.recording import FUSIONS, Query, RecordedAttention
 
 
 def heat_map(
@@ -65,13 +62,13 @@ def attention_map(
     depth = len(record.weights)
     if layer not in range(-depth, depth):
         raise ValueError(f"layer must be from {-depth} to {depth - 1}, got {layer}")
-    weights = upcast(record.weights[layer])  # (B, h, T, T)
+    weights = look(record.weights, layer)  # (B, h, T, T)
     if head is not None:
         _require_heads(record)
     if head is not None and head not in range(weights.shape[1]):
         raise ValueError(f"head must be from 0 to {weights.shape[1] - 1} or None, got {head}")
     weights = weights.mean(dim=1) if head is None else weights[:, head]
-    return _on_the_grid(record, _start(record, query) @ weights)
+    return _on_the_grid(record, _start(record, query).to(weights) @ weights)
 
 
 def rollout(
@@ -115,31 +112,32 @@ def rollout(
         raise ValueError(f"discard_ratio must be in 0..1, 1 excluded, got {discard_ratio}")
     if not 0 <= residual <= 1:
         raise ValueError(f"residual must be in 0..1, got {residual}")
-    if not isinstance(layers, slice) or not record.weights[layers]:
+    numbers = range(len(record.weights))[layers] if isinstance(layers, slice) else ()
+    if not numbers:
         raise ValueError(
             f"layers must be a slice that leaves some of the {len(record.weights)} recorded "
             f"layers, got {layers!r}"
         )
 
-    fused = [_fuse(upcast(weights), head_fusion) for weights in record.weights[layers]]
+    fused = (_fuse(look(record.weights, n), head_fusion) for n in reversed(numbers))
     if discard_ratio:
-        keep_cls = record.num_prefix > 0
-        fused = [_discard(layer, discard_ratio, keep_cls) for layer in fused]
+        fused = (_discard(layer, discard_ratio, record.num_prefix > 0) for layer in fused)
     return _follow(record, fused, residual, query)
 
 
 def _follow(
     record: RecordedAttention,
-    layers: list[Tensor],
+    layers: Iterable[Tensor],
     residual: float,
     query: Query | None,
 ) -> Tensor:
-    """Go down through layers (B, T, T), mixed with the identity and scaled to rows of sum 1.
+    """Go down through layers (B, T, T), the newest first, mixed with the identity, rows of sum 1.
 
     Rows times matrices, from the newest layer on: no product of two matrices is ever made.
     """
     row = _start(record, query)  # (1, T), or (T, T) for all queries
-    for layer in reversed(layers):
+    for layer in layers:
+        row = row.to(layer)
         total = (1 - residual) * layer.sum(dim=-1) + residual  # (B, T)
         share = row / total.clamp_min(1e-38)[:, None]
         passed = (1 - residual) * (share @ layer) + residual * share
@@ -151,13 +149,12 @@ def _follow(
 
 def _start(record: RecordedAttention, query: Query | None) -> Tensor:
     """Return the row (1, T) that stands for a query before any layer; all rows (T, T) for None."""
-    weights = upcast(record.weights[0])
     if query is None:
-        return torch.eye(record.num_tokens).to(weights)
+        return torch.eye(record.num_tokens, dtype=torch.double)
     if record.num_prefix == 0 and not isinstance(query, str | tuple | list) and query == 0:
         query = "all"  # there is no class token
     tokens = list(record.tokens(query))
-    row = weights.new_zeros(1, record.num_tokens)
+    row = torch.zeros(1, record.num_tokens, dtype=torch.double)
     row[0, tokens] = 1 / len(tokens)
     return row
 
@@ -239,23 +236,23 @@ def relevance(
         raise ValueError(
             f"method {method!r} needs gradients: record_attention(model, images, gradients_of=...)"
         )
-    gradients = [upcast(gradient) for gradient in recorded]
+    depth = range(len(record.weights))
     if method == "legrad":
-        layers = [gradient.clamp_min(0).mean(dim=(1, 2)) for gradient in gradients]  # (B, T)
+        layers = [look(recorded, n).clamp_min(0).mean(dim=(1, 2)) for n in depth]  # (B, T)
         return _on_the_grid(record, torch.stack(layers).mean(dim=0)[:, None])
-    weights = [upcast(layer) for layer in record.weights]
     if method == "grad_cam":
-        start = _start(record, query)
-        row, slope = start @ weights[-1], start @ gradients[-1]  # (B, h, 1, T)
+        start, weights = _start(record, query), look(record.weights, -1)
+        row, slope = (start.to(x) @ x for x in (weights, look(recorded, -1)))  # (B, h, 1, T)
         heads = slope[..., record.num_prefix :].mean(dim=-1, keepdim=True)
         return _on_the_grid(record, (heads * row).mean(dim=1)).clamp_min(0)
-    products = [w * g for w, g in zip(weights, gradients, strict=True)]
+    products = (look(record.weights, n) * look(recorded, n) for n in reversed(depth))
     if method == "grad_rollout":
-        fused = [product.mean(dim=1).clamp_min(0) for product in products]
+        fused = (product.mean(dim=1).clamp_min(0) for product in products)
         return _follow(record, fused, 0.5, query)
     if method == "chefer":
         row = _start(record, query)
-        for product in reversed(products):
+        for product in products:
+            row = row.to(product)
             row = row + row @ product.clamp_min(0).mean(dim=1)
         return _on_the_grid(record, row)
     raise NotImplementedError(method)
@@ -276,7 +273,7 @@ def attention_distance(record: RecordedAttention) -> Tensor:
     between = torch.cdist(positions, positions)  # (N, N)
     layers = []
     for weights in _equal_heads(record):
-        patches = upcast(weights)[:, :, record.num_prefix :, record.num_prefix :]
+        patches = weights[:, :, record.num_prefix :, record.num_prefix :]
         total = patches.sum(dim=-1).clamp_min(1e-38)
         distance = (patches * between.to(patches)).sum(dim=-1) / total  # (B, h, N)
         layers.append(distance.mean(dim=(0, 2)))
@@ -292,7 +289,7 @@ def attention_entropy(record: RecordedAttention) -> Tensor:
         ValueError: layers with different numbers of heads, or of which only all heads together were
             recorded.
     """
-    layers = [torch.special.entr(upcast(w)).sum(dim=-1) for w in _equal_heads(record)]  # (B, h, T)
+    layers = [torch.special.entr(w).sum(dim=-1) for w in _equal_heads(record)]  # (B, h, T)
     return torch.stack([entropy.mean(dim=(0, 2)) for entropy in layers])
 
 
@@ -304,9 +301,13 @@ def _require_heads(record: RecordedAttention) -> None:
         )
 
 
-def _equal_heads(record: RecordedAttention) -> list[Tensor]:
+def _equal_heads(record: RecordedAttention) -> Iterator[Tensor]:
+    """Go through layers that have equally many heads: (B, h, T, T)."""
     _require_heads(record)
-    heads = [weights.shape[1] for weights in record.weights]
-    if len(set(heads)) > 1:
-        raise ValueError(f"expected equally many heads in all layers, got {heads}")
-    return record.weights
+    heads = []
+    for number in range(len(record.weights)):
+        weights = look(record.weights, number)
+        heads.append(weights.shape[1])
+        if len(set(heads)) > 1:
+            raise ValueError(f"expected equally many heads in all layers, got {heads}")
+        yield weights

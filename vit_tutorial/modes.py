@@ -86,6 +86,28 @@ def _put_back(kept: Kept) -> None:
 
 
 @contextmanager
+def frozen(model: nn.Module) -> Generator[None]:
+    """Ask for no gradients of a network's parameters: then less is held for the way back.
+
+    Examples:
+        >>> network = nn.Linear(2, 2)
+        >>> with frozen(network):
+        ...     network(torch.ones(2)).requires_grad
+        False
+        >>> network.weight.requires_grad
+        True
+    """
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def attributes_kept(model: nn.Module) -> Generator[None]:
     """Put back, afterwards, the attributes that passes of a network have set on its modules.
 

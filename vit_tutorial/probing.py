@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vit_tutorial.calls import FusedCall, maps_of
 from vit_tutorial.modes import attributes_kept
-from vit_tutorial.watching import Watch, derivatives, maps_of
+from vit_tutorial.watching import Watch, derivatives
 
 Box = tuple[float, float, float, float]
 Read = Callable[[Any, int], list[Tensor]]  # an output, and the images that it is of -> its tensors
@@ -111,25 +112,32 @@ class _FirstAttention(Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights: Tensor | None = None
+        self.shape: tuple[int, ...] = ()  # of the weights
+        self.weights: Tensor | None = None  # (B * heads, T, T), in an order still to be found out
         self.queries: Tensor | None = None
         self.by_scores = False
-        self.values: Tensor | None = None  # of a network whose tokens all ask the same
 
-    def _fused(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        alike = query.shape == value.shape and bool((query == query[..., :1, :]).all())
-        self.values = value if alike else None
-        return super()._fused(query, key, value, *args, **kwargs)
+    def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
+        self.queries = queries
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        if weights.shape[-2] == weights.shape[-1]:
-            queries = queries if self.values is None else self.values
-            self.weights, self.queries = weights.detach(), queries.detach()
-            self.by_scores = self.scored
-            raise _Reached
-        return weights
+    def fused(self, call: FusedCall) -> Tensor:
+        if call.shape[-2] != call.shape[-1]:
+            return call.run()
+        query, value = call.query, call.value
+        if query.shape == value.shape and bool((query == query[..., :1, :]).all()):
+            self.queries = value  # of a network whose tokens all ask the same
+        raise self._reached(call.shape, call.weights)
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        if weights.shape[-2] != weights.shape[-1]:
+            return weights
+        raise self._reached(tuple(weights.shape), lambda: weights)
+
+    def _reached(self, shape: tuple[int, ...], weights: Callable[[], Tensor]) -> _Reached:
+        assert self.queries is not None
+        self.shape, self.queries, self.by_scores = shape, self.queries.detach(), self.scored
+        self.weights = weights().detach() if len(shape) == 3 else None
+        return _Reached()
 
 
 def _first_attention(model: nn.Module, images: Tensor) -> _FirstAttention:
@@ -229,7 +237,7 @@ class _Trial:
     def _batch_first(self) -> bool | None:
         """Find out in what order weights (B * heads, T, T) lie."""
         alone = _first_attention(self.model, self.image)
-        if alone.weights is None or alone.weights.ndim != 3 or len(alone.weights) == 1:
+        if alone.weights is None or len(alone.weights) == 1:
             return None
         pair = _first_attention(self.model, torch.cat([self.image, self.image + self.noise]))
         mine, both = alone.weights, pair.weights
@@ -286,28 +294,24 @@ class _Trial:
             fill = self.image.expand(self.batch_size - len(some), -1, -1, -1)
             features = self._features(torch.cat([fill, changed]))  # equal sizes round equally
             self._compare_with_the_first_run(features[0])
-            changes.append((features[len(fill) :] - features[:1]).abs().nan_to_num())
-        change = torch.cat(changes).cpu()
-        if not self.by_scores:  # what asks
-            return change.mean(dim=3).movedim(0, 2)
-        own = change.diagonal(dim1=2, dim2=3)  # scores (h, T, T) of tokens themselves
-        if own.any():
-            return own.movedim(0, 2)
-        # masked (locality attention): then those with others, of which one at least stays
-        return change.kthvalue(min(2, change.shape[-1]), dim=-1).values.movedim(0, 2)
+            change = (features[len(fill) :] - features[:1]).abs()
+            changes.append(_change_of_tokens(change, self.by_scores))
+        own, others = (torch.cat(part).cpu() for part in zip(*changes, strict=True))
+        return (own if own.any() else others).movedim(0, 2)
 
     def _features(self, images: Tensor) -> Tensor:
         """Return what asks in the first attention (B, h, T, d), or its scores (B, h, T, T)."""
         watch = _first_attention(self.model, images)
-        if watch.queries is None:
+        if not watch.shape or watch.queries is None:
             raise ValueError(f"{type(self.model).__name__} attends in one pass and not in another")
-        maps = maps_of(watch.queries, len(images), self.batch_first is not False)
-        if maps is None:
+        count = len(watch.queries)
+        if count % len(images) or (watch.queries.ndim > 3 and count != len(images)):
             raise ValueError(
                 f"{type(self.model).__name__} attends to one image after the other, or with heads "
                 f"before images: {tuple(watch.queries.shape)} for {len(images)} images. Write it "
                 "so that they come first: (B, heads, ...) or (B * heads, ...)"
             )
+        maps = maps_of(watch.queries, len(images), self.batch_first)
         self.by_scores = watch.by_scores
         return maps.double() if maps.dtype == torch.float64 else maps.float()
 
@@ -358,6 +362,19 @@ class _Trial:
                 "image (shuffled, masked or dropped at random), so no map can be drawn: switch "
                 "that off"
             )
+
+
+def _change_of_tokens(change: Tensor, by_scores: bool) -> tuple[Tensor, Tensor]:
+    """Take the change of each token (N, h, T) from that of what asks, (N, h, T, d), or of scores.
+
+    Of scores (N, h, T, T) it is that of a token with itself, and beside it, for networks that mask
+    that (locality attention), that with others, of which one at least stays.
+    """
+    change = change.nan_to_num()
+    if not by_scores:
+        return change.mean(dim=3), change.mean(dim=3)
+    second = change.kthvalue(min(2, change.shape[-1]), dim=-1).values
+    return change.diagonal(dim1=2, dim2=3), second
 
 
 def _cleared(change: Tensor, noisy: bool) -> Tensor:
@@ -460,12 +477,23 @@ def _some(numbers: Sequence[int]) -> str:
 
 
 class _LastLayer(Watch):
-    """Let gradients begin at the weights of the last layer, whatever the network switches off."""
+    """Change what is done with calls of the last layer, of which `calls` are the numbers."""
 
     def __init__(self, calls: Sequence[int]) -> None:
-        super().__init__(in_graph=True)
-        self.calls, self.count = calls, 0
-        self.leaves: list[Tensor] = []
+        super().__init__()
+        self.calls, self.count, self.last = calls, 0, False
+
+    def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
+        self.last = shape[-2] == shape[-1] and self.count in self.calls
+        self.count += shape[-2] == shape[-1]
+
+
+class _Differentiate(_LastLayer):
+    """Let gradients begin in the last layer, whatever the network switches off."""
+
+    def __init__(self, calls: Sequence[int]) -> None:
+        super().__init__(calls)
+        self.leaves: list[Tensor] = []  # with a row for each query
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:  # a network that does so itself (linear probes)
@@ -474,15 +502,18 @@ class _LastLayer(Watch):
             return args[0]
         return super().__torch_function__(func, types, args, kwargs)
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        if weights.shape[-2] != weights.shape[-1]:
-            return weights
-        self.count += 1
-        if self.count - 1 not in self.calls or torch.is_inference_mode_enabled():
-            return weights
+    def fused(self, call: FusedCall) -> Tensor:
+        return self._leaf(call.run())
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        return self._leaf(weights)
+
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        if not self.last or torch.is_inference_mode_enabled():
+            return tensor
         torch._C._set_grad_enabled(True)
-        self.leaves.append(weights.detach().requires_grad_())
-        return self.leaves[-1]
+        self.leaves.append(tensor.detach().requires_grad_())
+        return self.leaves[-1].clone()
 
 
 def head_reads(
@@ -510,8 +541,8 @@ def head_reads(
 def _reached_by_gradients(
     model: nn.Module, image: Tensor, calls: Sequence[int], read: Read
 ) -> tuple[int, ...] | None:
-    """Find the queries whose weights the output has a gradient of; None, where it has none."""
-    watch, outputs = _LastLayer(calls), []
+    """Find the queries that the output has a gradient of; None, where it has none."""
+    watch, outputs = _Differentiate(calls), []
     with suppress(Exception), torch.no_grad(), watch:  # of what runs without gradients only
         outputs = [part for part in read(model(image.clone()), 1) if part.requires_grad]
     if not outputs or not watch.leaves:
@@ -527,18 +558,18 @@ def _reached_by_gradients(
     return tuple((size > 1e-9 * size.max()).nonzero().flatten().tolist())
 
 
-class _Redirect(Watch):
+class _Redirect(_LastLayer):
     """Let some tokens of the last layer look elsewhere: item n of the batch those in sets[n]."""
 
     def __init__(self, calls: Sequence[int], sets: Sequence[Sequence[int]]) -> None:
-        super().__init__(in_graph=True)
-        self.calls, self.count, self.sets = calls, 0, sets
+        super().__init__(calls)
+        self.sets = sets
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        if weights.shape[-2] != weights.shape[-1]:
-            return weights
-        self.count += 1
-        if self.count - 1 not in self.calls or weights.shape[0] % len(self.sets):
+    def fused(self, call: FusedCall) -> Tensor:
+        return call.with_weights(self.written_out(call.weights())) if self.last else call.run()
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        if not self.last or weights.shape[0] % len(self.sets):
             return weights
         weights = weights.clone()
         for item, tokens in zip(weights.chunk(len(self.sets)), self.sets, strict=True):
@@ -560,9 +591,9 @@ def _reached_by_trials(
     tried where there are few, else the first, and some of the others.
     """
     first = _first_attention(model, image)
-    if first.weights is None:
+    if not first.shape:
         return None
-    tokens = first.weights.shape[-1]
+    tokens = first.shape[-1]
     single = [*range(min(tokens, 16)), *torch.linspace(16, tokens - 1, 16).long().tolist()]
     single = sorted({n for n in single if n < tokens})
     sets: list[Sequence[int]] = [(), range(tokens), *((n,) for n in single)]

@@ -12,20 +12,21 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, overload
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vit_tutorial.activations import has_norms, last_activations
-from vit_tutorial.modes import evaluating
+from vit_tutorial.calls import Kept, Layers, not_finite, upcast
+from vit_tutorial.modes import evaluating, frozen
 from vit_tutorial.probing import Box, Places, head_reads, places_of, weights_state
 from vit_tutorial.watching import (
     NoGradient,
     Recorder,
     derivatives,
-    fused,
+    in_graph,
     require_layers,
     tensors_in,
 )
@@ -65,11 +66,11 @@ class RecordedAttention:
             that are not all finite.
     """
 
-    weights: list[Tensor]
+    weights: Sequence[Tensor]
     grid: tuple[int, int]
     num_prefix: int
     logits: Tensor | None = None
-    gradients: list[Tensor] | None = None
+    gradients: Sequence[Tensor] | None = None
     own_gradients: Sequence[Tensor] | None = None
     activations: Callable[[], RecordedActivations] | None = None
     layers: Sequence[int] | None = None
@@ -83,8 +84,11 @@ class RecordedAttention:
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         if not self.weights:
             raise ValueError("expected the attention weights of at least one layer, got none")
+        if isinstance(self.weights, Layers):  # so recorded, and each layer is checked when read
+            return
         for number, layer in enumerate(self.weights):
-            _require_finite(number, layer)
+            if not layer.sum().isfinite():  # one number that is not makes the sum so
+                raise ValueError(not_finite(number))
             if layer.ndim != 4 or layer.shape[2:] != (tokens, tokens):
                 raise ValueError(
                     f"a {self.grid[0]}x{self.grid[1]} grid with {self.num_prefix} prefix tokens "
@@ -95,7 +99,7 @@ class RecordedAttention:
     @property
     def num_tokens(self) -> int:
         """T, prefix tokens and patches."""
-        return self.weights[0].shape[-1]
+        return self.num_prefix + self.grid[0] * self.grid[1]
 
     @property
     def default_query(self) -> int | str:
@@ -258,7 +262,7 @@ def record_attention(
             score_of = _score(gradients_of, logits, output, len(images))
             answer = output if logits is None else logits
             gradients = _gradients(score_of(answer), answer, watch.kept)
-        weights = [tensor.detach() for _, tensor in watch.kept]
+        watch.let_go()
         layout = places_of(model, images, watch.calls[0].shape[-1])
         last = [n for n, call in enumerate(watch.calls) if call.layer == watch.depth - 1]
         reads = head_reads(
@@ -268,21 +272,22 @@ def record_attention(
             lambda out, count: _read(out, count, logits_of, num_classes),
             (logits_of, num_classes),
         )
-    maps = watch.weights(weights, layout.batch_first is not False)
+    weights = (
+        watch.maps([kept.weights for kept in watch.kept], layout.batch_first)
+        if head_fusion is None
+        else watch.joined(layout.batch_first)
+    )
     return RecordedAttention(
-        [upcast(_fused(layer, head_fusion)) for layer in maps.values()],
+        weights,
         grid=layout.grid,
         num_prefix=layout.num_prefix,
         logits=None if logits is None else logits.detach(),
-        gradients=None if gradients is None else [
-            upcast(layer)
-            for layer in watch.weights(gradients, layout.batch_first is not False).values()
-        ],
+        gradients=None if gradients is None else watch.maps(gradients, layout.batch_first),
         own_gradients=None if score_of is None else OwnGradients.of(model, images, score_of, watch),
         activations=None if score_of is None or not has_norms(model) else _later(
             model, images, score_of, logits_of, num_classes
         ),
-        layers=list(maps),
+        layers=list(dict.fromkeys(kept.layer for kept in watch.kept)),
         head_reads=() if reads is None else reads,
         image_size=(images.shape[2], images.shape[3]),
         box=layout.box,
@@ -359,7 +364,7 @@ def record_activations(
         score = _score(gradients_of, logits, output, len(images))
         return score(output if logits is None else logits)
 
-    watch = Recorder(model, images.shape, in_graph=True)
+    watch = Recorder(model, images.shape, layers=[], in_graph=True)
     with _undisturbed(model, images, gradients=True):
         found = last_activations(
             model, images, score_of, watch, lambda: _places_if_known(model, images, watch), layer
@@ -426,7 +431,7 @@ def _run(model: nn.Module, images: Tensor, gradients: bool) -> Any:
         NoGradient: it fails with gradients only.
     """
     try:
-        return model(images.detach().clone())
+        return model(in_graph(images) if gradients else images.detach().clone())
     except (ValueError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -452,23 +457,13 @@ def _runs_without(model: nn.Module, images: Tensor) -> bool:
     return False
 
 
-def upcast(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 stay."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _fused(weights: Tensor, head_fusion: str | None) -> Tensor:
-    """Join the heads (B, h, T, T) that are not joined yet, if so asked: (B, 1, T, T)."""
-    if head_fusion is None or weights.shape[1] == 1:
-        return weights
-    return fused(weights, head_fusion)[:, None]
-
-
 @contextmanager
 def _undisturbed(model: nn.Module, images: Tensor, gradients: bool) -> Generator[None]:
     """Record by one thread at a time: modes are of the model, random numbers of the process."""
-    with _LOCK, evaluating(model, gradients), _same_random_numbers(images), _not_compiled():
-        yield
+    learns_nothing = frozen(model) if gradients else nullcontext()
+    with _LOCK, evaluating(model, gradients), learns_nothing, _same_random_numbers(images):
+        with _not_compiled():
+            yield
 
 
 def _not_compiled() -> Any:
@@ -495,16 +490,8 @@ def _require_recorded(watch: Recorder) -> None:
     depth, asked = watch.depth, watch.layers
     if asked is not None and (not asked or asked != [n for n in range(depth) if n in asked]):
         raise ValueError(f"layers must be some of 0 to {depth - 1}, rising, got {asked}")
-    for layer, weights in watch.kept:
-        _require_finite(layer, weights)
-
-
-def _require_finite(layer: int, weights: Tensor) -> None:
-    if not weights.sum().isfinite():  # one number that is not makes the sum so
-        raise ValueError(
-            f"the weights of layer {layer} are not all finite numbers: do the model's "
-            "parameters or the images hold NaN or infinity, or does a mask hide all from a token?"
-        )
+    for kept in watch.kept:
+        kept.require_finite()
 
 
 # ---- what a network answers ----
@@ -662,24 +649,23 @@ def _score_per_image(score: Any, images: int) -> Tensor:
 
 
 def _gradients(
-    score: Tensor, answer: Any, kept: Sequence[tuple[int, Tensor]], keep_graph: bool = False
-) -> list[Tensor]:
-    """Differentiate a score (B,) by the weights of (layer, weights)."""
-    unreached = list(dict.fromkeys(layer for layer, _ in kept))
+    score: Tensor, answer: Any, calls: Sequence[Kept], keep_graph: bool = False
+) -> list[Callable[[], Tensor]]:
+    """Differentiate a score (B,) by calls: what computes these when they are read."""
+    unreached = list(dict.fromkeys(call.layer for call in calls))
     if score.requires_grad:
-        tensors = [weights for _, weights in kept]
+        leaves = [call.leaf for call in calls if call.leaf is not None]
         try:
-            found = derivatives([score.sum()], tensors, keep_graph)
+            found = zip(calls, derivatives([score.sum()], leaves, keep_graph), strict=True)
         except RuntimeError as error:
             raise NoGradient(
                 f"the gradient cannot be computed: {error}. Take that out of the model's forward "
                 "(changes in place, above all), or ask for no gradients"
             ) from error
-        unreached = [
-            layer for (layer, _), gradient in zip(kept, found, strict=True) if gradient is None
-        ]
-        if not unreached:
-            return [gradient for gradient in found if gradient is not None]
+        reached = [(call, slope) for call, slope in found if slope is not None]
+        if len(reached) == len(calls):
+            return [partial(call.gradients, slope) for call, slope in reached]
+        unreached = [layer for layer in unreached if layer not in [c.layer for c, _ in reached]]
     elif not isinstance(answer, Tensor) or answer.requires_grad:
         raise ValueError("gradients_of must return a score that depends on the logits")
     raise NoGradient(
@@ -711,15 +697,16 @@ def _require_unchanged(model: nn.Module, state: Any) -> None:
         raise ValueError("the model's weights have changed since they were recorded: record again")
 
 
-class OwnGradients(Sequence[Tensor]):
+class OwnGradients(Layers):
     """Gradients, in a pass of their own when they are first read: only LeGrad needs them."""
 
     def __init__(
         self, model: nn.Module, images: Tensor, score_of: Callable, layers: Sequence[int]
     ) -> None:
+        super().__init__([partial(self._found, number) for number in range(len(layers))])
         self.model, self.images, self.score_of = model, images.detach().clone(), score_of
         self.layers, self.state = layers, weights_state(model)
-        self.found: list[Tensor] | None = None
+        self.all: Layers | None = None
 
     @classmethod
     def of(
@@ -732,21 +719,14 @@ class OwnGradients(Sequence[Tensor]):
         parts = all(hasattr(model, name) for name in ("blocks", "norm", "forward_head"))
         if not parts or len(model.blocks) != watch.depth or watch.others:
             return None
-        return cls(model, images, score_of, list(dict.fromkeys(layer for layer, _ in watch.kept)))
+        return cls(model, images, score_of, list(dict.fromkeys(kept.layer for kept in watch.kept)))
 
-    def __len__(self) -> int:
-        return len(self.layers)
+    def _found(self, number: int) -> Tensor:
+        if self.all is None:
+            self.all = self._find()
+        return self.all.look(number)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: Any) -> Any:
-        if self.found is None:
-            self.found = self._find()
-        return self.found[index]
-
-    def _find(self) -> list[Tensor]:
+    def _find(self) -> Layers:
         """Score the mean of all tokens of each layer's own output by the model's head."""
         model: Any = self.model
         outputs: list[Tensor] = []
@@ -757,14 +737,15 @@ class OwnGradients(Sequence[Tensor]):
             with _undisturbed(model, self.images, gradients=True):
                 _require_unchanged(model, self.state)
                 with watch:
-                    model(self.images.clone())
+                    model(in_graph(self.images))
                 found = []
                 for kept in watch.kept:
-                    tokens = outputs[kept[0]]  # (B, T, D): whichever the head reads is their mean
+                    tokens = outputs[kept.layer]  # (B, T, D): whatever the head reads is the mean
                     mean = tokens.mean(dim=1, keepdim=True).expand_as(tokens)
                     answer = model.forward_head(model.norm(mean))
                     found += _gradients(self.score_of(answer), answer, [kept], keep_graph=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [upcast(layer) for layer in watch.weights(found, batch_first=True).values()]
+        watch.let_go()
+        return watch.maps(found, batch_first=True)

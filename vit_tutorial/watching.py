@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from vit_tutorial.calls import FusedCall, Kept, Layers, joined, maps_of, order_is_known, upcast
 
 SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
 PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
@@ -58,9 +62,9 @@ class NoGradient(ValueError):
 
 
 class Watch(TorchFunctionMode):
-    """See the attention of a forward pass; what is done with a call is said by `meet`.
+    """See the attention of a forward pass; what is done with a call is said by the methods below.
 
-    `in_graph` computes fused attention from its weights, so that gradients flow through them.
+    `in_graph` sees to it that gradients come to each call, also where the weights are frozen.
     """
 
     def __init__(self, in_graph: bool = False) -> None:
@@ -69,14 +73,24 @@ class Watch(TorchFunctionMode):
         self.scored = False  # are the queries of the latest call its scores
         self.unused: list[_Unused] = []  # results of a softmax that met no values so far
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        """Take the weights (..., T, S) of one call, and return those that the network goes on with.
+    def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
+        """Hear of a call that begins, whose weights have this shape (..., T, S).
 
-        `queries` are what asked: (..., T, d), or the scores (..., T, S) where only these are seen.
+        `queries` are what asks: (..., T, d), or the scores (..., T, S) where only these are seen.
         """
-        if self.in_graph and not weights.requires_grad:  # a network whose weights are frozen
-            weights.requires_grad_()
-        return weights
+
+    def fused(self, call: FusedCall) -> Tensor:
+        """Run a fused call, and return what the network goes on with."""
+        output = call.run()
+        return self.reachable(output).clone() if self.in_graph else output
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        """Take weights that a softmax gave, and return those that the network goes on with."""
+        return self.reachable(weights) if self.in_graph else weights
+
+    def reachable(self, tensor: Tensor) -> Tensor:
+        """See that gradients come to what is computed without: behind frozen weights."""
+        return tensor if tensor.requires_grad else tensor.requires_grad_()
 
     def meet_values(self, values: Tensor) -> None:
         """Take the values (..., S, d) that the weights of a call were multiplied with."""
@@ -103,24 +117,36 @@ class Watch(TorchFunctionMode):
         return result
 
     def _multi_head(self, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
-        """Do what nn.MultiheadAttention does, with fused attention."""
+        """Do what nn.MultiheadAttention does; with fused attention, if that can be."""
+        wanted = kwargs.get("need_weights", True)
         with self:
-            output, _ = _MULTI_HEAD_ATTENTION(*args, **{**kwargs, "need_weights": False})
-        if not kwargs.get("need_weights", True):
-            return output, None
+            result = _MULTI_HEAD_ATTENTION(
+                *args, **{**kwargs, "need_weights": wanted and self.in_graph}
+            )
+        if self.in_graph or not wanted:
+            return result
         mean = kwargs.get("average_attn_weights", True)
-        return output, self.latest.mean(dim=1) if mean else self.latest
+        weights = self.latest.weights()
+        return result[0], weights.mean(dim=1) if mean else weights
 
     def _fused(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
     ) -> Tensor:
         _require_readable(query)
         self.scored = False
-        weights = self.latest = self.meet(attention_weights(query, key, *args, **kwargs), query)
+        options = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
+        call = self.latest = FusedCall(query, key, value, attn_mask, options)
+        self.meet(call.shape, query)
+        output = self.fused(call)
         self.meet_values(value)
-        if not self.in_graph:
-            return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
-        return weights @ _for_each_head(value, query)
+        return output
 
     def _plain(self, args: Any, kwargs: dict, weights: Tensor) -> Tensor:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
@@ -132,7 +158,8 @@ class Watch(TorchFunctionMode):
         weights = weights if out is None else weights.clone()
         scores = args[0] if args else kwargs["input"]
         self.scored = True
-        weights = self.latest = self.meet(weights, scores)
+        self.meet(tuple(weights.shape), scores)
+        weights = self.written_out(weights)
         if out is not None and not weights.requires_grad:
             out.copy_(weights)
             self.follow(Tensor.copy_, ((out, weights), {}), out)
@@ -241,29 +268,9 @@ def derivatives(
             return [None] * len(inputs)
 
 
-def attention_weights(
-    q: Tensor,
-    k: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Compute softmax(scale q k^T + mask) as F.scaled_dot_product_attention does: (B, h, T, S)."""
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ _for_each_head(k, q).mT
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if attn_mask is not None:
-        is_boolean = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_boolean else scores + attn_mask
-    return scores.softmax(dim=-1)
-
-
-def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
-    """Repeat keys or values that several query heads share: (B, h', S, d) -> (B, h, S, d)."""
-    times = q.shape[-3] // x.shape[-3]
-    return x if times <= 1 else x.repeat_interleave(times, dim=-3)
+def in_graph(images: Tensor) -> Tensor:
+    """Copy images as the start of a graph; those made in inference mode could not be one."""
+    return images.detach().clone().requires_grad_(images.is_floating_point())
 
 
 class Call(NamedTuple):
@@ -296,7 +303,7 @@ class Recorder(Watch):
         self.num_images, self.channels, self.head_fusion = images[0], images[1], head_fusion
         self.makes_an_image = self.reads_that_image = False
         self.layers = None if layers is None else list(layers)
-        self.kept: list[tuple[int, Tensor]] = []  # layer, weights (in the graph if there is one)
+        self.kept: list[Kept] = []
         self.calls: list[Call] = []  # of all tokens to all
         self.others: list[Call] = []
         self.ends_with_others = True
@@ -313,8 +320,8 @@ class Recorder(Watch):
         """The number of layers seen."""
         return self.calls[-1].layer + 1 if self.calls else 0
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        """Count a call, and keep its weights if they are wanted.
+    def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
+        """Count a call.
 
         Raises:
             NoGradient: gradients are wanted, and the network runs in inference mode.
@@ -324,24 +331,44 @@ class Recorder(Watch):
                 "the gradient cannot reach the attention: the model runs a part of itself in "
                 "torch.inference_mode. Take that out of its forward, or ask for no gradients"
             )
-        weights = super().meet(weights, queries)
         self.reads_that_image |= self.makes_an_image
         sources = self._sources.get(_memory(queries), frozenset())
-        shape, module = tuple(weights.shape), self._running()
+        module = self._running()
         self.ends_with_others = shape[-2] != shape[-1]
         if self.ends_with_others:
             self.others.append(Call(shape, -1, sources, module))
-            return weights
+            return
         beside = bool(self.calls) and self.calls[-1].sources == sources
         layer = self.depth - beside
         if not beside:
             self.fuse_heads()
             self._values = []
         self.calls.append(Call(shape, layer, sources, module))
-        self._sources[_memory(weights)] = sources | {len(self.calls) - 1}
-        if self.layers is None or layer in self.layers:
-            self.kept.append((layer, weights))
+
+    def fused(self, call: FusedCall) -> Tensor:
+        """Run a call, and keep what its weights are computed from, if they are wanted."""
+        output, leaf = call.run(), None
+        if self.in_graph:  # which the network may change in place
+            leaf = self.reachable(output)
+            output = leaf.clone()
+        if self._wanted():
+            self.kept.append(Kept(self.calls[-1].layer, call.copy(self.in_graph), leaf))
+        return output
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        """Keep weights, if they are wanted."""
+        weights = super().written_out(weights)
+        if not self.ends_with_others:
+            self._sources[_memory(weights)] = self.calls[-1].sources | {len(self.calls) - 1}
+        if self._wanted():
+            self.kept.append(Kept(self.calls[-1].layer, weights, weights))
         return weights
+
+    def _wanted(self) -> bool:
+        """Say whether the latest call is to be kept."""
+        if self.ends_with_others:
+            return False
+        return self.layers is None or self.calls[-1].layer in self.layers
 
     def meet_values(self, values: Tensor) -> None:
         """See whether values come from elsewhere, or calls side by side look at the same ones."""
@@ -359,8 +386,8 @@ class Recorder(Watch):
 
     def converted(self, old: Tensor, new: Tensor) -> None:
         """Keep the weights in the type that is used."""
-        if self.kept and self.kept[-1][1] is old:
-            self.kept[-1] = (self.kept[-1][0], new)
+        if self.kept and self.kept[-1].of is old:
+            self.kept[-1] = Kept(self.kept[-1].layer, new, new)
 
     def follow(self, func: Any, inputs: Any, result: Any) -> None:
         """Note for what comes out of a call of PyTorch where it comes from."""
@@ -400,48 +427,36 @@ class Recorder(Watch):
         """Join the heads of the latest layer, if so asked, so that one map of it is held."""
         if self.head_fusion is None or not self.kept:
             return
-        layer = self.kept[-1][0]
-        latest = [weights for n, weights in self.kept if n == layer]
-        calls = [maps for each in latest if (maps := maps_of(each, self.num_images)) is not None]
-        if len(calls) == len(latest):
-            self.kept = [entry for entry in self.kept if entry[0] != layer]
-            self.kept.append((layer, fused(torch.cat(calls, dim=1), self.head_fusion)[:, None]))
+        layer = self.kept[-1].layer
+        latest = [each for each in self.kept if each.layer == layer]
+        if all(order_is_known(each.shape, self.num_images) for each in latest):
+            one = Kept(layer, joined(latest, self.head_fusion, self.num_images))
+            self.kept = [*(each for each in self.kept if each.layer != layer), one]
 
-    def weights(self, kept: Sequence[Tensor], batch_first: bool) -> dict[int, Tensor]:
-        """Lay tensors in the shapes of the kept weights out as maps of each layer (B, h, T, T)."""
-        layers: dict[int, list[Tensor]] = {}
-        for (layer, _), tensor in zip(self.kept, kept, strict=True):
-            maps = maps_of(tensor, self.num_images, batch_first)
-            assert maps is not None  # or `require_layers` has refused it
-            layers.setdefault(layer, []).append(maps)
-        return {
-            layer: maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
-            for layer, maps in layers.items()
-        }
+    def maps(self, tables: Sequence[Callable[[], Tensor]], batch_first: bool | None) -> Layers:
+        """Lay tables in the shapes of the kept weights out as maps of each layer (B, h, T, T)."""
+        parts: dict[int, list[Callable[[], Tensor]]] = {}
+        for kept, table in zip(self.kept, tables, strict=True):
+            parts.setdefault(kept.layer, []).append(table)
 
+        def of_layer(tables: Sequence[Callable[[], Tensor]]) -> Tensor:
+            maps = [upcast(maps_of(table(), self.num_images, batch_first)) for table in tables]
+            return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
-def maps_of(weights: Tensor, num_images: int, batch_first: bool | None = None) -> Tensor | None:
-    """Lay weights out as (B, h, T, S): from (B * h, T, S), (B, h, T, S) or with axes between.
+        return Layers([partial(of_layer, tables) for tables in parts.values()])
 
-    `batch_first` says of (B * h, T, S) whether the heads of an image lie together; where it is
-    None and this matters, and where the weights are no maps of each image, None is returned.
-    """
-    shape = weights.shape
-    if len(shape) == 3 and shape[0] % num_images == 0:
-        heads = shape[0] // num_images
-        if batch_first is None and 1 not in (heads, num_images):
-            return None
-        if batch_first is False:
-            return weights.unflatten(0, (heads, num_images)).transpose(0, 1)
-        return weights.unflatten(0, (num_images, heads))
-    if len(shape) > 3 and shape[0] == num_images:
-        return weights if len(shape) == 4 else weights.flatten(1, -3)
-    return None
+    def let_go(self) -> None:
+        """Let go of the graph, once gradients have been computed."""
+        for kept in self.kept:
+            kept.let_go()
 
-
-def fused(weights: Tensor, head_fusion: str) -> Tensor:
-    """Join the heads by "mean", "max" or "min": (B, h, T, T) -> (B, T, T)."""
-    return weights.mean(dim=1) if head_fusion == "mean" else getattr(weights, f"a{head_fusion}")(1)
+    def joined(self, batch_first: bool | None) -> list[Tensor]:
+        """Join the heads of each layer, where that has not been done meanwhile: (B, 1, T, T)."""
+        layers = [list(kept) for _, kept in groupby(self.kept, key=lambda kept: kept.layer)]
+        return [
+            joined(layer, self.head_fusion or "mean", self.num_images, batch_first)
+            for layer in layers
+        ]
 
 
 def tensors_in(nested: Any) -> list[Tensor]:

@@ -16,6 +16,7 @@ from PIL import Image
 from vit_tutorial import AttentionExplorer, VisionTransformer, ViTConfig, record_attention
 from vit_tutorial.attention import relevance, rollout
 from vit_tutorial.explorer import page as pages
+from vit_tutorial.explorer.scene import PAGE
 from vit_tutorial.images import Reading, fit_image, normalize
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS
 from vit_tutorial.plots import map_shares
@@ -101,12 +102,35 @@ def test_a_class_that_is_not_there_is_refused():
 
 
 def test_over_the_budget_the_mean_of_the_heads_is_sent():
-    made = AttentionExplorer(network(), photograph(), reading(), budget_mb=0.001)
+    size = 3 * 16 * (16 + 4)
+    picture = len(explorer().images[0])
+    budget = (PAGE + 4 / 3 * (size + picture + 9)) / 1e6
+    made = AttentionExplorer(network(), photograph(), reading(), budget_mb=budget)
     assert made.scenes[0]["heads"] == 1
-    assert made.scenes[0]["head_note"].startswith("Every layer, the mean of its 2 heads (all would")
+    assert made.scenes[0]["head_note"].startswith("Every layer, the mean of 2 heads (all would")
     means = [layer.mean(1, keepdim=True) for layer in recorded().weights]
     for sent, mean in zip(made.record().weights, means, strict=True):
         assert (sent - mean).abs().max() < 1 / 500
+
+
+def test_over_the_budget_of_that_layers_are_left_out_and_rollout_is_still_of_all():
+    made = AttentionExplorer(network(), photograph(), reading(), budget_mb=0)
+    facts = made.scenes[0]
+    assert (facts["layers"], facts["layer_numbers"]) == (1, [2])
+    assert facts["head_note"].startswith("1 of 3 layers, the mean of 2 heads")
+    expected = rollout(recorded())[0].flatten()
+    np.testing.assert_allclose(made.values(show="rollout")[1:], expected, rtol=1e-5)
+    made.figure(show="rollout")
+    assert made._caption(made._view({"show": "mean"})).startswith("Layer 2, mean")
+
+
+def test_a_page_keeps_to_its_budget(tmp_path):
+    for budget in (0.5, 0.65):
+        model = network(img_size=160, patch_size=8)
+        made = AttentionExplorer(model, photograph(), reading(160), budget_mb=budget)
+        made.save_html(tmp_path / "page.html")
+        assert (tmp_path / "page.html").stat().st_size <= 1e6 * budget
+        assert made.scenes[0]["head_note"]
 
 
 def test_a_network_without_cls_starts_with_the_mean_of_all():

@@ -43,7 +43,9 @@ class AttentionExplorer(Explorer):
         name: what the image is called.
         target: the class, by name or index, that the relevance maps are about; by default the one
             that the network names.
-        budget_mb: where all weights would take more, the mean of the heads is shown instead.
+        budget_mb: what a page of one image may take. Where all weights would take more, the mean
+            of the heads is shown; where that would, too, of some layers, evenly spaced, and rollout
+            is one map, through all layers from what the head reads.
 
     `scene`, `layer`, `head`, `query` (a token; -1, -2 and -3 are the mean of all, of the patches,
     and of what the head reads), `show` ("head", "mean", "rollout" or a method for a class),
@@ -90,7 +92,7 @@ class AttentionExplorer(Explorer):
         fit: str = "crop",
         name: str | None = None,
         target: int | str | None = None,
-        budget_mb: float = 16.0,
+        budget_mb: float = 24.0,
     ) -> None:
         super().__init__(palettes=b"".join(heat_colours(palette).tobytes() for palette in COLOURS))
         self._last = (model, reading, fit, budget_mb)
@@ -280,12 +282,15 @@ class AttentionExplorer(Explorer):
         )
 
     def _caption(self, view: Mapping[str, Any]) -> str:
+        facts = self.scenes[view["scene"]]
+        layer = facts["layer_numbers"][view["layer"]]
         what = {
-            "head": f"Layer {view['layer']}, head {view['head']}",
-            "mean": f"Layer {view['layer']}, mean of its heads",
+            "head": f"Layer {layer}, head {view['head']}",
+            "mean": f"Layer {layer}, mean of its heads",
             "rollout": f"Rollout through layers 0 to {view['layer']}",
         }
-        facts = self.scenes[view["scene"]]
+        if view["show"] == "rollout" and "rollout" in facts["methods"]:
+            return "Rollout through all layers, from what the head reads"
         if view["show"] not in what:
             return f"{view['show']} for {facts['target']}"
         patch = view["query"] - facts["num_prefix"]

@@ -57,10 +57,11 @@ export class Atlas {
     this.ink = new Uint32Array(this.image.data.buffer); // one number per pixel
     this.stage.style.width = `${this.canvas.width / scale}px`;
     this.stage.style.aspectRatio = `${this.canvas.width} / ${this.canvas.height}`;
-    for (const [holder, count, size] of [[this.headNames, heads, this.wide], [this.layerNames, layers, this.high]]) {
+    const names = [[this.headNames, [...Array(heads).keys()], this.wide], [this.layerNames, scene.layer_numbers, this.high]];
+    for (const [holder, numbers, size] of names) {
       holder.replaceChildren();
       const every = Math.ceil((15 * scale) / size);
-      for (let i = 0; i < count; i++) element("span", "", holder, i % every ? "" : String(i));
+      numbers.forEach((number, i) => element("span", "", holder, i % every ? "" : String(number)));
     }
     this.headNames.style.width = this.stage.style.width;
     this.title.textContent = scene.head_note || TITLE;

@@ -51,7 +51,7 @@ export class Bar {
     state.scenes.forEach(({ name }, n) => { element("option", "", this.scene, name).value = n; });
     this.sceneBox.hidden = state.scenes.length < 2;
     this.open.hidden = !state.get("can_open");
-    const methods = new Set(state.scenes.flatMap((scene) => scene.methods));
+    const methods = new Set(state.scenes.flatMap((scene) => scene.methods).filter((name) => name !== "rollout"));
     const addAll = (group, shows) => {
       group.replaceChildren();
       for (const [show, text] of shows) addButton(group, text, () => state.change({ show })).value = show;

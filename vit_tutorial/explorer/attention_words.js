@@ -23,13 +23,12 @@ export function sentence(scene, setting, values) {
   for (let i = most; i < values.length; i++) if (i !== own && values[i] > values[most]) most = i;
   const strongest = nameOfToken(scene, most);
   if (scene.relevances[show]) {
-    return values[most] > 0
-      ? `${show} for ${scene.target}: the patch in ${strongest} counts most.`
-      : `${show} for ${scene.target}: no patch counts.`;
+    const what = show === "rollout" ? "Rollout through all layers, from what the head reads" : `${show} for ${scene.target}`;
+    return values[most] > 0 ? `${what}: the patch in ${strongest} counts most.` : `${what}: no patch counts.`;
   }
   const where = {
-    head: `Layer ${layer}, head ${Math.min(head, scene.heads - 1)}`,
-    mean: `Layer ${layer}, mean of its heads`,
+    head: `Layer ${scene.layer_numbers[layer]}, head ${Math.min(head, scene.heads - 1)}`,
+    mean: `Layer ${scene.layer_numbers[layer]}, mean of its heads`,
     rollout: layer ? `Rollout through layers 0 to ${layer}` : "Rollout through layer 0",
   }[show];
   const from = `${where}: ${nameOfToken(scene, query)}`;

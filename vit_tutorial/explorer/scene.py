@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vit_tutorial.recording import RecordedAttention
 
 LONGEST_SIDE = 900  # pixels of a picture in the page
+PAGE = 100_000  # bytes of a page without images
 
 
 def make_scene(
@@ -28,7 +29,7 @@ def make_scene(
     fit: str = "crop",
     name: str | None = None,
     target: int | str | None = None,
-    budget_mb: float = 16.0,
+    budget_mb: float = 24.0,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Record one image in one network: facts, and the bytes for each trait of an explorer.
 
@@ -37,8 +38,7 @@ def make_scene(
     Raises:
         ValueError: a network that cannot be read, an image that cannot be opened, an unknown class.
     """
-    import torch
-
+    from vit_tutorial.attention import heat_map
     from vit_tutorial.images import class_index, name_of, prepare
     from vit_tutorial.recording import record_attention
     from vit_tutorial.watching import NoGradient
@@ -57,19 +57,14 @@ def make_scene(
         warnings.warn(f"no methods for a class are shown: {error}", stacklevel=2)
         maps = {}
         prediction += "; without methods for a class: no gradient reaches the attention"
-    weights = torch.stack([layer[0] for layer in record.weights]).cpu().float().numpy()
-    layers, heads, tokens, _ = weights.shape
-    head_note = ""
-    if weights.size > budget_mb * 1e6:
-        head_note = f"Every layer, the mean of its {heads} heads (all would take "
-        head_note += f"{weights.size / 1e6:.0f} MB)"
-        weights = weights.mean(axis=1, keepdims=True)
-    largest = weights.max(axis=-1)  # (layers, heads, T)
-    shares = np.rint(255 * weights / np.maximum(largest, 1e-30)[..., None]).astype(np.uint8)
     picture = fitted.part(record.box).view()  # the grid covers all of it
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=90)
+    room = int(0.75 * (1e6 * budget_mb - PAGE)) - len(file.getvalue())  # base64 takes 4 for 3 bytes
+    layers, largest, shares, head_note = _shares(record, room)
+    if len(layers) < len(record.weights):  # the browser could not compute it
+        maps = {**maps, "rollout": heat_map(record, "rollout")[0].cpu().float().numpy().ravel()}
     facts = {
         "name": name or name_of(image),
         "answer": prediction,
@@ -80,21 +75,54 @@ def make_scene(
         "prefix_names": prefix_names(record.num_prefix, record.head_reads),
         "head_reads": list(record.head_reads or ()),
         "query": _first_query(record),
-        "layers": layers,
-        "heads": weights.shape[1],
+        "layers": len(layers),
+        "layer_numbers": layers,
+        "heads": shares.shape[1],
         "head_note": head_note,
         "methods": list(maps),
         "width": picture.width,
         "height": picture.height,
     }
-    stacked = np.stack(list(maps.values())) if maps else np.zeros((0, tokens), dtype=np.float32)
+    stacked = np.stack(list(maps.values())) if maps else np.zeros((0, 1), dtype=np.float32)
     parts = {
         "weights": shares.tobytes(),
-        "largest": largest.astype(np.float32).tobytes(),
+        "largest": largest.tobytes(),
         "images": file.getvalue(),
         "relevances": stacked.astype(np.float32).tobytes(),
     }
     return facts, parts
+
+
+def _shares(
+    record: RecordedAttention, room: int
+) -> tuple[list[int], NDArray[np.float32], NDArray[np.uint8], str]:
+    """Turn weights into shares of their row's largest (layers, heads, T, T), for so many bytes.
+
+    Returns the layers that there is room for, the largest (layers, heads, T), the shares, and what
+    is to be said of what had to be left out.
+    """
+    from vit_tutorial.calls import look
+
+    layers, note = list(record.layers or range(len(record.weights))), ""
+    depth, heads, tokens = len(layers), look(record.weights, 0).shape[1], record.num_tokens
+    size = tokens * (tokens + 4)  # bytes for one map
+    joined = depth * heads * size > room
+    shown = list(range(depth))
+    if joined:
+        count = max(1, min(depth, room // size))
+        shown = np.linspace(depth - 1, 0, count).round().astype(int).tolist()[::-1]
+        which = "Every layer" if count == depth else f"{count} of {depth} layers"
+        note = f"{which}, the mean of {heads} heads (all would take "
+        note += f"{depth * heads * size * 4 / 3e6:.0f} MB)"
+    largest, shares = [], []
+    for number in shown:
+        weights = look(record.weights, number)[0].float()
+        weights = weights.mean(dim=0, keepdim=True) if joined else weights
+        most = weights.amax(dim=-1)
+        share = (255 / most.clamp_min(1e-30))[..., None] * weights
+        largest.append(most.cpu().numpy())
+        shares.append(share.round().byte().cpu().numpy())
+    return [layers[n] for n in shown], np.stack(largest), np.stack(shares), note
 
 
 def _answer(record: RecordedAttention, classes: Sequence[str]) -> str:

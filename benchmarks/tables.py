@@ -173,6 +173,24 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "theirs": "{their_ms:.1f} ms",
         },
     ),
+    "recording.time": (
+        "From pixels to rollout at the size of ViT-B/16, on one thread (times of a plain forward "
+        "pass that took turns with it, median and range)",
+        {
+            "what": "{what}",
+            "images": "{batch}",
+            "of a plain pass": RATIO,
+            "time": "{ms:,.0f} ms",
+        },
+    ),
+    "recording.memory": (
+        "ViT-L/14 at 518 pixels (1,370 tokens, 1.1 GiB of weights), one image",
+        {
+            "what": "{what}",
+            "largest memory of the process": "{gib:.2f} GiB",
+            "page, MB": number_of("page_mb", ".1f"),
+        },
+    ),
     "faithfulness": (
         "How faithful each map is, on test images that the bundled network names rightly (mean and "
         "95% bootstrap interval; ↑ more is better, ↓ less is better)",

@@ -61,8 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"compute", "provenance", "hardware"},
     "train": {"data", "images", "augment", "model", "optimizers", "evaluation", "weights"}
     | {"recipes", "run", "progress", "distributed", "hardware", "compute"},
-    "explorer": {"explorer", "recording", "watching", "attention", "methods", "modes", "compress"}
-    | {"files", "images", "plots"}
+    "explorer": {"explorer", "recording", "watching", "calls", "attention", "methods", "modes"}
+    | {"compress", "files", "images", "plots"}
     | {"model", "weights", "data"},  # the network in the page
     "doctor": {"weights", "data", "evaluation"},
     "lessons": FIRST_PARTS - {"cli"},

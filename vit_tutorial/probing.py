@@ -202,15 +202,20 @@ class _EachToItself(Watch):
     """Let every token look at itself alone, in all layers, and keep the values of each call."""
 
     def __init__(self) -> None:
-        super().__init__(in_graph=True)
+        super().__init__()
         self.of_all = False
         self.values: list[Tensor] = []
 
-    def meet(self, weights: Tensor, queries: Tensor) -> Tensor:
-        self.of_all = weights.shape[-2] == weights.shape[-1]
-        if not self.of_all:
-            return weights
-        return torch.eye(weights.shape[-1]).to(weights).expand_as(weights).clone()
+    def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
+        self.of_all = shape[-2] == shape[-1]
+
+    def fused(self, call: FusedCall) -> Tensor:
+        own = torch.eye(call.shape[-1]).to(call.query)
+        return call.with_weights(own) if self.of_all else call.run()
+
+    def written_out(self, weights: Tensor) -> Tensor:
+        own = torch.eye(weights.shape[-1]).to(weights)
+        return own.expand_as(weights).clone() if self.of_all else weights
 
     def meet_values(self, values: Tensor) -> None:
         if self.of_all:

@@ -41,7 +41,10 @@ class RecordedAttention:
     """The attention weights of one forward pass, per layer (B, h, T, T): query rows sum to 1.
 
     Args:
-        weights: of each layer; where `head_fusion` is set, of its heads together (B, 1, T, T).
+        weights: of each layer; where `head_fusion` is set, of its heads together (B, 1, T, T). A
+            fused call's are computed from its queries and keys when they are read, and kept from
+            then on; the functions of `attention` look at one layer at a time, and keep none. So
+            are `gradients`.
         grid: rows and columns of patches.
         num_prefix: the number of tokens before them.
         logits: (B, num_classes), what the model answers, or None.
@@ -224,8 +227,7 @@ def record_attention(
         layers: keeps only some layers, and the memory of the others.
         gradients_of: asks for gradients of a score with respect to the weights too: of one class's
             logit, or of a function of the logits (B, num_classes) -> (B,) (of the full output,
-            where a model gives no logits). Fused attention is then computed from the recorded
-            weights, so that gradients flow through them.
+            where a model gives no logits).
         head_fusion: "mean", "max" or "min" joins the heads of a layer at once: (B, 1, T, T), which
             takes the memory of one head. Not with gradients.
         logits_of: where the model's output holds the logits, if that is not clear: a key, a

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_tutorial.calls import look, upcast
+from vit_tutorial.calls import look
 from vit_tutorial.methods import METHODS, RELEVANCE_METHODS, require_options
 from vit_tutorial.recording import FUSIONS, Query, RecordedAttention
 

@@ -119,11 +119,11 @@ class Watch(TorchFunctionMode):
     def _multi_head(self, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
         """Do what nn.MultiheadAttention does; with fused attention, if that can be."""
         wanted = kwargs.get("need_weights", True)
+        # in a graph so are the weights that it returns; those of a pooling head have no layer
+        written_out = wanted and self.in_graph and args[0].shape == args[1].shape
         with self:
-            result = _MULTI_HEAD_ATTENTION(
-                *args, **{**kwargs, "need_weights": wanted and self.in_graph}
-            )
-        if self.in_graph or not wanted:
+            result = _MULTI_HEAD_ATTENTION(*args, **{**kwargs, "need_weights": written_out})
+        if written_out or not wanted:
             return result
         mean = kwargs.get("average_attn_weights", True)
         weights = self.latest.weights()

@@ -183,7 +183,7 @@ class LiveView {
     attention.forEach((layer, l) => weights.set(layer, l * length));
     const read = num_prefix ? [0] : visible.map((_, n) => n);
     const about = {
-      layers: depth, heads: num_heads, rows: grid[0], columns: grid[1], num_prefix, prefix_names: ["CLS"].slice(0, num_prefix),
+      layers: depth, heads: num_heads, rows: grid[0], columns: grid[1], num_prefix, layer_numbers: [...Array(depth).keys()], prefix_names: ["CLS"].slice(0, num_prefix),
       head_reads: read, relevances: {}, target: this.classes[this.target()], visible, head_note: "",
     };
     return makeScene(about, weights);

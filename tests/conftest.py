@@ -206,7 +206,7 @@ def open_file(browser):
 
     pages = []
 
-    def one(path: Path, width=1000, height=700, scheme="light", **options):
+    def one(path: Path, width=1000, height=700, scheme="light", end="", **options):
         size = {"width": width, "height": height}
         page = browser.new_page(viewport=size, color_scheme=scheme, **options)
         pages.append(page)
@@ -215,7 +215,7 @@ def open_file(browser):
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.on("console", lambda told: told.type == "error" and page.problems.append(told.text))
-        page.goto(path.as_uri())
+        page.goto(path.as_uri() + end)
         return page
 
     yield one

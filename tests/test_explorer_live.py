@@ -169,10 +169,7 @@ def opened(open_file, tmp_path):
         path = tmp_path / "page.html"
         path.write_text((made or explorer()).html(), encoding="utf-8")
         motion = {"reduced_motion": "reduce"} if still else {}
-        view = open_file(path, width, height, scheme, **motion, **options)
-        if end:
-            view.goto(path.as_uri() + end)
-            view.reload()
+        view = open_file(path, width, height, scheme, end, **motion, **options)
         view.locator(".li-says", has_text="It says").wait_for()
         view.evaluate(TWO_FRAMES)
         return view

@@ -164,17 +164,17 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def store_small(data: NotebookNode) -> None:
-    """Replace a PNG by a JPEG where that takes less than half, else pack the same pixels tightly.
+    """Pack the pixels of a PNG tightly, or replace it by a JPEG where that takes 70% or less.
 
-    Less than half is where photographs are in it.
+    So little is where photographs are in it.
     """
     png, tight, jpeg = base64.b64decode(data.pop("image/png")), io.BytesIO(), io.BytesIO()
     with Image.open(io.BytesIO(png)) as figure:  # opaque: there is nothing behind the light card
         picture = figure.convert("RGB")
     picture.save(tight, "PNG", optimize=True)
-    picture.save(jpeg, "JPEG", quality=90, subsampling=0, optimize=True)
+    picture.save(jpeg, "JPEG", quality=85, subsampling=0, optimize=True)
     kind, file = "png", min(png, tight.getvalue(), key=len)
-    if 2 * len(jpeg.getvalue()) < len(png):
+    if 10 * len(jpeg.getvalue()) < 7 * len(file):
         kind, file = "jpeg", jpeg.getvalue()
     data[f"image/{kind}"] = base64.b64encode(file).decode()
 

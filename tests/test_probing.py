@@ -207,6 +207,15 @@ def test_tokens_that_change_their_order_between_layers_are_refused(change, back,
     assert record_attention(mixed, pictures(2, (32, 32))).grid == expected.grid
 
 
+def test_a_layer_whose_values_are_all_0_is_no_other_order():
+    model = timm_vit()
+    with torch.no_grad():
+        for parameter in (model.blocks[-1].attn.qkv.weight, model.blocks[-1].attn.qkv.bias):
+            parameter[48:] = 0
+    record = record_attention(model, torch.randn(1, 3, 32, 32))
+    assert (record.grid, record.num_prefix) == ((4, 4), 1)
+
+
 def test_what_was_measured_is_measured_anew_when_a_setting_changes():
     model, images = timm_vit(), pictures(1, (32, 32))
     assert record_attention(model, images).default_query == 0

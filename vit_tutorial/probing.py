@@ -343,7 +343,9 @@ class _Trial:
             if maps is None:
                 return
             change = (maps[1:] - maps[:1]).abs().nan_to_num().amax(dim=(1, 3))  # (3, T)
-            change = change / change.amax(dim=1, keepdim=True).clamp_min(1e-30)
+            if not change.amax(dim=1).all():  # values that say nothing of the image: silenced
+                continue
+            change = change / change.amax(dim=1, keepdim=True)
             clear = clear if lost else change > 0.1
             lost.append(float((((change < 0.01) & clear).sum(1) / clear.sum(1)).max()))
         if max(lost, default=0.0) > 0.2:

@@ -696,7 +696,10 @@ print(f"correlation with the number of tokens that a head shares among: {togethe
 # off.
 
 # %%
+from collections.abc import Iterable
+
 from vit_tutorial.attention import _discard, _fuse, _on_the_grid, _start
+from vit_tutorial.calls import look
 from vit_tutorial.recording import FUSIONS, Query
 
 # %% definition="vit_tutorial.attention._follow"

@@ -513,7 +513,8 @@ check("09.4", my_chefer)
 
 # %%
 from vit_tutorial.attention import RELEVANCE_METHODS, _follow, _on_the_grid, _start
-from vit_tutorial.recording import Query, upcast
+from vit_tutorial.calls import look
+from vit_tutorial.recording import Query
 
 # %% definition="vit_tutorial.attention.relevance"
 
@@ -984,7 +985,7 @@ check("09.7", my_points_at)
 # %%
 deletion = {name: found.scores["deletion"].numpy() for name, found in curves.items()}  # (200,) each
 rng = np.random.default_rng(0)
-for name in ("grad_cam", "chefer", "grad_rollout"):
+for name in ("grad_cam", "rollout", "chefer", "grad_rollout"):
     means = [rng.choice(deletion[name], size=200).mean() for _ in range(2000)]
     low, high = np.percentile(means, [2.5, 97.5])
     print(f"{name:12} deletion {deletion[name].mean():.3f}, interval {low:.3f} to {high:.3f}")
@@ -993,19 +994,19 @@ for name in ("grad_cam", "chefer", "grad_rollout"):
 # **Predict.** They overlap. May we still say that one method is better on these digits?
 #
 # Images differ far more than methods do: some digits fall at the first patch, whatever the method. That spread is in
-# all three intervals, and it comes from the *same images*. So the sharper question is about the difference, image by
+# all four intervals, and it comes from the *same images*. So the sharper question is about the difference, image by
 # image: its interval does not contain what the images have in common.
 
 # %%
-for name in ("grad_cam", "chefer"):
-    gap = deletion[name] - deletion["grad_rollout"]  # image by image
+for name, other in (("grad_cam", "rollout"), ("chefer", "grad_rollout")):
+    gap = deletion[name] - deletion[other]  # image by image
     means = [rng.choice(gap, size=200).mean() for _ in range(2000)]
     low, high = np.percentile(means, [2.5, 97.5])
-    print(f"{name:8} less grad_rollout: {gap.mean():.3f}, interval {low:.3f} to {high:.3f}")
+    print(f"{name:8} less {other:12}: {gap.mean():.3f}, interval {low:.3f} to {high:.3f}")
 
 # %% [markdown]
 # Two overlapping intervals do not mean that nothing is known. Here the first difference leaves out 0: on these digits,
-# gradient rollout is better than Grad-CAM. The second interval is much the narrowest, and 0 is inside: those two
+# rollout is better than Grad-CAM. The second interval is much the narrowest, and 0 is inside: those two
 # methods make nearly the same map, and nothing here tells them apart. The rule of this course: **a method is called
 # better only if the interval of the difference, on the same images, leaves out 0.**
 

@@ -261,7 +261,7 @@ def map_row(
     height, width = photo.shape[:2]
     seen = view or (0.0, 0.0, float(width), float(height))
     painted = [spotlight(photo, np.asarray(heat), view, scale) for heat in heats]
-    side = min(2.6, 9.4 / len(heats))
+    side = min(2.3, 9.4 / len(heats))
     with plt.rc_context(STYLE):
         size = (side * len(heats) + 0.3, side * (height / width) * 2 + 1.1)
         figure, grid = plt.subplots(2, len(heats), figsize=size, squeeze=False)
@@ -303,7 +303,7 @@ def map_grid(
     require_rgb(photo)
     ratio = photo.shape[0] / photo.shape[1]
     side = min(1.5, 6.4 / len(columns), 6.0 / len(rows) / ratio)  # inches: a page holds them all
-    beside = min(2.6, side * len(rows) * ratio)
+    beside = min(1.8, side * len(rows) * ratio)
     with plt.rc_context(STYLE):
         size = (side * len(columns) + beside + 0.7, max(side * len(rows), beside) * ratio + 0.8)
         figure = plt.figure(figsize=size)

@@ -212,7 +212,7 @@ def test_a_layer_whose_values_are_all_0_is_no_other_order():
     with torch.no_grad():
         for parameter in (model.blocks[-1].attn.qkv.weight, model.blocks[-1].attn.qkv.bias):
             parameter[48:] = 0
-    record = record_attention(model, torch.randn(1, 3, 32, 32))
+    record = record_attention(model, torch.randn(1, 3, 32, 32, dtype=torch.float64))
     assert (record.grid, record.num_prefix) == ((4, 4), 1)
 
 

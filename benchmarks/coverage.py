@@ -454,9 +454,9 @@ class Child:
             )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        began = time.perf_counter()
         timer = Timer(limit, self.process.kill)
         timer.start()
-        began = time.perf_counter()
         try:
             print(library, name, file=self.process.stdin, flush=True)
             answer = self.process.stdout.readline()

@@ -87,7 +87,7 @@ ASKED: dict[str, Callable[[VisionTransformer], torch.Tensor]] = {
     "features": lambda model: features(model, BYTES, MEAN, STD),
     "record_attention": lambda model: record_attention(model, PIXELS).weights[-1],
     "gradients": lambda model: record_attention(model, PIXELS, gradients_of=1).gradients[-1],
-    "perturb": lambda model: perturb(model, PIXELS, torch.rand(5, 2, 2), LABELS, steps=2).removed,
+    "perturb": lambda model: perturb(model, PIXELS, torch.rand(5, 2, 2), LABELS, steps=3).removed,
     "all methods": lambda model: maps_of_all_methods(model, PIXELS, LABELS)["legrad"],
     "head_importance": lambda model: head_importance(model, PIXELS, LABELS)[-1],
     "explain": lambda model: torch.tensor(explain(model, PHOTO, READING).probabilities),

@@ -70,6 +70,7 @@ def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson,
     stage.press("h")
     stage.press("ArrowRight")
     page.get_by_text(f"Layer {last}, head 0: row 7, column 1").wait_for()
+    assert page.evaluate("messages") == 0, "while one explores, the kernel hears nothing"
     slider = page.locator(".attention-explorer input[type=range]").first
     press(page, slider, "ArrowLeft", words)
     page.get_by_text(f"Layer {last - 1}, head 0: row 7, column 1").wait_for()
@@ -77,7 +78,7 @@ def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson,
     page.get_by_text(f"Rollout through layers 0 to {last - 1}: row 7, column 1").wait_for()
     page.screenshot(path=tmp_path / "lesson_00.png")
     # the slider lies below the window: scrolled to, the pointer has left the explorer, once
-    assert page.evaluate("messages") <= 1, "while one explores, the kernel hears nothing"
+    assert page.evaluate("messages") <= 1
 
     Image.new("RGB", (50, 30), "red").save(tmp_path / "mine.png")
     upload = page.locator(".ae-open input").first
@@ -86,7 +87,7 @@ def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson,
     assert page.evaluate("messages") > 1, "the kernel reads the image"
     (tmp_path / "note.txt").write_text("no picture")
     upload.set_input_files(tmp_path / "note.txt")
-    page.locator(".ae-problem", has_text="note.txt").first.wait_for()
+    page.locator(".ex-problem", has_text="note.txt").first.wait_for()
 
 
 def test_lesson_03_runs_and_its_map_follows_pointer_and_keys(open_lesson, tmp_path):

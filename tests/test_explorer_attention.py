@@ -638,7 +638,7 @@ def test_a_file_is_made_small_in_the_browser(browser, tmp_path):
         assert small.convert("RGB").getpixel((9, 9)) == (255, 0, 0)
     with Image.open(io.BytesIO(bytes(sizes["drawing.svg"]))) as drawing:
         assert drawing.size == (40, 20)
-    assert "broken.png is no image that this browser can open" in sizes["broken.png"]
+    assert "broken.png is not an image that this browser can read" in sizes["broken.png"]
     view.close()
 
 

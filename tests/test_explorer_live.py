@@ -310,6 +310,24 @@ def test_the_hint_ends_as_soon_as_something_is_done(opened):
     says(view, "It looks where")
 
 
+def test_what_is_done_while_the_hint_plays_is_kept_and_the_hint_is_not(opened):
+    view = opened(still=False)
+    says(view, "Without your changes")
+    view.get_by_role("button", name="Positions off").click()
+    view.wait_for_function("() => location.hash === '#picture=0&positions=off'")
+    view.wait_for_timeout(3000)  # longer than the hint hides anything
+    assert view.evaluate("location.hash") == "#picture=0&positions=off"
+
+
+def test_a_test_ends_when_something_else_is_asked(opened):
+    view = opened()
+    view.get_by_role("button", name="Test this map").click()
+    view.get_by_role("button", name="Positions off").click()
+    says(view, "Without your changes")
+    view.wait_for_timeout(1500)
+    assert view.locator(".li-test-words").inner_text() == ""
+
+
 def test_a_digit_is_drawn(opened):
     view = opened(live("digits"))
     sheet = view.locator(".li-sheet canvas")
@@ -327,10 +345,10 @@ def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):
     photograph(3).save(tmp_path / "mine.png")
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
     view.locator(".li-open input").set_input_files(tmp_path / "notes.png")
-    view.locator(".ae-problem", has_text="notes.png is not an image").wait_for()
+    view.locator(".ex-problem", has_text="notes.png is not an image").wait_for()
     view.locator(".li-open input").set_input_files(tmp_path / "mine.png")
     view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
-    assert view.locator(".ae-problem").inner_text() == ""
+    assert view.locator(".ex-problem").inner_text() == ""
 
 
 # ---- Python and the command line ----

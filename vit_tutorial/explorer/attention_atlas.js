@@ -19,8 +19,8 @@ export class Atlas {
     this.side = element("div", "at-side", parent);
     this.title = element("div", "ex-title at-title", this.side, TITLE);
     const box = element("div", "at-atlas", this.side);
-    this.headNames = element("div", "at-heads", box);
-    this.layerNames = element("div", "at-layers", box);
+    this.headNames = element("div", "ex-columns", box);
+    this.layerNames = element("div", "ex-rows", box);
     this.stage = element("div", "at-tiles", box);
     this.canvas = element("canvas", "", this.stage);
     this.chosen = element("div", "at-chosen", this.stage);

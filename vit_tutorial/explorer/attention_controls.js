@@ -19,11 +19,11 @@ export class Bar {
     this.sceneBox = element("label", "ae-field", bar, "Image");
     this.scene = element("select", "", this.sceneBox);
     this.scene.addEventListener("change", () => state.change({ scene: Number(this.scene.value) }));
-    this.open = element("label", "ex-button ae-open", bar, "Open an image…");
+    this.open = element("label", "ex-button ex-open ae-open", bar, "Open an image…");
     const file = element("input", "", this.open);
     file.type = "file";
     file.accept = "image/*";
-    this.problem = element("div", "ae-problem", parent); // with an image that a person opened
+    this.problem = element("div", "ex-problem", parent); // with an image that a person opened
     this.problem.setAttribute("role", "alert");
     file.addEventListener("change", async () => {
       if (file.files.length) await this.openFile(state, file.files[0]);
@@ -42,7 +42,7 @@ export class Bar {
     try {
       this.send(state, { name: file.name, bytes: new DataView(await openImage(file)) });
     } catch (error) {
-      this.problem.textContent = error.message;
+      this.problem.textContent = `${error.message}. Try a JPEG or PNG file.`;
     }
   }
 

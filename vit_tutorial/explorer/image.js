@@ -3,6 +3,7 @@
 //
 // An image is { width, height, channels, data }: bytes, row by row, pixel by pixel.
 
+import { bitmapOf } from "./open_image.js";
 import { resampleWeights } from "./resample.js";
 
 const GREY = 128; // beside a padded image
@@ -24,26 +25,6 @@ export async function decodeImage(file) {
   }
   bitmap.close?.();
   return image;
-}
-
-// Browsers that do not know these options, and drawings (SVG), go through an element, which is upright.
-async function bitmapOf(file) {
-  const untouched = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  try {
-    return await createImageBitmap(file, untouched);
-  } catch {
-    const url = URL.createObjectURL(file);
-    const shown = new Image();
-    shown.src = url;
-    try {
-      await shown.decode();
-      return shown;
-    } catch {
-      throw new Error(`${file.name ?? "the file"} is not an image that this browser can read`);
-    } finally {
-      URL.revokeObjectURL(url);
-    }
-  }
 }
 
 // Lay transparency on white, and leave 3 channels, or 1: grey by ITU-R 601.

@@ -1,7 +1,7 @@
 // A Vision Transformer that lives in the page: look at what it looks at, hide that, and see what it says.
 // The network runs here; the photograph stays on the device.
 
-import { addButton, addGroup, bytesOf, cellUnder, element, fileUrls, listen, nameOfCell, onKeys, percent, setPressed, STEPS, clamp, cellOf } from "./page.js";
+import { addButton, addGroup, bytesOf, cellUnder, element, fileUrls, nameOfCell, onKeys, percent, setPressed, STEPS, clamp, cellOf } from "./page.js";
 import { decodeImage } from "./image.js";
 import { startEngine } from "./vit_engine.js";
 import { softmax } from "./vit_layers.js";
@@ -31,7 +31,6 @@ class LiveView {
     this.changes = new Changes(() => this.update());
     this.root = element("div", "explorer live-explorer", el);
     this.build();
-    this.ended = listen(model, {});
     this.start();
   }
 
@@ -59,7 +58,7 @@ class LiveView {
   addPictures(parent) {
     const row = addGroup(parent, "Pictures");
     row.classList.add("li-pictures");
-    const open = element("label", "ex-button li-open", row, "Your picture…");
+    const open = element("label", "ex-button ex-open li-open", row, "Your picture…");
     const file = element("input", "", open);
     Object.assign(file, { type: "file", accept: "image/*" });
     file.addEventListener("change", () => { if (file.files.length) this.openFile(file.files[0]); });
@@ -71,7 +70,7 @@ class LiveView {
       picture.src = this.urls.add(this.model.get("pictures")[n], "image/png");
       return button;
     });
-    this.problem = element("p", "ae-problem", parent);
+    this.problem = element("p", "ex-problem", parent);
     this.problem.setAttribute("role", "alert");
     if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => this.openDecoded(image, "your drawing"));
   }
@@ -140,7 +139,7 @@ class LiveView {
     const decoded = { width: image.width, height: image.height, channels: 4, data: new Uint8ClampedArray(image.data) };
     await this.network.open(decoded, this.size);
     this.picture = viewOf(decoded, this.network.box, this.network.sides);
-    this.whole = null;
+    this.whole = this.shown = null;
     const heads = this.config.depth * this.config.num_heads;
     const hows = HOW.map(([how]) => how);
     this.changes.past = [];
@@ -162,6 +161,7 @@ class LiveView {
     this.asking = new AbortController();
     const { signal } = this.asking;
     const changes = this.changes.now;
+    this.testing?.abort();
     this.test.clear();
     try {
       const said = await this.network.answer(changes, signal);
@@ -223,11 +223,12 @@ class LiveView {
   // ---- Drawing ----
 
   draw() {
-    this.layout();
+    const fresh = this.layout();
     const { network, scene, view } = this;
     const changes = this.changes.now;
     const map = this.map();
-    view.setPicture(pictureWith(this.picture, network, changes));
+    if (fresh || this.shown !== changes) view.setPicture(pictureWith(this.picture, network, changes));
+    this.shown = changes;
     const classed = this.settings.show === "class";
     const form = classed ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting());
     view.draw(map, bytesOf(this.model.get("palette")), form, this.tool === "hide" ? "photograph" : "spotlight");
@@ -240,17 +241,18 @@ class LiveView {
     this.link();
   }
 
-  layout() {
+  layout() { // says whether anything is of another size than before
     const room = this.root.clientWidth;
     const beside = room >= 1000 ? room - 380 : room;
     const width = room < 560 ? room - 36 : Math.min((beside - 90) / 2, 480);
-    if (width === this.width && this.drawnGrid === this.network.grid.join()) return;
+    if (width === this.width && this.drawnGrid === this.network.grid.join()) return false;
     [this.width, this.drawnGrid] = [width, this.network.grid.join()];
     const scale = Math.max(1, window.devicePixelRatio || 1);
     const { width: wide, height: high } = this.picture;
     const [rows, columns] = this.network.grid;
     this.view.layout({ rows, columns, width: wide, height: high }, width, scale);
     this.atlas.layout(this.scene, 420, Math.min(room, 350) - 30, scale);
+    return true;
   }
 
   speak(map, classed) {
@@ -276,7 +278,6 @@ class LiveView {
   // ---- What a person does ----
 
   setTool(tool) {
-    this.stopHint();
     this.tool = tool;
     this.root.dataset.tool = tool;
     if (this.scene) this.draw();
@@ -304,7 +305,6 @@ class LiveView {
       box.addEventListener("pointerdown", (event) => {
         if (!this.scene) return;
         if (event.pointerType !== "touch" || this.tool === "hide") event.preventDefault();
-        this.stopHint();
         this.view.lit.box.focus({ preventScroll: true });
         this.held = !this.held || this.settings.query !== under(event);
         if (this.tool !== "hide") return void this.choose({ query: under(event) });
@@ -325,6 +325,9 @@ class LiveView {
     this.root.addEventListener("pointerup", end);
     this.root.addEventListener("pointercancel", end);
     onKeys(this.view.lit.box, (event) => this.press(event));
+    for (const kind of ["pointerdown", "keydown"]) { // before what it does: the hint may take a step back
+      this.root.addEventListener(kind, () => this.stopHint(), { capture: true });
+    }
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -338,7 +341,6 @@ class LiveView {
 
   press({ key }) {
     if (!this.scene) return false;
-    this.stopHint();
     const [rows, columns] = this.network.grid;
     if (key in STEPS) {
       const at = this.tool === "hide" ? this.cursor : this.settings.query;
@@ -409,7 +411,6 @@ class LiveView {
     this.resized.disconnect();
     document.removeEventListener("paste", this.pasted);
     this.urls.revoke();
-    this.ended();
   }
 }
 

@@ -60,7 +60,9 @@ class LiveExplorer(Explorer):
     pictures = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)  # PNG or JPEG
     can_draw = traitlets.Bool(read_only=True).tag(sync=True)
     palette = traitlets.Bytes(read_only=True).tag(sync=True)  # uint8 (256, 3)
-    linked = traitlets.Bool(False).tag(sync=True)  # does the address keep what was changed
+    linked = traitlets.Bool(False, read_only=True).tag(
+        sync=True
+    )  # does the address keep what was changed
 
     def __init__(
         self, model: VisionTransformer, card: Card, samples: Mapping[str, Source] | None = None
@@ -102,13 +104,9 @@ class LiveExplorer(Explorer):
             self.set_trait(name, value)
         super().__init__()
 
-    def html(self) -> str:
-        """Write the page; its address keeps what is changed in it."""
-        self.linked = True
-        try:
-            return super().html()
-        finally:
-            self.linked = False
+    def page_state(self) -> dict[str, Any]:
+        """Return what a page of its own begins with; its address keeps what is changed in it."""
+        return {**super().page_state(), "linked": True}
 
     def title(self) -> str:
         """Say what a page of its own is called."""
@@ -118,7 +116,9 @@ class LiveExplorer(Explorer):
         return f"LiveExplorer: {', '.join(sample['name'] for sample in self.samples)}"
 
 
-def live(model: str | Path | VisionTransformer = "cifar10", card: Card | None = None) -> Any:
+def live(
+    model: str | Path | VisionTransformer = "cifar10", card: Card | None = None
+) -> LiveExplorer:
     """Put a network into a page: a bundled name, a .safetensors file, or a network and its card.
 
     Raises:

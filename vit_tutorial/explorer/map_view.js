@@ -75,9 +75,9 @@ export class MapView {
     this.lit = new Stage(left);
     const right = half("the map itself");
     const axes = element("div", "mv-axes", right);
-    this.rowNumbers = element("div", "mv-rows", axes);
+    this.rowNumbers = element("div", "ex-rows", axes);
     this.raw = new Stage(axes);
-    this.columnNumbers = element("div", "mv-columns", axes);
+    this.columnNumbers = element("div", "ex-columns", axes);
     this.addLegend(right);
     this.addGrid(id);
     [this.photo, this.masked, this.small] = [0, 1, 2].map(() => document.createElement("canvas"));

@@ -104,10 +104,13 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """Write the explorer as one page that works anywhere, without loading anything."""
+        return page(self._esm, self._css, self.page_state(), self.title())
+
+    def page_state(self) -> dict[str, Any]:
+        """Return what a page of its own begins with: traits, by name."""
         names = set(self.trait_names(sync=True, page=lambda tag: tag is not False))
         names -= set(anywidget.AnyWidget.class_trait_names(sync=True))
-        state = {n: getattr(self, n) for n in sorted(names) if not n.startswith("_")}
-        return page(self._esm, self._css, state, self.title())
+        return {n: getattr(self, n) for n in sorted(names) if not n.startswith("_")}
 
     def title(self) -> str:
         """Say what a page of its own is called."""

@@ -466,6 +466,10 @@ def test_the_pointer_looks_from_the_patch_below_it_until_it_is_held(opened):
     outline = view.locator(".ex-outline").first.bounding_box()
     assert outline["x"] == pytest.approx(box["x"] + box["width"] * 3 / 5, abs=1.5)
     assert outline["y"] == pytest.approx(box["y"], abs=1.5)
+    view.keyboard.press("ArrowDown")
+    view.mouse.move(*at(2, 4))
+    view.mouse.move(box["x"] - 20, box["y"] - 20)
+    assert "row 1, column 3 attends most" in words_of(view), "the keys went on from there"
 
 
 def test_every_setting_can_be_reached_by_keyboard(opened):

@@ -4,7 +4,7 @@ import { STEPS, cellOf, cellUnder, clamp, onKeys } from "./page.js";
 
 export const HELP = [
   ["pointer, finger", "look from any patch; a click or a tap holds it, Escape lets go"],
-  ["arrows, Home, End", "go from patch to patch"],
+  ["arrows, Home, End", "go from patch to patch, and hold it"],
   ["C", "look from what the head reads"],
   ["[ ]", "layer before, layer after"],
   [", .", "head before, head after"],
@@ -64,7 +64,11 @@ export function followKeys(pane, view) {
   const turn = (name, by, length) => state.change({ [name]: clamp(state.get(name) + by, length) });
   onKeys(pane.stage, ({ key }) => {
     const scene = state.sceneOf(pane.n);
-    const step = (by) => pane.look(neighbour(scene, state.queryOf(pane.n), by));
+    const look = (token) => {
+      if (pane.n === 0) state.held = true; // or the pointer, resting on the picture, would take it back
+      pane.look(token);
+    };
+    const step = (by) => look(neighbour(scene, state.queryOf(pane.n), by));
     const actions = {
       Home: () => step([0, -scene.columns]),
       End: () => step([0, scene.columns]),
@@ -72,7 +76,7 @@ export function followKeys(pane, view) {
       "]": () => turn("layer", 1, scene.layers),
       ",": () => turn("head", -1, scene.heads),
       ".": () => turn("head", 1, scene.heads),
-      c: () => pane.look(scene.query),
+      c: () => look(scene.query),
       h: () => state.change({ show: "head" }),
       m: () => state.change({ show: "mean" }),
       r: () => state.change({ show: "rollout" }),

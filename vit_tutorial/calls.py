@@ -38,9 +38,13 @@ class FusedCall:
         inputs = self.query, self.key, self.value
         return F.scaled_dot_product_attention(*inputs, attn_mask=self.mask, **self.options)
 
+    def values(self) -> Tensor:
+        """Return the values of each head: (B, h, S, d)."""
+        return _for_each_head(self.value, self.query)
+
     def with_weights(self, weights: Tensor) -> Tensor:
         """Compute what it would give with other weights."""
-        return weights @ _for_each_head(self.value, self.query)
+        return weights @ self.values()
 
     def weights(self) -> Tensor:
         """Compute the weights of all heads."""
@@ -48,7 +52,7 @@ class FusedCall:
 
     def gradients(self, of_output: Tensor) -> Tensor:
         """Compute those of the weights from those of what it gives (B, h, T, d)."""
-        return of_output @ _for_each_head(self.value, self.query).mT
+        return of_output @ self.values().mT
 
     def copy(self, with_values: bool) -> FusedCall:
         """Copy what weights are computed from, which the network may change later."""

@@ -199,27 +199,42 @@ def _cells(count: int, begin: float, end: float, size: int) -> Tensor:
 
 
 class _EachToItself(Watch):
-    """Let every token look at itself alone, in all layers, and keep the values of each call."""
+    """Let every token look at itself alone, in all layers, and see which change with an image.
 
-    def __init__(self) -> None:
+    The first image of the batch is followed by changed ones.
+    """
+
+    def __init__(self, images: int, batch_first: bool) -> None:
         super().__init__()
+        self.images, self.batch_first = images, batch_first
         self.of_all = False
-        self.values: list[Tensor] = []
+        self.unknown = False  # values in another order than batch, heads, tokens
+        self.clear: Tensor | None = None  # the patches that change at first
+        self.lost: list[float] = []  # of them, the part that does not in each call
 
     def meet(self, shape: tuple[int, ...], queries: Tensor) -> None:
         self.of_all = shape[-2] == shape[-1]
 
     def fused(self, call: FusedCall) -> Tensor:
-        own = torch.eye(call.shape[-1]).to(call.query)
-        return call.with_weights(own) if self.of_all else call.run()
+        return call.values().clone() if self.of_all else call.run()
 
     def written_out(self, weights: Tensor) -> Tensor:
         own = torch.eye(weights.shape[-1]).to(weights)
         return own.expand_as(weights).clone() if self.of_all else weights
 
     def meet_values(self, values: Tensor) -> None:
-        if self.of_all:
-            self.values.append(values.detach())
+        maps = maps_of(values.detach(), self.images, self.batch_first) if self.of_all else None
+        self.unknown |= self.of_all and maps is None
+        if maps is None:
+            return
+        change = (maps[1:] - maps[:1]).abs().nan_to_num().amax(dim=(1, 3))  # (changed images, T)
+        if not change.amax(dim=1).all():  # values that say nothing of the image: silenced
+            return
+        change = change / change.amax(dim=1, keepdim=True)
+        if self.clear is None:
+            self.clear = change > 0.1
+        clear = self.clear
+        self.lost.append(float((((change < 0.01) & clear).sum(1) / clear.sum(1)).max()))
 
 
 class _Trial:
@@ -333,27 +348,19 @@ class _Trial:
         # a little too, which leaves an order alone that depends on the image
         little = 1.0 if self.noisy or self.image.dtype.itemsize < 4 else 1e-3
         cells = torch.stack([some, corner, little * some])
-        changed = self.image + self.noise * cells[:, None, rows][..., columns].to(self.image)
-        with torch.no_grad(), _EachToItself() as watch:
-            self.model(torch.cat([self.image, changed]))
-        lost: list[float] = []  # of the patches that change at first, the part that does not then
-        clear = torch.empty(0)
-        for values in watch.values:
-            maps = maps_of(values, 1 + len(cells), self.batch_first is not False)
-            if maps is None:
-                return
-            change = (maps[1:] - maps[:1]).abs().nan_to_num().amax(dim=(1, 3))  # (3, T)
-            if not change.amax(dim=1).all():  # values that say nothing of the image: silenced
-                continue
-            change = change / change.amax(dim=1, keepdim=True)
-            clear = clear if lost else change > 0.1
-            lost.append(float((((change < 0.01) & clear).sum(1) / clear.sum(1)).max()))
-        if max(lost, default=0.0) > 0.2:
-            raise ValueError(
-                f"{type(self.model).__name__} puts its tokens into another order between its "
-                f"layers (before call {lost.index(max(lost))} of its attention: sorted, shifted, "
-                "reversed), so its layers cannot be joined: record a part that keeps their order"
-            )
+        for part in cells.split(self.batch_size - 1):
+            changed = self.image + self.noise * part[:, None, rows][..., columns].to(self.image)
+            watch = _EachToItself(1 + len(part), self.batch_first is not False)
+            with torch.no_grad(), watch:
+                self.model(torch.cat([self.image, changed]))
+            lost = max(watch.lost, default=0.0)
+            if lost > 0.2 and not watch.unknown:
+                raise ValueError(
+                    f"{type(self.model).__name__} puts its tokens into another order between its "
+                    f"layers (before call {watch.lost.index(lost)} of its attention: sorted, "
+                    "shifted, reversed), so its layers cannot be joined: record a part that keeps "
+                    "their order"
+                )
 
     def _compare_with_the_first_run(self, features: Tensor) -> None:
         if self.base is None:

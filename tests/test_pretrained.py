@@ -124,6 +124,28 @@ def timms(monkeypatch, tmp_path):
     return "timm:vit_tiny_patch16_224", theirs, (0.5, 0.5, 0.5)
 
 
+@pytest.mark.parametrize("kind", ["Dinov2Model", "ViTModel", "ViTForMaskedImageModeling"])
+def test_a_backbone_gets_no_head_of_random_numbers(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    about = getattr(transformers, "Dinov2Config" if "Dino" in kind else "ViTConfig")
+    config = about(hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+                   intermediate_size=48, image_size=28, patch_size=14)  # fmt: skip
+    saved = getattr(transformers, kind)(config).eval()
+    saved.save_pretrained(tmp_path)
+    reader = transformers.ViTImageProcessor(size={"height": 28, "width": 28})
+    reader.save_pretrained(tmp_path)
+    for _ in range(2):
+        model, reading = load_network(f"hf:{tmp_path}")
+        assert reading.classes == ()
+        kept = saved.state_dict()
+        names = {name: name.split(".", 1)[1] if "Masked" in kind else name for name in kept}
+        loaded = model.state_dict()
+        found = [name for name in kept if names[name] in loaded]
+        assert len(found) == len(loaded), "nothing in it is made up"
+        for name in found:
+            torch.testing.assert_close(loaded[names[name]], kept[name])
+
+
 def hugging_faces(monkeypatch, tmp_path):
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,

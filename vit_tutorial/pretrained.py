@@ -139,8 +139,7 @@ def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Read
             '--text "a cat" "a dog"'
         )
     else:
-        model = transformers.AutoModelForImageClassification.from_pretrained(name)
-        classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
+        model, classes = _with_the_head_that_was_saved(name, made_for[0])
     reader = transformers.AutoImageProcessor.from_pretrained(name)
     size = getattr(reader, "crop_size", None) or reader.size
     height = size["height"] if "height" in size else size["shortest_edge"]
@@ -150,3 +149,27 @@ def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Read
         tuple(reader.image_std),
         tuple(classes),
     )
+
+
+def _with_the_head_that_was_saved(name: str, made_for: str) -> tuple[nn.Module, list[str]]:
+    """Load a network and what it calls its classes: none, where no classifier was saved.
+
+    Hugging Face would make one up at random, whose percentages look like any other.
+    """
+    from transformers import AutoModel, AutoModelForImageClassification
+
+    if not made_for or "ForImageClassification" in made_for:
+        model, found = AutoModelForImageClassification.from_pretrained(
+            name, output_loading_info=True
+        )
+        if not found["missing_keys"]:
+            labels = model.config.id2label
+            return model, [labels[number] for number in sorted(labels)]
+    model, found = AutoModel.from_pretrained(name, output_loading_info=True)
+    if any("pooler" in key for key in found["missing_keys"]):
+        model, found = AutoModel.from_pretrained(
+            name, add_pooling_layer=False, output_loading_info=True
+        )
+    if found["missing_keys"]:
+        raise ValueError(f"its file lacks {', '.join(sorted(found['missing_keys'])[:3])}, ...")
+    return model, []

@@ -6,7 +6,8 @@ also where attention stays in windows, or the grid gets coarser from stage to st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from vit_tutorial.probing import Box, Places, once
-from vit_tutorial.watching import NoGradient, Recorder, derivatives, in_graph
+from vit_tutorial.watching import NoGradient, Recorder, derivatives
 
 MOST_PREFIX = 16  # tokens before the patches that are reckoned with
 BATCH = 16  # images that run together in a trial
+LATE = 6  # norms at the end that are tried first: a graph from there on takes little memory
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ def last_activations(
     model: nn.Module,
     images: Tensor,
     score_of: Callable[[Any], Tensor],
-    watch: Recorder,
-    find_places: Callable[[], Places | None],
+    watch: Callable[[], Recorder],
+    find_places: Callable[[Recorder], Places | None],
     layer: str | None = None,
 ) -> Activations:
     """Find the last norm at whose patches a score has gradients, in a pass of its own.
@@ -50,23 +52,49 @@ def last_activations(
         model: in evaluation mode, where gradients are computed.
         images: (B, C, H, W).
         score_of: turns the model's output into a score for each image, (B,).
-        watch: what sees this pass, in its graph.
-        find_places: says, afterwards, where the tokens lie, if that is known. Otherwise it is
-            measured: most places have to change most with their row and column of the image.
+        watch: makes what sees a pass, in its graph.
+        find_places: says, after such a pass, where the tokens lie, if that is known. Otherwise it
+            is measured: most places have to change most with their row and column of the image.
         layer: a module by name, instead of a norm.
 
     Raises:
         ValueError: no module of that name, or it gives no patches.
         NoGradient: there is no norm like that.
     """
-    outputs = _Outputs(model, _norms(model) if layer is None else [layer])
-    with outputs, watch:
-        score = score_of(model(in_graph(images)))
+    names = _norms(model) if layer is None else [layer]
+    last = once(model, ("last", *names), lambda: _in_order(model, images[:1], names)[-LATE:])
+    with suppress(NoGradient):
+        return _activations(model, images, score_of, watch(), find_places, layer, last)
+    return _activations(model, images, score_of, watch(), find_places, layer, names)
+
+
+def _in_order(model: nn.Module, images: Tensor, names: list[str]) -> list[str]:
+    """Sort modules by when they run for the last time."""
+    outputs = _Outputs(model, names)
+    with torch.no_grad(), outputs:
+        model(images.clone())
+    return list(reversed(dict.fromkeys(name for name, _ in reversed(outputs.kept))))
+
+
+def _activations(
+    model: nn.Module,
+    images: Tensor,
+    score_of: Callable[[Any], Tensor],
+    watch: Recorder,
+    find_places: Callable[[Recorder], Places | None],
+    layer: str | None,
+    names: list[str],
+) -> Activations:
+    """Do what `last_activations` does, with a graph that begins at the first of these modules."""
+    outputs = _Outputs(model, names)
+    with _frozen(model), outputs, watch:
+        output = model(images.clone())
+        score = score_of(output)
         kept = list(outputs.kept)
         tensors = [tensor for _, tensor in kept]
         gradients = derivatives([score.sum()], tensors) if tensors and score.requires_grad else []
     inner = set() if layer else _inside_attention(watch, [name for name, _ in kept])
-    places, what = find_places(), "a norm" if layer is None else f"layer {layer!r}"
+    places, what = find_places(watch), "a norm" if layer is None else f"layer {layer!r}"
     what = f"token Grad-CAM needs {what} of {type(model).__name__}"
     for (name, output), gradient in zip(reversed(kept), reversed(gradients), strict=False):
         pooled = output.numel() == len(images) * output.shape[-1]
@@ -138,10 +166,23 @@ class _Outputs:
         """Keep an output, and let the network go on with a copy, which it may change in place."""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
-        if torch.is_grad_enabled() and not output.requires_grad:  # frozen
+        if torch.is_grad_enabled() and not output.requires_grad:  # here the graph begins
             output = output.detach().requires_grad_()
         self.kept.append((name, output))
         return output.clone()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Generator[None]:
+    """Let no parameter start a graph while a `with` block lasts."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

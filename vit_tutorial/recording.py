@@ -366,15 +366,19 @@ def record_activations(
         score = _score(gradients_of, logits, output, len(images))
         return score(output if logits is None else logits)
 
-    watch = Recorder(model, images.shape, layers=[], in_graph=True)
+    passes: list[Recorder] = []
+
+    def watch() -> Recorder:
+        passes.append(Recorder(model, images.shape, layers=[], in_graph=True))
+        return passes[-1]
+
+    find_places = partial(_places_if_known, model, images)
     with _undisturbed(model, images, gradients=True):
-        found = last_activations(
-            model, images, score_of, watch, lambda: _places_if_known(model, images, watch), layer
-        )
-    logits = answers[0]
+        found = last_activations(model, images, score_of, watch, find_places, layer)
+    logits = answers[-1]
     return RecordedActivations(
         found.values, found.gradients, found.layer,
-        None if logits is None else logits.detach(), _kind(model, logits, watch), found.box,
+        None if logits is None else logits.detach(), _kind(model, logits, passes[-1]), found.box,
     )  # fmt: skip
 
 
@@ -730,22 +734,40 @@ class OwnGradients(Layers):
 
     def _find(self) -> Layers:
         """Score the mean of all tokens of each layer's own output by the model's head."""
+        with suppress(NoGradient):  # blocks that are checkpointed cannot be while they run
+            return self._differentiate(at_once=True)
+        return self._differentiate(at_once=False)
+
+    def _differentiate(self, at_once: bool) -> Layers:
+        """Do it as soon as a block has run, and cut the graph behind it; or when all have."""
         model: Any = self.model
+        found: list[Callable[[], Tensor]] = []
         outputs: list[Tensor] = []
-        keep = lambda block, inputs, output: outputs.append(tensors_in(output)[0])  # noqa: E731
-        hooks = [block.register_forward_hook(keep) for block in model.blocks]
         watch = Recorder(model, self.images.shape, self.layers, in_graph=True)
+
+        def differentiate(kept: Kept, tokens: Tensor) -> None:
+            mean = tokens.mean(dim=1, keepdim=True).expand_as(tokens)  # whatever the head reads
+            answer = model.forward_head(model.norm(mean))
+            found.extend(_gradients(self.score_of(answer), answer, [kept], keep_graph=True))
+            kept.let_go()
+
+        def keep(block: nn.Module, inputs: Any, output: Any) -> Any:
+            tokens = tensors_in(output)[0]  # (B, T, D)
+            if not at_once:
+                outputs.append(tokens)
+                return None
+            for kept in watch.kept[len(found) :]:
+                differentiate(kept, tokens)
+            return output.detach() if isinstance(output, Tensor) else None
+
+        hooks = [block.register_forward_hook(keep) for block in model.blocks]
         try:
             with _undisturbed(model, self.images, gradients=True):
                 _require_unchanged(model, self.state)
                 with watch:
                     model(in_graph(self.images))
-                found = []
-                for kept in watch.kept:
-                    tokens = outputs[kept.layer]  # (B, T, D): whatever the head reads is the mean
-                    mean = tokens.mean(dim=1, keepdim=True).expand_as(tokens)
-                    answer = model.forward_head(model.norm(mean))
-                    found += _gradients(self.score_of(answer), answer, [kept], keep_graph=True)
+                for kept in watch.kept[len(found) :]:
+                    differentiate(kept, outputs[kept.layer])
         finally:
             for hook in hooks:
                 hook.remove()

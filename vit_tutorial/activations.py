@@ -52,7 +52,7 @@ def last_activations(
         model: in evaluation mode, where gradients are computed.
         images: (B, C, H, W).
         score_of: turns the model's output into a score for each image, (B,).
-        watch: makes what sees a pass, in its graph.
+        watch: makes what sees a pass.
         find_places: says, after such a pass, where the tokens lie, if that is known. Otherwise it
             is measured: most places have to change most with their row and column of the image.
         layer: a module by name, instead of a norm.
@@ -92,7 +92,9 @@ def _activations(
         score = score_of(output)
         kept = list(outputs.kept)
         tensors = [tensor for _, tensor in kept]
-        gradients = derivatives([score.sum()], tensors) if tensors and score.requires_grad else []
+        gradients: list[Tensor | None] = []
+        if tensors and score.requires_grad:
+            gradients = derivatives([score.sum()], tensors, in_graph=False)
     inner = set() if layer else _inside_attention(watch, [name for name, _ in kept])
     places, what = find_places(watch), "a norm" if layer is None else f"layer {layer!r}"
     what = f"token Grad-CAM needs {what} of {type(model).__name__}"

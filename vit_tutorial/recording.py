@@ -369,7 +369,7 @@ def record_activations(
     passes: list[Recorder] = []
 
     def watch() -> Recorder:
-        passes.append(Recorder(model, images.shape, layers=[], in_graph=True))
+        passes.append(Recorder(model, images.shape, layers=[]))
         return passes[-1]
 
     find_places = partial(_places_if_known, model, images)

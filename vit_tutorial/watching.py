@@ -253,16 +253,20 @@ def _require_readable(tensor: Tensor) -> None:
 
 
 def derivatives(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], keep_graph: bool = False
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    keep_graph: bool = False,
+    in_graph: bool = True,
 ) -> list[Tensor | None]:
     """Differentiate the sum of outputs; None for each input that no gradient reaches.
 
-    What was checkpointed is computed anew meanwhile, and computed as a watch in a graph does it.
+    What was checkpointed is computed anew meanwhile, as the watch of the pass before did it: with
+    gradients that come to each call (`in_graph`), or not.
     """
     with warnings.catch_warnings():  # said of quantised layers, behind which all would be 0
         warnings.filterwarnings("error", message=".*autograd kernel was not registered")
         try:
-            with Watch(in_graph=True):
+            with Watch(in_graph):
                 return list(_GRAD(outputs, inputs, retain_graph=keep_graph, allow_unused=True))
         except UserWarning:
             return [None] * len(inputs)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300.0  # seconds: only what hangs takes as long, however busy the machine is
 LESSON = "00_start_here.ipynb"  # the one that course.py lab opens
 ATTENTION, POSITIONS = ".attention-explorer [role=grid]", ".position-explorer [role=application]"
+LIVE = ".live-explorer .mv-stage"
 PICTURE = "div.jp-OutputArea img[src^=blob]"
 
 # The same course.py lab as a learner's, but with the copies of the lessons in another folder.

@@ -6,6 +6,7 @@ import pytest
 from browser import (
     ATTENTION,
     COUNT_MESSAGES,
+    LIVE,
     PICTURE,
     POSITIONS,
     address_of,
@@ -58,13 +59,23 @@ def open_lesson(lab, browser):
     assert not problems
 
 
-def test_lesson_00_runs_and_its_explorer_answers_without_the_kernel(open_lesson, tmp_path):
+def test_lesson_00_runs_and_its_explorers_answer_without_the_kernel(open_lesson, tmp_path):
     page = open_lesson("00_start_here.ipynb")
+    live = scroll_to(page, LIVE)
+    says = page.locator(".li-says").first
+    says.filter(has_text="It says cat").wait_for()
+    page.get_by_role("button", name="Hide patches").first.click()
+    page.evaluate(COUNT_MESSAGES)
+    live.scroll_into_view_if_needed()
+    live.click(position={"x": 150, "y": 150})
+    says.filter(has_text="Without your changes: cat").wait_for()
+    assert page.evaluate("messages") == 0, "the network is in the page"
+
     stage = scroll_to(page, ATTENTION)
     words = page.locator(".ae-words").first
     last = len(load_checkpoint("cifar10")[0].blocks) - 1
     assert words.text_content().startswith(f"Rollout through layers 0 to {last}: CLS attends most")
-    page.evaluate(COUNT_MESSAGES)
+    page.evaluate("messages = 0")
     hover(page, stage, (0.05, 0.95), words)
     assert "row 7, column 0 keeps" in words.text_content()
     stage.press("h")
@@ -110,7 +121,7 @@ def test_lesson_04_runs_and_its_temperature_moves_the_bars(open_lesson, tmp_path
     page = open_lesson("04_attention.ipynb")
     picture = scroll_to(page, PICTURE)
     before = picture.get_attribute("src"), picture.get_attribute("alt")
-    slider = page.locator(".widget-slider .noUi-handle").first
+    slider = page.locator(".flipbook input").first
     press(page, slider, "ArrowRight", picture.locator(".."))
     after = page.locator(PICTURE).first
     assert after.get_attribute("src") != before[0]

@@ -656,27 +656,43 @@ def test_two_explorers_on_a_page_do_not_disturb_each_other(opened):
     assert second.locator(".ae-words").first.inner_text().startswith("Layer 2, head 0")
 
 
-def test_a_page_lives_on_in_a_converted_notebook(opened, tmp_path):
-    """Run by a kernel, converted by nbconvert, opened where there is neither."""
+def test_explorers_live_on_in_a_converted_notebook(open_file, tmp_path):
+    """Run by a kernel, converted by nbconvert, opened where there is neither, nor a network."""
     import nbclient
     import nbconvert
     import nbformat
 
-    code = """
-    import numpy as np
-    from vit_tutorial import AttentionExplorer, load_checkpoint
-    network, card = load_checkpoint("digits")
-    AttentionExplorer(network, np.eye(8), card, name="a line").page()
-    """
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(code))])
-    nbclient.NotebookClient(notebook, timeout=None).execute()
-    document, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
-    view = opened(document)
-    frame = view.frame_locator("iframe")
-    frame.locator(".mv-stage").first.focus()
+    cells = [
+        """
+        import numpy as np
+        from vit_tutorial import AttentionExplorer, flipbook, live, load_checkpoint
+        network, card = load_checkpoint("digits")
+        AttentionExplorer(network, np.eye(8), card, name="a line")
+        """,
+        "live(network, card)",
+        """
+        def grey(value):
+            return np.full((4, 6, 3), value, dtype=np.uint8), f"A grey of {value}."
+        flipbook(grey, value=[0, 128, 255])
+        """,
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in cells]
+    )
+    nbclient.NotebookClient(notebook, timeout=None, store_widget_state=False).execute()
+    exporter = nbconvert.HTMLExporter(require_js_url="", mathjax_url="")  # what it asks for itself
+    (tmp_path / "notebook.html").write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
+    view = open_file(tmp_path / "notebook.html")
+    attention, network, book = (view.frame_locator("iframe").nth(n) for n in range(3))
+    attention.locator(".mv-stage").first.focus()
     view.keyboard.press("ArrowRight")
-    frame.locator(".ae-words", has_text="row 0, column 0 keeps").first.wait_for()
-    view.requested[:], view.problems[:] = [view.url], []  # nbconvert's page asks for more
+    attention.locator(".ae-words", has_text="row 0, column 0 keeps").first.wait_for()
+    network.locator(".li-says", has_text="It looks where").wait_for()
+    network.get_by_role("button", name="Positions off").click()
+    network.locator(".li-says", has_text="Without your changes").wait_for()
+    assert network.locator(".ex-problem").inner_text() == ""
+    book.get_by_label("value").press("End")
+    book.locator(".fb-words", has_text="A grey of 255.").wait_for()
 
 
 @pytest.mark.parametrize("width", [700, 1280])

@@ -69,8 +69,8 @@ def engine(request, browser, tmp_path):
 def test_it_says_what_python_says(engine):
     evaluate, model = engine
     came = evaluate("""
-      const passes = [engine.forward(input), engine.logits(input, [{}, { visible: [1, 4] }]),
-        engine.chefer(input, 2),
+      const pairs = [[input, {}], [input, { visible: [1, 4] }]];
+      const passes = [engine.forward(input), engine.logits(pairs), engine.chefer(input, 2),
         engine.forward(new Float32Array(3 * 16 * 4), { img_size: [16, 4] })];
       return carried(await Promise.all(passes)); """)
     pixels = image_for(model)

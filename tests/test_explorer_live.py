@@ -2,21 +2,27 @@
 
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from browser import TWO_FRAMES
-from conftest import randomize
+from conftest import randomize, words_in
 from PIL import Image
 from scipy import stats
 
-from vit_tutorial import VisionTransformer, ViTConfig, live
+from vit_tutorial import ImageSet, VisionTransformer, ViTConfig, live
 from vit_tutorial.cli import main
+from vit_tutorial.cnn import ResNet, ResNetConfig
+from vit_tutorial.compress import prune_heads
 from vit_tutorial.explorer import LiveExplorer
+from vit_tutorial.explorer.live import squares
 from vit_tutorial.faithfulness import _baseline
 from vit_tutorial.images import fit_image, normalize
+from vit_tutorial.intervals import wilson_interval
 from vit_tutorial.weights import Card, load_checkpoint
 
 SIZE, GRID = (12, 20), (3, 5)  # not square, or swapped rows and columns would go unseen
@@ -158,6 +164,172 @@ def test_a_verdict_needs_all_random_orders(areas, verdict, browser, tmp_path):
     assert "at random 0.40 (95% interval of the mean 0.30 to 0.50)" in words
 
 
+# ---- a square, other networks, many images ----
+
+
+def other() -> tuple[torch.nn.Module, SimpleNamespace]:
+    """Make a network of another kind, whose answers differ from square to square."""
+    torch.manual_seed(0)
+    model = ResNet(ResNetConfig(1, width=4, num_classes=4))
+    model.head.weight.data *= 60
+    return model.eval(), SimpleNamespace(classes=CLASSES, mean=(0.45,) * 3, std=(0.25,) * 3)
+
+
+def beside(**changes) -> LiveExplorer:
+    model = network(**changes)
+    samples = {"dots": photograph(), "others": photograph(1)}
+    return LiveExplorer(model, card(model), samples, beside={"CNN": other()})
+
+
+def asked(model, about, seed, side=0, place=(0, 0)) -> np.ndarray:
+    """Ask a network of a photograph with a square painted on it, pixel row by pixel row."""
+    pixels = normalize(fit_image(photograph(seed), SIZE).pixels[None], about.mean, about.std)
+    for row in range(4 * place[0], 4 * (place[0] + side)):
+        pixels[0, :, row, 4 * place[1] : 4 * (place[1] + side)] = 0
+    with torch.no_grad():
+        return model(pixels).double().softmax(dim=1)[0].numpy()
+
+
+def places(side: int) -> list[tuple[int, int]]:
+    return [(r, c) for r in range(GRID[0] - side + 1) for c in range(GRID[1] - side + 1)]
+
+
+def falls_by_hand(model, about, seed, side, target) -> np.ndarray:
+    before, found = asked(model, about, seed)[target], [[] for _ in range(15)]
+    for row, column in places(side):
+        fall = before - asked(model, about, seed, side, (row, column))[target]
+        for r in range(row, row + side):
+            for c in range(column, column + side):
+                found[5 * r + c].append(fall)
+    return np.reshape([np.mean(falls) for falls in found], GRID)
+
+
+def test_squares_come_by_side_and_row_by_row():
+    masks = squares(SIZE, 4, (1, 2, 3))
+    firsts = [tuple(int(axis.min()) // 4 for axis in np.nonzero(mask)) for mask in masks[1:]]
+    assert not masks[0].any()
+    assert firsts == [*places(1), *places(2), *places(3)]
+    assert [int(mask.sum()) for mask in masks[[1, 16, 24]]] == [16, 64, 144]
+
+
+def test_networks_beside_it_have_answered_for_every_square():
+    made = beside()
+    for n in (0, 1):
+        table = np.frombuffer(made.answers[n], dtype=np.float32).reshape(1, -1, 4)
+        wanted = [asked(*other(), n)]
+        wanted += [asked(*other(), n, side, at) for side in (1, 2, 3) for at in places(side)]
+        np.testing.assert_allclose(table[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_what_hiding_costs_is_the_mean_of_all_squares_over_a_patch(side):
+    made, model = beside(), network()
+    target = asked(model, card(model), 1).argmax()
+    came = made.hiding(1, side)
+    for name, (one, about) in {"this network": (model, card(model)), "CNN": other()}.items():
+        expected = falls_by_hand(one, about, 1, side, target)
+        np.testing.assert_allclose(came[name], expected, atol=1e-5)
+    assert min(fall.min() for fall in came.values()) < 0, "hiding may also make surer"
+
+
+def counted(count: int = 40, **changes) -> LiveExplorer:
+    model = network(**changes)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, *SIZE), generator=generator, dtype=torch.uint8)
+    chosen = ImageSet(images, torch.arange(count) % 4, CLASSES, "noise")
+    scores = {"first": [[0, 1], [2, 3], [4, 5]], "last": [[5, 4], [3, 2], [1, 0]]}
+    return LiveExplorer(model, card(model), {"dots": photograph()}, images=chosen, rules=scores)
+
+
+def right_without(made: LiveExplorer, gone: list[int], **changes) -> int:
+    """Count with heads removed, not silenced: another way to the same answers."""
+    model = network(**changes)
+    layers = {layer: [n % 2 for n in gone if n // 2 == layer] for layer in range(3)}
+    model = prune_heads(model, {layer: heads for layer, heads in layers.items() if heads})
+    about, images = card(network(**changes)), made._images
+    with torch.no_grad():
+        said = model(normalize(images.images, about.mean, about.std)).argmax(dim=1)
+    return int((said == images.labels).sum())
+
+
+def test_images_are_counted_without_some_heads():
+    made = counted()
+    assert made.orders == {"first": [0, 2, 4], "last": [5, 3, 1]}
+    for gone in ([], [1], [0, 3, 5]):
+        assert made.correct(gone) == right_without(made, gone)
+    with pytest.raises(ValueError, match="there are no images to count"):
+        explorer().correct()
+
+
+def test_figures_say_what_the_page_shows():
+    made = beside()
+    rollout = made.figure(1, hidden=[6, 7])
+    assert {"others", "rollout"} <= set(words_in(rollout))
+    hiding = made.figure(hidden=[6, 7], side=2)
+    photo = hiding.axes[0].images[0].get_array()  # its patches 6 and 7 are hidden
+    height, width = (length / count for length, count in zip(photo.shape, GRID, strict=False))
+    inside = photo[
+        round(1.2 * height) : round(1.8 * height), round(1.2 * width) : round(2.8 * width)
+    ]
+    assert (inside == [128, 102, 76]).all(), "the mean colour"
+    assert {"this network: hiding costs", "CNN: hiding costs", "CNN"} <= set(words_in(hiding))
+    scales = [axes.images[0].get_array() for axes in hiding.axes[1:3]]
+    falls = made.hiding(side=2)
+    most = max(np.abs(fall).max() for fall in falls.values())
+    for drawn, fall in zip(scales, falls.values(), strict=True):
+        np.testing.assert_allclose(drawn, (fall / most + 1) / 2, atol=1e-9)
+    silenced = counted()
+    words = words_in(silenced.figure(silenced=[0, 3]))
+    right, whole = silenced.correct([0, 3]), silenced.correct()
+    assert f"{right} of 40 images right ({whole} without changes)" in words
+
+
+def small_images() -> ImageSet:
+    return ImageSet(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2).long(), CLASSES, "8x8"
+    )
+
+
+def with_letters() -> tuple[torch.nn.Module, SimpleNamespace]:
+    model, about = other()
+    return model, SimpleNamespace(**{**vars(about), "classes": tuple("abcd")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": small_images()}, r"images \(n, 3, 12, 20\), got \(2, 3, 8, 8\)"),
+        ({"rules": {"few": [[1, 2]]}}, r"a score for each head, \(3, 2\), got \(1, 2\)"),
+        ({"beside": {"CNN": with_letters()}}, "this network has ant, bee, .*; CNN has a, b, c, d"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(changes, said):
+    model = network()
+    with pytest.raises(ValueError, match=said):
+        LiveExplorer(model, card(model), {"dots": photograph()}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ({"sample": 2}, "sample must be from 0 to 1, got 2"),
+        ({"hidden": [3, 15]}, r"patches are numbered 0 to 14, got \[15\]"),
+        ({"side": 4}, "side must be from 1 to 3 patches, got 4"),
+        ({"silenced": [6]}, "layer"),
+    ],
+)
+def test_a_view_of_what_is_not_there_is_refused(view, said):
+    with pytest.raises(ValueError, match=said):
+        explorer().figure(**view)
+
+
+def test_more_images_than_a_browser_counts_are_refused(monkeypatch):
+    module = sys.modules["vit_tutorial.explorer.live"]  # the package has a function of this name
+    monkeypatch.setattr(module, "MAX_WORK", 1e6)
+    with pytest.raises(ValueError, match="too many for a browser: give at most"):
+        counted()
+
+
 # ---- the page ----
 
 
@@ -263,6 +435,118 @@ def test_heads_are_silenced_in_the_atlas_and_come_back(opened):
     assert says(view, "It looks where") == before
 
 
+def point_at(view, row: float, column: float) -> None:
+    box = view.locator(".mv-stage").first.bounding_box()
+    x, y = box["x"] + column * box["width"] / 5, box["y"] + row * box["height"] / 3
+    view.mouse.move(x, y)
+
+
+def test_a_square_follows_the_pointer_until_it_is_held(opened):
+    view, model = opened(beside()), network()
+
+    def hidden(side, place):
+        patches = [5 * (place[0] + r) + place[1] + c for r in range(side) for c in range(side)]
+        says(view, expected_words(model, {"hidden": patches}))
+        shares = [f"{share:.0%}" for share in asked(*other(), 0, side, place)]
+        numbers = view.locator(".li-answer .li-number").all_inner_texts()
+        assert numbers[1::2] == shares, "the other network's answer is beside it"
+
+    view.get_by_role("button", name="Hide a square").click()
+    point_at(view, 0.1, 0.1)
+    hidden(2, (0, 0))
+    point_at(view, 2.9, 4.9)
+    hidden(2, (1, 3))
+    view.mouse.move(5, 5)
+    says(view, "It looks where")
+    point_at(view, 1.0, 2.0)
+    view.mouse.down()
+    view.mouse.up()
+    view.mouse.move(5, 5)
+    hidden(2, (0, 1))
+    view.locator(".mv-stage").first.focus()
+    view.keyboard.press("ArrowRight")
+    hidden(2, (0, 2))
+    view.keyboard.press("3")
+    hidden(3, (0, 2))
+    view.keyboard.press("Escape")
+    says(view, "It looks where")
+    assert view.get_by_role("button", name="Undo all").is_disabled()
+
+
+def points(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f}"
+
+
+def test_what_hiding_costs_is_drawn_for_both_networks(opened):
+    made = beside(pool="mean")
+    view = opened(made)
+    view.locator(".li-sample").nth(1).click()
+    view.get_by_label("shows").select_option("hiding")
+    for side in (2, 3):
+        view.get_by_label(re.compile("^square")).select_option(str(side))
+        falls = made.hiding(1, side)
+        most = max(np.abs(fall).max() for fall in falls.values())
+        own = falls["this network"].ravel()
+        words = view.locator(".li-words", has_text=f"Hiding {side}×{side} patches").inner_text()
+        row, column = divmod(int(own.argmax()), 5)
+        if own.max() >= 5e-4:
+            alone = (own > own.max() - 1e-6).sum() == 1
+            where = f"row {row}, column {column}" if alone else "several patches alike"
+            assert f"over {where} costs" in words
+            assert f"most: {points(own.max())} percentage points" in words
+        else:
+            assert "nothing anywhere." in words
+        if own.min() <= -5e-4:
+            assert words.endswith(f"surer, by up to {points(-own.min())}.")
+        title = view.locator(".li-others .ex-note").inner_text()
+        assert title == f"CNN: hiding costs up to {falls['CNN'].max():.0%}"
+        pixels = view.evaluate(
+            """() => { const c = document.querySelector(".li-others canvas");
+            return [...c.getContext("2d").getImageData(0, 0, 5, 3).data]; }"""
+        )
+        shares = np.rint(255 * (falls["CNN"] / most + 1) / 2).astype(int)
+        palette = np.frombuffer(made.diverging, np.uint8).reshape(256, 3).astype(int)
+        assert np.abs(np.reshape(pixels, (3, 5, 4))[..., :3] - palette[shares]).max() <= 6
+
+
+def test_of_an_own_picture_other_networks_say_nothing(opened, tmp_path):
+    view = opened(beside())
+    photograph(3).save(tmp_path / "mine.png")
+    view.locator(".li-open input").set_input_files(tmp_path / "mine.png")
+    view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
+    numbers = view.locator(".li-answer .li-number").all_inner_texts()
+    assert numbers[1::2] == ["–"] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pool": "mean"},
+        {"pos_embed": "none"},
+        {"pos_embed": "sincos"},
+        {"pos_embed": "rope"},
+    ],
+)
+def test_what_the_page_counts_is_what_python_counts(opened, changes):
+    made = counted(**changes)
+    view = opened(made)
+    whole = made.correct()
+    words = view.locator(".li-accuracy-words")
+    words.filter(has_text=f"{whole} of 40 images right").wait_for()
+    view.get_by_role("button", name="Silence heads").click()
+    for rule, gone in (("first", [0, 2]), ("last", [5, 3, 1])):
+        view.get_by_label("heads go").select_option(rule)
+        view.get_by_label("how many").fill(str(len(gone)))
+        right = right_without(made, gone, **changes)
+        said = words.filter(has_text=f"{right} of 40 images right")
+        said.wait_for()
+        low, high = wilson_interval(right, 40)
+        assert f"(95% interval {low:.1f} to {high:.1f}%)" in said.inner_text()
+        assert f"Without your changes: {whole}." in said.inner_text()
+        assert view.get_by_label("how many").get_attribute("max") == "3"
+
+
 def test_the_address_keeps_what_was_changed(opened):
     end = "#picture=1&hidden=3.4.99&how=drop&positions=off&temperature=2&silenced=1.oops"
     view = opened(end=end)
@@ -275,16 +559,29 @@ def test_the_address_keeps_what_was_changed(opened):
     says(view, "It looks where")
 
 
-def test_a_finger_hides_and_nothing_is_wider_than_a_phone(opened):
-    view = opened(width=390, height=844, has_touch=True)
-    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("width", [390, 320])  # a phone, and a window of 1280 at 400%
+def test_a_finger_hides_and_nothing_is_wider_than_the_window(width, opened):
+    view = opened(width=width, height=844, has_touch=True)
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
     view.get_by_role("button", name="Hide patches").tap()
     stage = view.locator(".mv-stage").first
     box = stage.bounding_box()
     stage.tap(position={"x": 0.1 * box["width"], "y": 0.1 * box["height"]})
     assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [0]}))
     assert stage.evaluate("(node) => getComputedStyle(node).touchAction") == "none"
-    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_where_colours_are_a_persons_own_what_is_pressed_and_the_marks_are_seen(opened):
+    view = opened(forced_colors="active", scheme="dark")
+    colour = "(node) => getComputedStyle(node).backgroundColor"
+    view.get_by_role("button", name="Positions off").click()
+    says(view, "Without your changes")
+    pressed = view.get_by_role("button", name="Positions off").evaluate(colour)
+    assert pressed != view.get_by_role("button", name="Shuffle patches").evaluate(colour)
+    mark = view.locator(".li-mark").first
+    assert mark.is_visible()
+    assert mark.evaluate(colour) != view.locator("body").evaluate(colour)
 
 
 def test_the_map_is_tested_against_random_orders(opened):
@@ -338,10 +635,14 @@ def test_a_digit_is_drawn(opened):
     view.mouse.move(box["x"] + 110, box["y"] + 190, steps=10)
     view.mouse.up()
     says(view, "It says 1")
+    assert view.locator(".li-sample[aria-pressed=true]").count() == 0
+    view.get_by_role("button", name="Positions off").click()
+    says(view, "Without your changes")
+    assert view.evaluate("location.hash") == "", "an address cannot keep a drawing"
 
 
 def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):
-    view = opened()
+    view = opened(end="#picture=1&hidden=3")
     photograph(3).save(tmp_path / "mine.png")
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
     view.locator(".li-open input").set_input_files(tmp_path / "notes.png")
@@ -349,6 +650,7 @@ def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):
     view.locator(".li-open input").set_input_files(tmp_path / "mine.png")
     view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
     assert view.locator(".ex-problem").inner_text() == ""
+    assert view.evaluate("location.hash") == "", "no address leads to a person's own picture"
 
 
 # ---- Python and the command line ----

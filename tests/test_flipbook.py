@@ -3,10 +3,10 @@
 import io
 import re
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from vit_tutorial.explorer import flipbook
@@ -21,7 +21,8 @@ def opened(file: bytes) -> np.ndarray:
 # ---- any pictures ----
 
 
-def shade(red, green):
+def shade(red, green=None, deep_green=None):
+    green = deep_green if green is None else green
     picture = np.zeros((6, 10, 3), dtype=np.uint8)
     picture[..., 0], picture[..., 1] = red, green
     return picture, f"{red} and {green}"
@@ -30,10 +31,10 @@ def shade(red, green):
 def test_every_setting_has_its_picture_and_its_words():
     book = flipbook(shade, red=[0, 100, 200], green=[50, 250], start={"red": 100})
     assert book.setting == {"red": 100, "green": 50}
-    assert book.pictures.shape == [3, 2]
-    for red in (0, 100, 200):
-        for green in (50, 250):
-            book.sliders["red"].value, book.sliders["green"].value = red, green
+    for row, red in enumerate((0, 100, 200)):
+        for column, green in enumerate((50, 250)):
+            book.at = [row, column]
+            assert book.setting == {"red": red, "green": green}
             assert book.words == f"{red} and {green}"
             shown = opened(book.picture)
             assert shown.shape == (6, 10, 3)
@@ -41,25 +42,38 @@ def test_every_setting_has_its_picture_and_its_words():
             assert np.abs(shown[..., 1] - green).max() < 6
 
 
-def test_the_browser_finds_the_picture_that_python_finds():
-    """What flipbook.js adds up: the last slider is the fastest."""
-    book = flipbook(shade, red=[0, 100, 200], green=[50, 250], start={"red": 200, "green": 250})
-    pictures, index = book.pictures, 0
-    for axis, options in enumerate(pictures.shape):
-        index = index * options + getattr(pictures, f"at_{axis}")
-    assert pictures.words[index] == book.words == "200 and 250"
+def test_a_page_turns_as_its_sliders_move(open_file, tmp_path):
+    book = flipbook(shade, red=[0, 100, 200], deep_green=[50, 250], start={"deep_green": 250})
+    book.save_html(tmp_path / "book.html")
+    view = open_file(tmp_path / "book.html")
+    words, shown = view.locator(".fb-words"), view.locator("img")
+    red, green = view.get_by_label("red"), view.get_by_label("deep green")
+    assert words.inner_text() == shown.get_attribute("alt") == book.words == "0 and 250"
+    for slider, key, page in (
+        (red, "End", [2, 1]),
+        (green, "Home", [2, 0]),
+        (red, "ArrowLeft", [1, 0]),
+    ):
+        slider.press(key)
+        book.at = page
+        view.locator(".fb-words", has_text=book.words).wait_for()
+        pixel = view.evaluate(
+            """async () => { const picture = document.querySelector("img");
+            await picture.decode();
+            const pen = document.createElement("canvas").getContext("2d");
+            pen.drawImage(picture, 0, 0);
+            return [...pen.getImageData(2, 2, 1, 1).data]; }"""
+        )
+        assert np.abs(opened(book.picture)[2, 2] - pixel[:3]).max() < 6
+    assert red.get_attribute("aria-valuetext") == "100"
+    assert Axe().run(view).violations_count == 0
 
 
-def test_sliders_are_linked_to_the_pictures_in_the_browser(monkeypatch):
-    links = []
-    monkeypatch.setattr(ipywidgets, "jslink", lambda *ends: links.append(ends))
-    book = flipbook(shade, red=[0, 100], green=[50, 250])
-    red, green = book.sliders["red"], book.sliders["green"]
-    assert links == [
-        ((red, "index"), (book.pictures, "at_0")),
-        ((green, "index"), (book.pictures, "at_1")),
-    ]
-    assert book.children == (red, green, book.pictures)
+@pytest.mark.parametrize("at", [[0], [3, 0], [0, -1], [0, 0, 0]])
+def test_pages_that_are_not_there_are_refused(at):
+    book = flipbook(shade, red=[0, 100, 200], green=[50, 250])
+    with pytest.raises(ValueError, match="each of red, green, from 0 and below 3, 2, got"):
+        book.at = at
 
 
 def test_figures_are_shown_at_their_own_width_and_labels_are_short():
@@ -69,8 +83,8 @@ def test_figures_are_shown_at_their_own_width_and_labels_are_short():
         return figure
 
     book = flipbook(draw, temperature=[0.5, 1 / 3])
-    assert [label for label, _ in book.sliders["temperature"].options] == ["0.5", "0.333333"]
-    assert book.pictures.width == 300
+    assert book.labels == [["0.5", "0.333333"]]
+    assert book.width == 300
     assert opened(book.picture).shape[:2] == (288, 432)  # finer, for sharp screens
     assert book.words == ""
 

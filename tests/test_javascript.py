@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import test_explorer_attention
 import test_explorer_live
-import test_explorer_occlusion
 import test_explorer_positions
-import test_explorer_pruning
+from axe_playwright_python.sync_playwright import Axe
 
-from vit_tutorial.explorer import flipbook
+from vit_tutorial.explorer import (
+    AttentionExplorer,
+    Flipbook,
+    LiveExplorer,
+    PositionExplorer,
+    flipbook,
+)
 from vit_tutorial.explorer import page as pages
 from vit_tutorial.explorer.page import join_modules
 
 FOLDER = Path(pages.__file__).parent
 ROOT = FOLDER.parent.parent
-ENTRIES = ["attention", "flipbook", "live", "occlusion", "positions", "pruning"]
+ENTRIES = ["attention", "flipbook", "live", "positions"]
 
 
 # ---- linted ----
@@ -138,7 +143,7 @@ def test_each_explorer_has_class_names_of_its_own():
         prefixes = set(re.findall(r"\.([a-z]{2})-", path.read_text(encoding="utf-8")))
         for prefix in prefixes - {"at", "ex", "mv"}:  # what all share
             assert used.setdefault(prefix, path.name) == path.name
-    assert len(used) == 5
+    assert len(used) == len(ENTRIES)
 
 
 # ---- closed ----
@@ -181,12 +186,6 @@ def shade(red):
     return np.full((6, 10, 3), red, dtype=np.uint8), f"a red of {red}"
 
 
-def flipbook_page() -> str:
-    pictures = flipbook(shade, red=[0, 100, 200]).pictures
-    names = ("files", "words", "width", "shape", "at_0", "at_1", "at_2")
-    return pages.page(pictures._esm, "", {name: getattr(pictures, name) for name in names}, "")
-
-
 def attention_page() -> str:
     made = test_explorer_attention.explorer()
     made.add(test_explorer_attention.photograph(1), name="other")
@@ -195,11 +194,9 @@ def attention_page() -> str:
 
 PAGES = {
     "attention": (attention_page, [2, 14, 1]),
-    "flipbook": (flipbook_page, [3, 3, 0]),
+    "flipbook": (lambda: flipbook(shade, red=[0, 100, 200]).html(), [3, 1, 0]),
     "live": (lambda: test_explorer_live.explorer().html(), [3, 0, 1]),
-    "occlusion": (lambda: test_explorer_occlusion.explorer().html(), [2, 4, 0]),
     "positions": (lambda: test_explorer_positions.explorer().html(), [0, 2, 0]),
-    "pruning": (lambda: test_explorer_pruning.explorer().html(), [0, 2, 0]),
 }
 
 
@@ -244,11 +241,47 @@ def test_an_image_that_is_added_does_not_keep_those_before_twice(watch):
 
 
 def test_nothing_is_saved_after_an_explorer_was_closed(watch):
-    view = watch(PAGES["occlusion"][0]())
+    view = watch(PAGES["positions"][0]())
     view.evaluate("() => { window.saves = 0; model.save_changes = () => { saves += 1; }; }")
-    press = "[...document.querySelectorAll('button')].find((b) => b.textContent === '{}').click()"
-    view.evaluate(press.format("1×1"))
+    stage = "document.querySelector('.position-explorer [role=application]')"
+    press = stage + ".dispatchEvent(new KeyboardEvent('keydown', {{ key: '{}' }}))"
+    view.evaluate(press.format("ArrowRight"))
     view.wait_for_function("() => saves === 1")
-    view.evaluate(f"{press.format('2×2')}; end()")
+    view.evaluate(f"{press.format('ArrowLeft')}; end()")
     view.wait_for_timeout(400)
     assert view.evaluate("saves") == 1
+
+
+# ---- among others ----
+
+STYLES = """() => [...document.querySelectorAll(".explorer, .explorer *")].map((node) => {
+  const style = getComputedStyle(node);
+  return [...style].filter((name) => !name.startsWith("--")).map((name) => style[name]).join();
+})"""
+VS_CODE = """
+:root { --vscode-editor-background: #1e1e1e; --vscode-editor-foreground: #d4d4d4;
+  --vscode-descriptionForeground: #9d9d9d; }
+main { background: white !important; }
+"""
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_explorer_looks_the_same_beside_another(name, watch):
+    """Each brings its style sheet, with the rules of all in it."""
+    view = watch(PAGES[name][0]())
+    view.wait_for_timeout(500)  # until it has been drawn
+    alone = view.evaluate(STYLES)
+    for explorer in (AttentionExplorer, Flipbook, LiveExplorer, PositionExplorer):
+        view.add_style_tag(content=explorer._css)
+    assert view.evaluate(STYLES) == alone
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_all_words_are_readable_in_a_dark_vs_code(name, watch):
+    """It gives a widget a white background, whatever the theme."""
+    document = PAGES[name][0]().replace(pages.STYLE, VS_CODE)
+    view = watch(document.replace("<main>", '<main data-vscode-theme-kind="vscode-dark">'))
+    view.wait_for_timeout(500)
+    view.evaluate("document.querySelector('h1').remove()")  # what a saved page has above it
+    found = Axe().run(view, options={"runOnly": ["color-contrast"]})
+    assert found.violations_count == 0, found.generate_report()

@@ -12,7 +12,7 @@ from torch import nn
 from vit_tutorial import (
     AttentionExplorer,
     ImageSet,
-    OcclusionExplorer,
+    LiveExplorer,
     Reading,
     VisionTransformer,
     ViTConfig,
@@ -24,6 +24,7 @@ from vit_tutorial.explain import explain
 from vit_tutorial.faithfulness import maps_of_all_methods, perturb
 from vit_tutorial.modes import evaluating
 from vit_tutorial.transfer import features
+from vit_tutorial.weights import Card
 
 CLASSES = ("ant", "bee", "cat")
 READING = Reading(8, (0.5,) * 3, (0.25,) * 3, CLASSES)
@@ -92,7 +93,7 @@ ASKED: dict[str, Callable[[VisionTransformer], torch.Tensor]] = {
     "head_importance": lambda model: head_importance(model, PIXELS, LABELS)[-1],
     "explain": lambda model: torch.tensor(explain(model, PHOTO, READING).probabilities),
     "AttentionExplorer": lambda model: numbers(AttentionExplorer(model, PHOTO, READING).values()),
-    "OcclusionExplorer": lambda model: numbers(occlusions(model).probabilities(place=(0, 0))),
+    "beside LiveExplorer": lambda model: numbers(beside(model).hiding(0, 1)["other"]),
 }
 
 
@@ -104,8 +105,13 @@ def numbers(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values.copy())
 
 
-def occlusions(model: nn.Module) -> OcclusionExplorer:
-    return OcclusionExplorer({"one": (model, READING)}, PHOTO, img_size=8, sizes=(1,))
+def beside(model: nn.Module) -> LiveExplorer:
+    """Show a small network, and beside it the one that is asked."""
+    config = ViTConfig(img_size=8, patch_size=4, num_classes=len(CLASSES), embed_dim=8, depth=1,
+                       num_heads=2)  # fmt: skip
+    card = Card("small", config, CLASSES, MEAN, STD, "")
+    shown = VisionTransformer(config)
+    return LiveExplorer(shown, card, {"photo": PHOTO}, beside={"other": (model, READING)})
 
 
 @pytest.mark.parametrize("name", ASKED)

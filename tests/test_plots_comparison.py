@@ -81,33 +81,3 @@ def test_what_counts_is_framed_where_it_can_count():
 def test_influence_that_cannot_be_drawn_is_refused(maps, boxes, said):
     with pytest.raises(ValueError, match=said):
         plots.influence_maps(maps, boxes)
-
-
-def test_a_hidden_square_its_answers_and_its_falls():
-    picture = np.full((40, 60, 3), 90, dtype=np.uint8)
-    answers = {name: RANDOM.dirichlet(np.ones(6), 2) for name in ("ViT", "CNN")}
-    falls = {"ViT: cat": np.array([[0.2, -0.3]]), "CNN: cat": np.array([[0.1, 0.4]])}
-    figure = plots.occlusion_view(
-        picture, (10, 20, 20, 30), answers, CLASSES, falls, title="chelsea", caption="2×2.", top=3
-    )
-    photo, bars, *maps = figure.axes[:4]
-    assert len(photo.patches) == 2
-    most = np.maximum(answers["ViT"].max(0), answers["CNN"].max(0))
-    order = np.argsort(most)[::-1][:3][::-1]
-    assert [tick.get_text() for tick in bars.get_yticklabels()] == [CLASSES[n] for n in order]
-    widths = [bar.get_width() for bar in bars.patches]
-    assert np.allclose(widths, [*answers["ViT"][1][order], *answers["CNN"][1][order]])
-    assert [axes.images[0].get_clim() for axes in maps] == [(0, 0.4), (0, 0.4)]
-    assert maps[0].images[0].get_array().min() == 0, "where it rises the map shows nothing"
-    assert {"chelsea", "2×2.", "ViT", "CNN", "CNN: cat"} <= set(words_in(figure))
-    whole = plots.occlusion_view(picture, None, answers, CLASSES, falls)
-    assert not whole.axes[0].patches
-
-
-def test_answers_of_another_number_of_classes_are_refused():
-    picture = np.zeros((4, 4, 3), dtype=np.uint8)
-    for answers in ({}, {"ViT": np.ones((2, 5))}, {"ViT": np.ones(6)}):
-        with pytest.raises(ValueError, match=r"expected probabilities \(2, 6\)"):
-            plots.occlusion_view(picture, None, answers, CLASSES, {"a": np.ones((2, 2))})
-    with pytest.raises(ValueError, match="expected a picture"):
-        plots.occlusion_view(picture[..., 0], None, {}, CLASSES, {})

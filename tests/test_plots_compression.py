@@ -123,34 +123,3 @@ def test_groups_must_be_tables():
         plots.merged_patches(picture, {})
     with pytest.raises(ValueError, match="expected a picture uint8"):
         plots.merged_patches(picture[..., 0], {"a": np.zeros((2, 2))})
-
-
-def test_heads_that_are_gone_are_crossed_out():
-    maps = np.random.default_rng(0).random((2, 3, 2, 2))
-    maps[1, 0] = [[0, 0], [0, 9]]
-    keep = np.array([[True, False, True], [True, False, False]])
-    figure = plots.pruning_view(np.full((4, 4, 3), 9, np.uint8), maps, keep, "says 7", (8, 9, 10))
-    picture, *heads = figure.subfigs[0].axes + figure.subfigs[1].axes
-    crossed = [bool(axes.lines) for axes in heads]
-    assert crossed == [False, True, False, False, True, True]
-    painted = picture.images[0].get_array()
-    height = painted.shape[0]  # the spotlight is the left half
-    assert (painted[0, 0] < 9).all(), "only what the heads that are left look at is bright"
-    assert (painted[-1, height - 1] == 9).all()
-    assert {"says 7", "8 of 10 images correct (9 with all heads)", "head 2", "layer 1"} <= set(
-        words_in(figure)
-    )
-
-
-@pytest.mark.parametrize(
-    ("keep", "right", "said"),
-    [
-        ([[True, True], [False, False]], (1, 1, 1), "a last layer with a head left"),
-        ([[True, True]], (1, 1, 1), r"got \(2, 2, 2, 2\) and \(1, 2\)"),
-        ([[True, True], [True, True]], (2, 1, 1), "2 and 1 of 1 images"),
-    ],
-)
-def test_a_view_of_what_cannot_be_is_refused(keep, right, said):
-    picture = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match=said):
-        plots.pruning_view(picture, np.ones((2, 2, 2, 2)), np.array(keep), "", right)

@@ -46,8 +46,6 @@ _HOME = {
     "PositionExplorer": "explorer",
     "LiveExplorer": "explorer",
     "live": "explorer",
-    "OcclusionExplorer": "explorer",
-    "PruningExplorer": "explorer",
 }
 __all__ = sorted(_HOME)
 

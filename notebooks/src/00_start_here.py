@@ -126,20 +126,21 @@ plots.map_grid(seen, maps.numpy(), rows, columns, "What CLS attends to")
 # Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for
 # lesson 08; whether such a map tells the truth about the network's *reasons* is one for lesson 09.
 #
-# **Play.** Point at a patch: what does *it* look at? Or click the picture and use the arrow keys; C goes back to
-# CLS. Below are sliders for the layer and the head. The line under the picture says in words what you see.
+# **Play.** The network itself runs in the page below. Point at a patch: what does *it* look at? Choose *Hide
+# patches*, brush over what the network looked at, and watch its answer. Then drop a picture of your own on it.
+# (It opens on all layers together; the next section says how. Under *shows* you find single heads.)
 
 # %%
-from vit_tutorial import AttentionExplorer
+from vit_tutorial import live
 
-explorer = AttentionExplorer(vit, photo, card, name="Chelsea")
-explorer
+page = live("cifar10")
+page
 
 # %% [markdown]
-# One of its views, as a still picture, for those who read without a running kernel:
+# One of its views, as a still picture, for those who read without a running kernel: four patches are hidden.
 
 # %%
-explorer.figure(layer=3, head=0)
+page.figure(hidden=[19, 20, 27, 28])
 
 # %% [markdown]
 # A single layer tells little: what layer 3 collects from a patch, that patch had collected before from
@@ -191,6 +192,8 @@ check("00.1", strongest_patch)
 # Michetti, CC0).
 
 # %%
+from vit_tutorial import AttentionExplorer
+
 MY_PHOTO = ""  # for example "my_dog.jpg"
 
 mine = open_image(MY_PHOTO or photographs.coffee())

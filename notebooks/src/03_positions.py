@@ -761,6 +761,16 @@ plots.position_views(similarities, grid=(8, 8), query=(3, 4))
 #   the edges of an image are different places from its middle, and the table may say so.
 # - the legend: each kind has its own scale. For sin-cos even opposite corners are quite alike.
 #
+# And what is it all good for? Below runs the trained network itself. **Predict**, then press *Positions off*: how much
+# does the answer need them? Then *Shuffle patches*, with positions and without. Without, one of the two buttons does
+# nothing any more: to a network that does not know where its patches are, all orders are the same.
+
+# %%
+from vit_tutorial import live
+
+live("cifar10")
+
+# %% [markdown]
 # ## Another image size
 #
 # The table has a row for each of 64 patches. An image of 48×48 pixels has 144.

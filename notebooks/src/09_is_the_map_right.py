@@ -822,7 +822,16 @@ steps = [0, 2, 4, 8, 12, 16, 24, 32, 48]
 flipbook(draw, method=list(METHODS), removed=steps, start={"method": "rollout", "removed": 8})
 
 # %% [markdown]
-# The same as still pictures: 12 patches removed, by four of the methods.
+# Now on any picture: the network runs in the page below. Choose a map under *shows*, and press *Test this map* at the
+# bottom: its patches are removed in the order of the map, in the reverse order, and in 20 random ones.
+
+# %%
+from vit_tutorial import live
+
+live("cifar10")
+
+# %% [markdown]
+# The photograph again as still pictures: 12 patches removed, by four of the methods.
 
 # %%
 four = ("random", "rollout", "grad_rollout", "legrad")
@@ -1128,13 +1137,14 @@ if FULL:
 #
 # - **The order of the methods is not the same.** On the digits, rollout, which does not know the class, is level with
 #   the methods that do, or ahead of them. On the photographs Chefer's rule and gradient rollout are ahead of it in every
-#   column. And LeGrad, not told apart from dice in any panel of the digits, beats them in all columns of the photographs. "Method X is best" is a sentence
-#   about a network and its data.
+#   column. And LeGrad, not told apart from dice in any panel of the digits, beats them in all columns of the photographs.
+#   "Method X is best" is a sentence about a network and its data.
 # - **In the pointing game the class decides.** Rollout and the last layer do not beat chance on the photographs
 #   ({{results.faithfulness.rows[method=rollout].pointing_game_mean:.2f}} and
 #   {{results.faithfulness.rows[method=last_layer].pointing_game_mean:.2f}} where chance is 0.25), although both beat
 #   random clearly in deletion. They know what the network looks at, and not for what.
-# - **To know the class is not enough.** Grad-CAM does, and the interval of its gain in the pointing game contains 0.
+# - **To know the class is not enough.** Grad-CAM does, and the interval of its gain in the pointing game contains 0; by
+#   insertion it is worse than dice.
 #
 # ## What attention does not prove
 #

@@ -659,15 +659,15 @@ plots.photo_row(large, ["cat", "cup", "coarse cat, fine cup", "the same, blur of
 #
 # ## Play
 #
-# Now to single pictures. A grey square hides some of the patches; point where it should be, and both answers follow.
-# All of them were computed beforehand, for every place and four sizes: nothing is asked of the kernel. The ViT is the
-# course's bundled network, the ResNet is the one that was trained for the tables above (with seed 0). They are **not**
+# Now to single pictures. Choose *Hide a square*, point where a grey square should hide some of the patches, and both
+# answers follow. The ViT runs in the page; what the ResNet says was computed beforehand, for every place and four sizes.
+# Under *shows* you find what hiding a square costs everywhere. The ViT is the course's bundled network, the ResNet is the one that was trained for the tables above (with seed 0). They are **not**
 # equal in training, and the ViT is the larger one: look at *where* each of them hangs on the picture, not at who is
 # surer. (And neither knows more than ten classes. What is none of them gets one of their names all the same.)
 #
 # | key | what it does |
 # |---|---|
-# | pointer | hide the square around it; a click holds it |
+# | pointer | hide the square around it; a click or a tap holds it |
 # | arrow keys | move the square |
 # | 1 2 3 4 | its side in patches |
 # | Escape | no square |
@@ -676,31 +676,31 @@ plots.photo_row(large, ["cat", "cup", "coarse cat, fine cup", "the same, blur of
 # *surer*; two small squares that each do little, and a large one at the same place that does much.
 
 # %%
-from vit_tutorial import OcclusionExplorer, cnn
+from vit_tutorial import LiveExplorer, cnn
 
 torch.set_num_threads(2)  # the networks are larger from here on
 vit, card = load_checkpoint("cifar10")
 resnet, resnet_card = load_checkpoint("cifar10_resnet", cnn.ResNet)
-both = {"ViT": (vit, card), "ResNet": (resnet, resnet_card)}
-for name, (_, about) in both.items():
+for name, about in {"ViT": card, "ResNet": resnet_card}.items():
     accuracy, epochs = about.evaluation["accuracy"], about.training["epochs"]
     print(f"{name}: {accuracy:.1f}% of the test images, after {epochs} epochs")
 
 # %%
-names = ("chelsea", "astronaut", "rocket")
-explorer = OcclusionExplorer(both, {name: getattr(photographs, name)() for name in names})
+samples = {name: getattr(photographs, name)() for name in ("chelsea", "astronaut", "rocket")}
+explorer = LiveExplorer(vit, card, samples, beside={"ResNet": (resnet, resnet_card)})
 explorer
 
 # %% [markdown]
 # One of its views as a still picture. (The astronaut is Eileen Collins, by NASA, public domain; the rocket launch is
-# by SpaceX, CC0.) The maps show, for every place of the square, how far the probability of a class falls; both have
-# the same scale.
+# by SpaceX, CC0.) The maps show how far the probability of the ViT's class falls when a square of 2×2 patches is hidden,
+# for each patch the mean of all squares over it. Both have the same scale; where a map is blue, the square makes the
+# network surer.
 
 # %%
-explorer.figure(place=(2, 3), size=2)
+explorer.figure(hidden=[19, 20, 27, 28], side=2)
 
 # %% [markdown]
-# `explorer.save_html("occlusion.html")` writes the instrument as one page. The maps have a name, *occlusion
+# `explorer.save_html("hiding.html")` writes the instrument as one page. The maps have a name, *occlusion
 # sensitivity* (Zeiler & Fergus 2013, arXiv 1311.2901), and one great virtue: they need to know nothing about the
 # network. The same function makes them for a ViT, a CNN or anything that answers.
 
@@ -842,7 +842,7 @@ check("10.6", my_effective_field)
 from vit_tutorial import normalize, record_attention
 from vit_tutorial.attention import attention_distance
 
-views = [fit_image(getattr(photographs, name)(), 96).pixels for name in names]
+views = [fit_image(photo, 96).pixels for photo in samples.values()]
 pieces = rearrange(torch.stack(views), "b c (r p) (s q) -> (b r s) c p q", p=32, q=32)
 pieces = normalize(pieces, card.mean, card.std)  # (27, 3, 32, 32)
 

@@ -790,23 +790,22 @@ for count in (4, 6, 8):
 #
 # ## Play
 #
-# The network is so small that it runs in your browser, on all 360 images, with whichever heads you leave. Click
-# a head away. Large on the left: where the last layer's remaining heads look, on average, from CLS. **Look
-# for**: a head that costs nothing alone; a second one that costs nothing alone, but together with the first; an
-# image that is lost early.
+# The network is so small that it runs in your browser, on all 360 images, with whichever heads you leave. Choose
+# *Silence heads* and click one among the small maps, or let a rule choose. **Look for**: a head that costs nothing
+# alone; a second one that costs nothing alone, but together with the first; a digit that is lost early.
 
 # %%
-from vit_tutorial import PruningExplorer
+from vit_tutorial import LiveExplorer
 
 rules = {"least important first": importance, "smallest weights first": magnitude}
-explorer = PruningExplorer(vit, test, card, rules)
+explorer = LiveExplorer(vit, card, images=test, rules=rules)
 explorer
 
 # %% [markdown]
 # The same as a still picture, with six heads gone by importance:
 
 # %%
-explorer.figure(gone=explorer.orders["least important first"][:6])
+explorer.figure(silenced=explorer.orders["least important first"][:6])
 
 # %% [markdown]
 # ## Fewer tokens

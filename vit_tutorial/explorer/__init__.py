@@ -3,17 +3,13 @@
 from vit_tutorial.explorer.attention import AttentionExplorer
 from vit_tutorial.explorer.flipbook import Flipbook, flipbook
 from vit_tutorial.explorer.live import LiveExplorer, live
-from vit_tutorial.explorer.occlusion import OcclusionExplorer
 from vit_tutorial.explorer.positions import PositionExplorer
-from vit_tutorial.explorer.pruning import PruningExplorer
 
 __all__ = [
     "AttentionExplorer",
     "Flipbook",
     "LiveExplorer",
-    "OcclusionExplorer",
     "PositionExplorer",
-    "PruningExplorer",
     "flipbook",
     "live",
 ]

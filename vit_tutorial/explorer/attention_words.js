@@ -3,7 +3,10 @@
 import { nameOfCell, percent } from "./page.js";
 import { ownPatch, placeOf } from "./attention_values.js";
 
-export const shareInWords = (share) => percent(share, share >= 0.0995 ? 0 : share >= 0.00995 ? 1 : 2);
+export function shareInWords(share) {
+  const size = Math.abs(share);
+  return percent(share, size >= 0.0995 ? 0 : size >= 0.00995 ? 1 : 2);
+}
 
 // How a number of a map is written: shares in percent; relevance has no unit.
 export const numberForm = (scene, { show }) => (scene.relevances[show] ? (value) => String(Number(value.toPrecision(2))) : shareInWords);

@@ -8,61 +8,88 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import anywidget
-import ipywidgets as widgets
 import numpy as np
 import traitlets
 from PIL import Image
 
-from vit_tutorial.explorer.page import join_modules
+from vit_tutorial.explorer.page import Explorer, sources
 
 MAX_SLIDERS, MAX_PICTURES = 3, 600
 DPI, CSS_DPI = 144, 100  # drawn finer than shown, for sharp screens
+SLIDER, AROUND = 28, 120  # CSS pixels: a slider's height, and what else a page has
 
 
-class Pictures(anywidget.AnyWidget):
-    """Show one of several pictures, the one that `at_0`, `at_1` and `at_2` choose."""
+class Flipbook(Explorer):
+    """Sliders over one picture, see `flipbook`; `setting` tells where they stand.
 
-    _esm = join_modules(Path(__file__).with_suffix(".js"))
-    files = traitlets.List(traitlets.Bytes()).tag(sync=True)  # PNG or JPEG, the last axis fastest
-    words = traitlets.List(traitlets.Unicode()).tag(sync=True)  # below each picture
-    width = traitlets.Int().tag(sync=True)  # CSS pixels
-    shape = traitlets.List(traitlets.Int()).tag(sync=True)  # options of each slider
-    at_0 = traitlets.Int(0).tag(sync=True)
-    at_1 = traitlets.Int(0).tag(sync=True)
-    at_2 = traitlets.Int(0).tag(sync=True)
+    `at`, an option's number for each slider, follows what is done in the browser, and a cell may
+    set it.
+    """
 
+    _esm, _css = sources(__file__)
+    files = traitlets.List(traitlets.Bytes(), read_only=True).tag(sync=True)  # PNG or JPEG
+    descriptions = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of each
+    width = traitlets.Int(read_only=True).tag(sync=True)  # CSS pixels
+    names = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)  # of the sliders
+    labels = traitlets.List(traitlets.List(traitlets.Unicode()), read_only=True).tag(sync=True)
+    at = traitlets.List(traitlets.Int()).tag(sync=True)  # the last slider turns pages fastest
 
-class Flipbook(widgets.VBox):
-    """Sliders over one picture, see `flipbook`; `setting` tells where they stand."""
-
-    def __init__(self, pictures: Pictures, sliders: Mapping[str, widgets.SelectionSlider]) -> None:
-        self.pictures, self.sliders = pictures, dict(sliders)
-        for axis, slider in enumerate(sliders.values()):
-            widgets.jslink((slider, "index"), (pictures, f"at_{axis}"))
-        super().__init__([*sliders.values(), pictures])
+    def __init__(
+        self,
+        pages: Sequence[tuple[bytes, tuple[int, int], str]],
+        options: Mapping[str, Sequence[Any]],
+        at: Sequence[int],
+    ) -> None:
+        files, sizes, words = zip(*pages, strict=True)
+        self.options = options
+        fixed = {
+            "files": list(files),
+            "descriptions": list(words),
+            "width": max(width for width, _ in sizes),
+            "names": [name.replace("_", " ") for name in options],
+            "labels": [[_label(value) for value in values] for values in options.values()],
+        }
+        for name, value in fixed.items():
+            self.set_trait(name, value)
+        self.page_height = max(height for _, height in sizes) + SLIDER * len(options) + AROUND
+        super().__init__(at=list(at))
 
     @property
     def setting(self) -> dict[str, Any]:
         """The option that each slider stands on."""
-        return {name: slider.value for name, slider in self.sliders.items()}
+        chosen = zip(self.options.items(), self.at, strict=True)
+        return {name: values[index] for (name, values), index in chosen}
 
     @property
     def words(self) -> str:
         """The words below the picture on show."""
-        index = np.ravel_multi_index(self._indices(), self.pictures.shape)
-        return self.pictures.words[index]
+        return self.descriptions[self._index()]
 
     @property
     def picture(self) -> bytes:
         """The picture on show, a PNG or JPEG file."""
-        return self.pictures.files[np.ravel_multi_index(self._indices(), self.pictures.shape)]
+        return self.files[self._index()]
 
-    def _indices(self) -> tuple[int, ...]:
-        return tuple(slider.index for slider in self.sliders.values())
+    def _index(self) -> int:
+        return int(np.ravel_multi_index(self.at, [len(options) for options in self.labels]))
+
+    def __repr__(self) -> str:
+        return f"Flipbook: {', '.join(self.names)}"
+
+    @traitlets.validate("at")
+    def _at_is_there(self, proposal: Any) -> list[int]:
+        counts = [len(options) for options in self.labels]
+        at = proposal["value"]
+        if len(at) != len(counts) or any(
+            n not in range(c) for n, c in zip(at, counts, strict=True)
+        ):
+            raise ValueError(
+                f"at must be a number for each of {', '.join(self.names)}, from 0 and below "
+                f"{', '.join(map(str, counts))}, got {at}"
+            )
+        return at
 
 
 def flipbook(
@@ -103,44 +130,25 @@ def flipbook(
             raise ValueError(f"start: {name}={option!r} is not among the settings {options}")
         indices[name] = options[name].index(option)
 
-    files, words, width = [], [], 0
+    pages = []
     for chosen in itertools.product(*options.values()):
         drawn = draw(**dict(zip(options, chosen, strict=True)))
         picture, sentence = drawn if isinstance(drawn, tuple) else (drawn, "")
-        file, its_width = _to_file(picture)
-        files.append(file)
-        words.append(sentence)
-        width = max(width, its_width)
-    pictures = Pictures(
-        files=files,
-        words=words,
-        width=width,
-        shape=[len(values) for values in options.values()],
-        **{f"at_{axis}": index for axis, index in enumerate(indices.values())},
-    )
-    sliders = {
-        name: widgets.SelectionSlider(
-            options=[(_label(value), value) for value in values],
-            index=indices[name],
-            description=name.replace("_", " "),
-            layout=widgets.Layout(width="460px"),
-            style={"description_width": "120px"},
-        )
-        for name, values in options.items()
-    }
-    return Flipbook(pictures, sliders)
+        pages.append((*_to_file(picture), sentence))
+    return Flipbook(pages, options, list(indices.values()))
 
 
 def _label(option: Any) -> str:
     return f"{option:g}" if isinstance(option, float) else str(option)
 
 
-def _to_file(picture: Any) -> tuple[bytes, int]:
-    """Return a picture as a file, and how wide it is shown in CSS pixels."""
+def _to_file(picture: Any) -> tuple[bytes, tuple[int, int]]:
+    """Return a picture as a file, and how wide and high it is shown in CSS pixels."""
     file = io.BytesIO()
     if hasattr(picture, "savefig"):
         picture.savefig(file, format="png", dpi=DPI)
-        return file.getvalue(), round(picture.get_figwidth() * CSS_DPI)
+        width, height = (round(inches * CSS_DPI) for inches in picture.get_size_inches())
+        return file.getvalue(), (width, height)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
         actual = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else picture
         raise ValueError(
@@ -148,4 +156,4 @@ def _to_file(picture: Any) -> tuple[bytes, int]:
             f"got {type(picture).__name__} {actual}"
         )
     Image.fromarray(picture).save(file, "JPEG", quality=92)
-    return file.getvalue(), picture.shape[1]
+    return file.getvalue(), (picture.shape[1], picture.shape[0])

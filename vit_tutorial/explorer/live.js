@@ -1,19 +1,21 @@
 // A Vision Transformer that lives in the page: look at what it looks at, hide that, and see what it says.
 // The network runs here; the photograph stays on the device.
 
-import { addButton, addGroup, bytesOf, cellUnder, element, fileUrls, nameOfCell, onKeys, percent, setPressed, STEPS, clamp, cellOf } from "./page.js";
+import { addButton, addGroup, argmax, bytesOf, cellUnder, element, fileUrls, nameOfCell, onKeys, percent, setPressed, STEPS, clamp, cellOf } from "./page.js";
 import { decodeImage } from "./image.js";
 import { startEngine } from "./vit_engine.js";
 import { softmax } from "./vit_layers.js";
 import { Atlas } from "./attention_atlas.js";
 import { makeScene, mapOf, valuesOf } from "./attention_values.js";
-import { numberForm, sentence } from "./attention_words.js";
+import { numberForm, sentence, shareInWords } from "./attention_words.js";
 import { MapView, strongestOf } from "./map_view.js";
+import { Accuracy } from "./live_accuracy.js";
 import { Changes, fromHash, toHash } from "./live_changes.js";
 import { Answer, Tools } from "./live_controls.js";
 import { Sheet } from "./live_draw.js";
 import { LiveNetwork, HOW, UNTOUCHED } from "./live_network.js";
 import { pictureWith, viewOf } from "./live_picture.js";
+import { Others, Square, evenScale } from "./live_square.js";
 import { MapTest, randomNumbers, shuffled } from "./live_test.js";
 
 const HINT = [1500, 2600]; // milliseconds before the hint hides patches, and until it gives them back
@@ -24,11 +26,14 @@ class LiveView {
   constructor(model, el) {
     this.model = model;
     this.urls = fileUrls();
+    this.linked = model.get("linked") && window.parent === window; // in the output of a cell it has no address
     this.config = model.get("config");
     this.classes = model.get("classes");
     this.settings = { show: "rollout", layer: this.config.depth - 1, head: 0, query: -3 };
+    this.orders = model.get("orders");
     this.tool = "look";
     this.changes = new Changes(() => this.update());
+    this.square = new Square(this);
     this.root = element("div", "explorer live-explorer", el);
     this.build();
     this.start();
@@ -49,7 +54,12 @@ class LiveView {
     this.words = element("p", "li-words", this.left);
     this.words.setAttribute("aria-live", "polite");
     const right = element("div", "li-right", main);
-    this.answer = new Answer(right, this.classes);
+    const { model, classes } = this;
+    this.answer = new Answer(right, classes, model.get("others"));
+    this.others = new Others(right, { names: model.get("others"), tables: model.get("answers"), grid: this.square.ownGrid, classes });
+    const labels = model.get("labels");
+    const reading = { mean: model.get("mean"), std: model.get("std") };
+    if (labels.length) this.accuracy = new Accuracy(right, { pixels: model.get("pixels"), labels, reading });
     this.atlas = new Atlas(right, this.forAtlas());
     this.test = new MapTest(root, () => this.testMap());
     this.follow();
@@ -72,7 +82,7 @@ class LiveView {
     });
     this.problem = element("p", "ex-problem", parent);
     this.problem.setAttribute("role", "alert");
-    if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => this.openDecoded(image, "your drawing"));
+    if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => this.openDecoded(image));
   }
 
   // What the atlas of all heads wants to know, and what a click in it does.
@@ -98,7 +108,8 @@ class LiveView {
       const { config, model } = this;
       const weights = bytesOf(model.get("weights"));
       this.engine = await startEngine({ source: model.get("source"), config, weights: weights.slice() });
-      this.network = new LiveNetwork(this.engine, config, { mean: model.get("mean"), std: model.get("std") });
+      const reading = { mean: model.get("mean"), std: model.get("std") };
+      [this.network, this.counted] = [0, 1].map(() => new LiveNetwork(this.engine, config, reading));
       this.size = config.img_size;
       const asked = new URLSearchParams(this.hash().slice(1));
       await this.openSample(clamp(Number(asked.get("picture") ?? 0) || 0, this.samples.length), asked);
@@ -109,49 +120,49 @@ class LiveView {
   }
 
   hash() {
-    return this.model.get("linked") ? window.location.hash : "";
+    return this.linked ? window.location.hash : "";
   }
 
   async openSample(n, asked = null) {
     const picture = await decodeImage(new Blob([bytesOf(this.model.get("pictures")[n])]));
     const size = Number(asked?.get("size"));
     if (this.tools.sizes.includes(size)) this.size = size;
-    this.sample = n;
-    await this.openDecoded(picture, this.model.get("samples")[n].name, asked);
-    this.samples.forEach((button, m) => setPressed(button, m === n));
+    await this.openDecoded(picture, n, asked);
   }
 
   async openFile(file) {
     this.problem.textContent = "";
     try {
       const picture = await decodeImage(file);
-      this.sample = null;
-      await this.openDecoded(picture, file.name ?? "your picture");
-      for (const button of this.samples) setPressed(button, false);
+      await this.openDecoded(picture);
     } catch (error) {
       this.problem.textContent = `${error.message}. Try a JPEG or PNG file.`;
     }
   }
 
-  async openDecoded(image, name, asked = null) {
+  // `sample` is its number, null for a picture of a person's own.
+  async openDecoded(image, sample = null, asked = null) {
     this.stopHint();
-    this.name = name;
     const decoded = { width: image.width, height: image.height, channels: 4, data: new Uint8ClampedArray(image.data) };
     await this.network.open(decoded, this.size);
     this.picture = viewOf(decoded, this.network.box, this.network.sides);
     this.whole = this.shown = null;
+    this.sample = sample;
+    this.samples.forEach((button, n) => setPressed(button, n === sample));
     const heads = this.config.depth * this.config.num_heads;
     const hows = HOW.map(([how]) => how);
     this.changes.past = [];
     this.changes.now = asked ? fromHash(this.hash(), { num_patches: this.network.num_patches, heads, hows }) : { ...UNTOUCHED, how: this.changes.now.how };
     this.settings.query = -3;
     this.cursor = 0;
+    this.held = false;
+    this.square.forget();
     await this.update();
   }
 
   async resize(size) {
     this.size = size;
-    await this.openDecoded(this.network.image, this.name);
+    await this.openDecoded(this.network.image, this.sample);
   }
 
   // ---- Asking the network ----
@@ -168,8 +179,9 @@ class LiveView {
       this.probabilities = softmax(said.logits);
       this.whole ??= this.changes.untouched() ? this.probabilities : await this.network.probabilities(UNTOUCHED, signal);
       this.scene = this.sceneOf(said);
-      if (this.settings.show === "class") await this.explainClass(signal);
+      await this.explain(signal);
       this.draw();
+      await this.count(changes, signal);
     } catch (error) {
       if (error.name !== "AbortError") this.problem.textContent = error.message;
     }
@@ -190,11 +202,21 @@ class LiveView {
   }
 
   target() {
-    return this.probabilities.indexOf(Math.max(...this.probabilities));
+    return argmax(this.probabilities);
   }
 
-  async explainClass(signal) {
-    this.relevance = await this.network.relevance(this.changes.now, this.target(), signal);
+  // What is not known from the attention alone.
+  async explain(signal) {
+    if (this.settings.show === "class") this.relevance = await this.network.relevance(this.changes.now, this.target(), signal);
+    if (this.settings.show === "hiding") await this.square.tryEverywhere(signal, (words) => { this.words.textContent = words; });
+  }
+
+  async count(changes, signal) {
+    if (!this.accuracy) return;
+    this.accuracy.box.hidden = this.size !== this.config.img_size; // its images have the network's own
+    if (this.accuracy.box.hidden) return;
+    if (this.accuracy.whole === null && !this.changes.untouched()) await this.accuracy.count(this.counted, UNTOUCHED, signal, true);
+    await this.accuracy.count(this.counted, changes, signal, this.changes.untouched());
   }
 
   // What is looked from: a token of those that the network gets, or what its head reads (-3).
@@ -210,14 +232,15 @@ class LiveView {
   }
 
   map() {
-    return this.settings.show === "class" ? this.relevance : mapOf(this.scene, this.setting());
+    if (this.settings.show === "class") return this.relevance;
+    return this.settings.show === "hiding" ? this.square.found.map : mapOf(this.scene, this.setting());
   }
 
   async choose(values) {
     this.stopHint();
     Object.assign(this.settings, values);
-    if (this.settings.show === "class" && values.show) await this.explainClass();
-    if (this.scene) this.draw();
+    if (["class", "hiding"].includes(values.show)) await this.update();
+    else if (this.scene) this.draw();
   }
 
   // ---- Drawing ----
@@ -229,15 +252,19 @@ class LiveView {
     const map = this.map();
     if (fresh || this.shown !== changes) view.setPicture(pictureWith(this.picture, network, changes));
     this.shown = changes;
-    const classed = this.settings.show === "class";
-    const form = classed ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting());
-    view.draw(map, bytesOf(this.model.get("palette")), form, this.tool === "hide" ? "photograph" : "spotlight");
-    const held = this.tool === "hide" ? this.cursor : classed ? -1 : this.settings.query;
+    const { show } = this.settings;
+    const as = this.tool === "hide" || this.tool === "square" ? "photograph" : "spotlight";
+    if (show === "hiding") this.drawHiding(as);
+    else view.draw(map, bytesOf(this.model.get("palette")), show === "class" ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting()), as);
+    this.others.box.hidden = show !== "hiding" || this.sample === null || !this.others.names.length;
+    const looked = ["class", "hiding"].includes(show) || this.tool === "square" ? -1 : this.settings.query;
+    const held = this.tool === "hide" ? this.cursor : looked;
     view.outline(held, held < 0 ? "what the answer is read from" : nameOfCell(held, network.grid[1]));
-    this.answer.draw(this.probabilities, this.whole, this.changes.untouched());
+    const own = { name: "this network", now: this.probabilities, before: this.whole };
+    this.answer.draw([own, ...this.others.answers(this.sample, changes)], changes.temperature === 1 && this.changes.untouched());
     this.atlas.draw(this.forAtlas());
     this.tools.update(this);
-    this.speak(map, classed);
+    this.speak(map, show);
     this.link();
   }
 
@@ -255,24 +282,34 @@ class LiveView {
     return true;
   }
 
-  speak(map, classed) {
-    const [best, before] = [this.target(), this.whole.indexOf(Math.max(...this.whole))];
+  // Maps of what hiding costs, on one scale with those of other networks: 0 is in its middle.
+  drawHiding(as) {
+    const { map, target } = this.square.found;
+    const falls = this.sample === null ? [] : this.others.falls(this.sample, this.square.side, target);
+    const [scale, palette] = [evenScale([map, ...falls]), bytesOf(this.model.get("diverging"))];
+    this.view.draw(map, palette, shareInWords, as, scale);
+    this.others.draw(falls, scale, palette);
+  }
+
+  speak(map, show) {
+    const [best, before] = [this.target(), argmax(this.whole)];
     const now = `It says ${this.classes[best]}, ${percent(this.probabilities[best])}.`;
     const then = `Without your changes: ${this.classes[before]}, ${percent(this.whole[before])}.`;
     const says = this.changes.untouched() ? `${now} It looks where the picture is bright.` : `${now} ${then}`;
     if (this.says.textContent !== says) this.says.textContent = says;
     const strongest = strongestOf(map);
     const name = strongest < 0 ? "several patches alike" : nameOfCell(strongest, this.network.grid[1]);
-    this.words.textContent = classed
-      ? `What counts for ${this.classes[best]} (Chefer): most ${name}.`
-      : sentence(this.scene, this.setting(), valuesOf(this.scene, this.setting()));
+    if (show === "class") this.words.textContent = `What counts for ${this.classes[best]} (Chefer): most ${name}.`;
+    else if (show === "hiding") this.words.textContent = this.square.inWords(name);
+    else this.words.textContent = sentence(this.scene, this.setting(), valuesOf(this.scene, this.setting()));
   }
 
   link() {
-    if (!this.model.get("linked") || this.sample === null) return;
+    if (!this.linked) return;
     const hash = toHash(this.changes.now, { picture: this.sample, ...(this.size === this.config.img_size ? {} : { size: this.size }) });
-    const untouched = this.changes.untouched() && this.sample === 0 && this.size === this.config.img_size;
-    window.history.replaceState(null, "", untouched ? window.location.pathname : hash);
+    const first = this.changes.untouched() && this.sample === 0 && this.size === this.config.img_size;
+    const kept = this.sample !== null && !first; // no address leads to a picture of a person's own
+    window.history.replaceState(null, "", kept ? hash : window.location.pathname);
   }
 
   // ---- What a person does ----
@@ -280,6 +317,8 @@ class LiveView {
   setTool(tool) {
     this.tool = tool;
     this.root.dataset.tool = tool;
+    this.held = false;
+    this.square.at = null; // what is hidden stays
     if (this.scene) this.draw();
   }
 
@@ -300,12 +339,17 @@ class LiveView {
       const [row, column] = cellUnder(event, this.network.grid);
       return row * this.network.grid[1] + column;
     };
+    const around = (event) => cellUnder(event, this.network.grid, (this.square.length - 1) / 2); // it is in the middle of the square
     let stroke = null; // does the brush hide or show
     for (const { box } of this.view.stages) {
       box.addEventListener("pointerdown", (event) => {
         if (!this.scene) return;
         if (event.pointerType !== "touch" || this.tool === "hide") event.preventDefault();
         this.view.lit.box.focus({ preventScroll: true });
+        if (this.tool === "square") {
+          this.held = event.pointerType === "touch" || !this.held;
+          return void this.square.set(around(event));
+        }
         this.held = !this.held || this.settings.query !== under(event);
         if (this.tool !== "hide") return void this.choose({ query: under(event) });
         stroke = !this.changes.now.hidden.includes(this.network.patchIn(this.changes.now, under(event)));
@@ -315,10 +359,14 @@ class LiveView {
       box.addEventListener("pointermove", (event) => {
         if (!this.scene) return;
         if (this.tool === "hide" && stroke !== null) this.hide(under(event), stroke, true);
-        else if (this.tool !== "hide" && event.pointerType !== "touch" && !this.held && under(event) !== this.settings.query) this.choose({ query: under(event) });
+        if (this.tool === "hide" || event.pointerType === "touch" || this.held) return;
+        if (this.tool === "square") this.square.set(around(event));
+        else if (under(event) !== this.settings.query) this.choose({ query: under(event) });
       });
       box.addEventListener("pointerleave", () => {
-        if (this.scene && this.tool !== "hide" && !this.held && this.settings.query !== -3) this.choose({ query: -3 });
+        if (!this.scene || this.tool === "hide" || this.held) return;
+        if (this.tool === "square") this.square.set(null);
+        else if (this.settings.query !== -3) this.choose({ query: -3 });
       });
     }
     const end = () => { stroke = null; };
@@ -342,7 +390,8 @@ class LiveView {
   press({ key }) {
     if (!this.scene) return false;
     const [rows, columns] = this.network.grid;
-    if (key in STEPS) {
+    if (this.tool === "square" && this.square.press(key)) this.held = this.square.at !== null; // or the pointer, resting on it, would take it back
+    else if (key in STEPS) {
       const at = this.tool === "hide" ? this.cursor : this.settings.query;
       const [row, column] = cellOf(Math.max(at, 0), columns);
       const next = at < 0 ? 0 : clamp(row + STEPS[key][0], rows) * columns + clamp(column + STEPS[key][1], columns);
@@ -390,7 +439,7 @@ class LiveView {
     const { signal } = this.testing;
     const [changes, map] = [{ ...this.changes.now, hidden: [] }, this.map()];
     const answer = await this.network.probabilities(changes, signal);
-    const target = answer.indexOf(Math.max(...answer));
+    const target = argmax(answer);
     const patches = Array.from(map.keys(), (place) => this.network.patchIn(changes, place));
     const falls = async (places) => {
       const hidden = places.map((place) => patches[place]);

@@ -7,12 +7,13 @@ const SHEET = 224; // pixels
 export class Sheet {
   constructor(parent, drawn) {
     this.box = element("div", "li-sheet", parent);
-    element("div", "ex-note", this.box, "Draw a digit here:");
     this.canvas = element("canvas", "", this.box);
+    const beside = element("div", "", this.box);
+    element("p", "ex-note", beside, "Draw a digit here.");
     [this.canvas.width, this.canvas.height] = [SHEET, SHEET];
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", "A sheet to draw on with a pointer. With the keyboard, choose one of the samples.");
-    addButton(this.box, "Empty the sheet", () => this.clear());
+    addButton(beside, "Empty the sheet", () => this.clear());
     this.pen = this.canvas.getContext("2d", { willReadFrequently: true });
     this.clear();
     this.follow(drawn);

@@ -1,10 +1,13 @@
 // What the network in the page is asked: a picture, and what a person changed in it or in the network.
 
+import { argmax } from "./page.js";
 import { softmax } from "./vit_layers.js";
 
 // What can be changed. Hidden are patches of the picture, wherever `order` has put them.
 export const UNTOUCHED = { hidden: [], how: "mean", order: null, positions: true, silenced: [], temperature: 1 };
 export const HOW = [["mean", "the mean colour"], ["blur", "a blur"], ["drop", "nothing: the token is dropped"]];
+
+const TOGETHER = 4; // answers in a message to the engine: a fifth of a second
 
 // The same image out of focus, as the benchmarks of Python blur it: (C, H, W).
 export function blurred(input, channels, [height, width]) {
@@ -37,10 +40,16 @@ export class LiveNetwork {
   // Takes what `decodeImage` returned, and makes it ready for a network of `img_size`.
   async open(image, img_size) {
     const { input, pixels, box } = await this.engine.fit(image, this.reading, img_size);
+    Object.assign(this, { image, pixels, box });
+    this.take(input, img_size);
+  }
+
+  // Takes what is ready for a network of `img_size`: normalised (C, H, W).
+  take(input, img_size) {
     const { patch_size, in_chans, pool } = this.config;
     const sides = Array.isArray(img_size) ? img_size : [img_size, img_size];
     const grid = sides.map((side) => side / patch_size);
-    Object.assign(this, { image, img_size, input, pixels, box, sides, grid, blur: null });
+    Object.assign(this, { img_size, input, sides, grid, blur: null });
     this.num_patches = grid[0] * grid[1];
     this.num_prefix = Number(pool === "cls");
     this.channels = in_chans;
@@ -92,8 +101,28 @@ export class LiveNetwork {
 
   // Only what it says: the probability of each class.
   async probabilities(changes, signal) {
-    const [logits] = await this.engine.logits(this.inputWith(changes), [this.optionsFor(changes)], { signal });
+    const [logits] = await this.engine.logits([[this.inputWith(changes), this.optionsFor(changes)]], { signal });
     return softmax(logits);
+  }
+
+  // The same for many changes, some of them in each message; `done` hears how many are answered.
+  async eachProbabilities(many, signal, done) {
+    const answers = [];
+    for (let n = 0; n < many.length; n += TOGETHER) {
+      const pairs = many.slice(n, n + TOGETHER).map((changes) => [this.inputWith(changes), this.optionsFor(changes)]);
+      for (const logits of await this.engine.logits(pairs, { signal })) answers.push(softmax(logits));
+      done(answers.length);
+    }
+    return answers;
+  }
+
+  // Which class each of many images is given: `inputs` are normalised, and as large as the network's own.
+  async predictions(inputs, changes, signal) {
+    const pairs = inputs.map((input) => {
+      this.take(input, this.config.img_size);
+      return [this.inputWith(changes), this.optionsFor(changes)];
+    });
+    return (await this.engine.logits(pairs, { signal })).map(argmax);
   }
 
   // What speaks for a class, a number for each place; 0 where there is no token.

@@ -132,11 +132,12 @@ export class MapView {
   }
 
   // Draws a map of the patches: `as` is "spotlight", "overlay" or "photograph"; `form` writes a number.
-  draw(values, palette, form, as = "spotlight") {
-    const scale = scaleOf(values);
+  // On a scale with 0 in its middle, what lies above 0 is bright.
+  draw(values, palette, form, as = "spotlight", scale = scaleOf(values)) {
     const shares = sharesOf(values, scale);
+    const bright = scale[0] === -scale[1] ? sharesOf(values, [0, scale[1]]) : shares;
     this.drawCells(this.raw.pen, shares, palette, () => 255);
-    this.drawPhoto(shares, palette, as);
+    this.drawPhoto(bright, palette, as);
     [this.least.textContent, this.most.textContent] = [`≤ ${form(scale[0])}`, `≥ ${form(scale[1])}`];
     this.ramp.style.background = gradient(palette);
     const most = strongestOf(values);

@@ -22,9 +22,8 @@ function engineTasks() {
       return { ...fitted, input: normalize(fitted.pixels, mean, std) };
     },
     forward: (input, options) => of(options).forward(input, options),
-    // the logits for many ways to look at one image
-    logits: (input, many) => many.map((options) => (
-      of(options).forward(input, { ...options, attention: false }).logits)),
+    // the logits of many images, each looked at in its own way
+    logits: (pairs) => pairs.map(([input, options]) => of(options).forward(input, { ...options, attention: false }).logits),
     chefer: (input, target, options) => {
       const vit = of(options);
       const { logits, ...record } = attentionGradients(vit, input, target, options);
@@ -114,9 +113,9 @@ export class Engine {
     return this.ask("forward", [input, options], signal);
   }
 
-  // The logits for each of many options.
-  logits(input, many, { signal } = {}) {
-    return this.ask("logits", [input, many], signal);
+  // The logits of each of many [input, options].
+  logits(pairs, { signal } = {}) {
+    return this.ask("logits", [pairs], signal);
   }
 
   // What speaks for class `target`: { logits, relevance: a number for each visible patch }.

@@ -15,13 +15,8 @@ from vit_tutorial.plots.attention import (
     weight_bars,
     weight_tables,
 )
-from vit_tutorial.plots.comparison import influence_maps, occlusion_view, setting_curves
-from vit_tutorial.plots.compression import (
-    interval_curves,
-    merged_patches,
-    pruning_view,
-    trade_offs,
-)
+from vit_tutorial.plots.comparison import influence_maps, setting_curves
+from vit_tutorial.plots.compression import interval_curves, merged_patches, trade_offs
 from vit_tutorial.plots.embedding import (
     embedding_by_hand,
     filter_pictures,
@@ -46,6 +41,7 @@ from vit_tutorial.plots.faithfulness import (
     question_maps,
     removal_curves,
 )
+from vit_tutorial.plots.live import live_view
 from vit_tutorial.plots.maps import component_shares, head_dots, token_paths
 from vit_tutorial.plots.network import (
     image_predictions,
@@ -131,6 +127,7 @@ __all__ = [
     "interval_bars",
     "interval_curves",
     "label_maps",
+    "live_view",
     "logit_pairs",
     "loss_against_lead",
     "loss_curves",
@@ -145,7 +142,6 @@ __all__ = [
     "network_stages",
     "norm_map",
     "number_tables",
-    "occlusion_view",
     "offset_maps",
     "overlay",
     "patch_cover",
@@ -162,7 +158,6 @@ __all__ = [
     "position_views",
     "probabilities",
     "probe_curve",
-    "pruning_view",
     "question_maps",
     "readout_curves",
     "removal_curves",

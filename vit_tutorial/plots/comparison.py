@@ -1,7 +1,6 @@
-"""Two networks side by side: accuracy under changes, how far they see, what a square hides."""
+"""Two networks side by side: accuracy under changes, how far they see."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.photographs import photo_axes
-from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
+from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed
 
 MARKS = ("o", "s", "^", "D")
 Box = tuple[float, float, float, float]  # top, left, bottom, right; the last two excluded
@@ -145,73 +143,3 @@ def _frame(axes: Axes, box: Box, height: int, width: int) -> None:
                 edgecolor=colour, linewidth=line, clip_on=False,
             )
         )  # fmt: skip
-
-
-def occlusion_view(
-    picture: NDArray,
-    square: Box | None,
-    probabilities: Mapping[str, NDArray],
-    classes: Sequence[str],
-    falls: Mapping[str, NDArray],
-    *,
-    title: str = "",
-    caption: str = "",
-    top: int = 5,
-) -> Figure:
-    """Draw a picture with a square of it covered, what networks predict, and where a square hurts.
-
-    Args:
-        picture: uint8 (H, W, 3), the square already painted on it.
-        square: top, left, bottom, right of the square in pixels, to be outlined; or None.
-        probabilities: name of a network -> (2, classes), without the square and with it.
-        classes: what they are called; the `top` likeliest are shown.
-        falls: title of a map -> (rows, columns), how far a probability falls for a square at each
-            position; below 0 where it rises. All have one scale.
-        title: stands above the picture.
-        caption: stands below everything.
-        top: how many classes are shown.
-
-    Raises:
-        ValueError: no colour picture, no network, or probabilities for another number of classes.
-    """
-    require_rgb(picture)
-    if not probabilities or any(
-        np.shape(pair) != (2, len(classes)) for pair in probabilities.values()
-    ):
-        shapes = {name: np.shape(pair) for name, pair in probabilities.items()}
-        raise ValueError(
-            f"expected probabilities (2, {len(classes)}) of at least one network: {shapes}"
-        )
-    pairs = dict(probabilities)
-    most = np.max([pair.max(axis=0) for pair in pairs.values()], axis=0)
-    best = np.argsort(most)[::-1][:top][::-1]
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(9.2, 3.1))
-        widths = (1.0, 1.25, 0.62 * len(falls))
-        parts: Any = figure.subfigures(1, 3, width_ratios=widths)
-        left, middle, right = parts
-        photo_axes(left.subplots(), picture, title)
-        if square is not None:
-            _frame(left.axes[0], square, *picture.shape[:2])
-        bars = middle.subplots()
-        thick = 0.8 / len(pairs)
-        for i, (name, (before, after)) in enumerate(pairs.items()):
-            y = np.arange(len(best)) + thick * ((len(pairs) - 1) / 2 - i)
-            bars.barh(y, after[best], height=0.9 * thick, color=PALETTE[i], label=name)
-            bars.vlines(before[best], y - thick / 2, y + thick / 2, color=INK, linewidth=1.6)
-        bars.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0%", "50%", "100%"))
-        bars.set_yticks(range(len(best)), [classes[label] for label in best])
-        bars.tick_params(axis="y", length=0)
-        middle.legend(loc="outside lower center", ncols=len(pairs), frameon=False)
-        bars.set_title("with the square; a line: without it", fontsize=10)
-        largest = max([float(np.max(fall)) for fall in falls.values()] + [1e-9])
-        for axes, (name, fall) in zip(
-            np.atleast_1d(right.subplots(1, len(falls))), falls.items(), strict=True
-        ):
-            axes.imshow(np.clip(fall, 0, None), cmap=HEAT, vmin=0, vmax=largest)
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(name, fontsize=9)
-            axes.spines[:].set_visible(False)
-        if caption:
-            figure.supxlabel(caption, x=0.02, ha="left", fontsize=9, color=FAINT)
-    return closed(figure)

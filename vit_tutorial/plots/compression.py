@@ -1,7 +1,6 @@
-"""What a smaller network costs and brings: curves with intervals, merged patches, heads taken."""
+"""What a smaller network costs and brings: curves with intervals, merged patches."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,11 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from vit_tutorial.plots.photographs import photo_axes
-from vit_tutorial.plots.spotlight import map_pair
-from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
+from vit_tutorial.plots.style import ACCENT, FAINT, PALETTE, STYLE, closed, require_rgb
 
 GRID = "#e8e8e8"
 MARKS = "osD^v"
@@ -194,63 +190,3 @@ def _borders(axes: Axes, table: NDArray, height: int, width: int) -> None:
     for row, column in np.argwhere(table[1:] != table[:-1]):
         y = (row + 1) * high
         axes.plot([column * across, (column + 1) * across], [y, y], color="white", linewidth=1)
-
-
-def pruning_view(
-    picture: NDArray,
-    maps: NDArray,
-    keep: NDArray,
-    caption: str,
-    right: tuple[int, int, int],
-) -> Figure:
-    """Draw where the remaining heads look, an image's prediction, and how many are correct.
-
-    Args:
-        picture: uint8 (H, W, 3); the mean of the last layer's heads that are left is laid over it.
-        maps: (layers, heads, rows, columns), each drawn to its own maximum.
-        keep: (layers, heads) bool; the others are crossed out.
-        caption: stands above the picture.
-        right: images correct with these heads, with all heads, and how many images there are.
-
-    Raises:
-        ValueError: no colour picture, other shapes, a last layer without a head, or counts that
-            cannot be.
-    """
-    require_rgb(picture)
-    if maps.ndim != 4 or keep.shape != maps.shape[:2] or not keep[-1].any():
-        raise ValueError(
-            f"expected maps (layers, heads, rows, columns) and a last layer with a head left, got "
-            f"{maps.shape} and {keep.shape}"
-        )
-    count, with_all, images = right
-    if not (0 <= count <= images and 0 <= with_all <= images and images):
-        raise ValueError(f"{count} and {with_all} of {images} images cannot be correct")
-    layers, heads = keep.shape
-    heat = maps[-1][keep[-1]].mean(axis=0)
-    scale = max(1, 320 // max(picture.shape[:2]))
-    size = (scale * picture.shape[1], scale * picture.shape[0])
-    large = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(8.6, max(3.2, 0.72 * layers + 0.9)))
-        parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
-        left, middle = parts
-        axes = left.subplots()
-        photo_axes(axes, map_pair(large, heat), "")
-        axes.set_title(caption, fontsize=10)
-        label = f"{count} of {images} images correct ({with_all} with all heads)"
-        left.supxlabel(label, fontsize=10, color=INK)
-        grid = middle.subplots(layers, heads, squeeze=False)
-        for layer, head in np.ndindex(layers, heads):
-            small: Any = grid[layer, head]
-            small.imshow(
-                maps[layer, head], cmap=HEAT, vmin=0, alpha=1 if keep[layer, head] else 0.2
-            )
-            small.set(xticks=[], yticks=[])
-            small.spines[:].set_visible(False)
-            if not keep[layer, head]:
-                small.plot([0, 1], [0, 1], transform=small.transAxes, color=PALETTE[1], lw=2)
-            if layer == 0:
-                small.set_title(f"head {head}", fontsize=9, loc="center")
-            if head == 0:
-                small.set_ylabel(f"layer {layer}", fontsize=9)
-    return closed(figure)

@@ -31,10 +31,10 @@ def in_percent(share: float) -> str:
     """Write a share in percent, with two digits that count.
 
     Examples:
-        >>> in_percent(0.234), in_percent(0.0234), in_percent(0.00234)
-        ('23%', '2.3%', '0.23%')
+        >>> in_percent(0.234), in_percent(-0.0234), in_percent(0.00234)
+        ('23%', '-2.3%', '0.23%')
     """
-    return f"{share:.{0 if share >= 0.0995 else 1 if share >= 0.00995 else 2}%}"
+    return f"{share:.{0 if abs(share) >= 0.0995 else 1 if abs(share) >= 0.00995 else 2}%}"
 
 
 def in_numbers(value: float) -> str:

@@ -52,10 +52,11 @@ TOKENS = 40  # whose place is measured
 
 
 class Seen(NamedTuple):
-    """Of what a token sees its middle (y, x) and its extent (height, width), in pixels."""
+    """What a token sees, in pixels (y, x): its middle, and where it begins and ends."""
 
     middle: tuple[float, float]
-    extent: tuple[float, float]
+    begin: tuple[float, float]
+    end: tuple[float, float]
 
 
 @dataclass
@@ -290,18 +291,30 @@ def _seen(change: Tensor) -> Seen | None:
     change = change * (change > 1e-6 * change.max())
     if not change.any():
         return None
-    middles, extents = [], []
+    middles, begins, ends = [], [], []
     for axis in (1, 0):
         line = change.sum(axis)
         where = line.nonzero().flatten()
-        extents.append(float(where[-1] + 1 - where[0]))
+        begins.append(float(where[0]))
+        ends.append(float(where[-1] + 1))
         if len(where) <= len(line) // 3:
             middles.append(float(where[0] + where[-1] + 1) / 2)
         else:
             mass = change.square().sum(axis)
             at = torch.arange(len(mass), dtype=mass.dtype) + 0.5
             middles.append(float((mass * at).sum() / mass.sum()))
-    return Seen((middles[0], middles[1]), (extents[0], extents[1]))
+    return Seen((middles[0], middles[1]), (begins[0], begins[1]), (ends[0], ends[1]))
+
+
+def _middle_of_whole(seen: Seen, extent: Sequence[float], size: Sequence[int]) -> list[float]:
+    """Return where the middle of what a token sees would be, if the image did not end there."""
+    middles = []
+    for axis in range(2):
+        begin, end, middle = seen.begin[axis], seen.end[axis], seen.middle[axis]
+        if end - begin < 0.95 * extent[axis] and (begin == 0) != (end == size[axis]):
+            middle = end - extent[axis] / 2 if begin == 0 else begin + extent[axis] / 2
+        middles.append(middle)
+    return middles
 
 
 # ---- the comparison ----
@@ -349,6 +362,10 @@ def _different_places(record: RecordedAttention, places: dict[int, Seen | None])
     height, width = record.image_size
     left, top, right, bottom = record.box or (0.0, 0.0, float(width), float(height))
     pitch = ((bottom - top) / record.grid[0], (right - left) / record.grid[1])
+    all_seen = [seen for seen in places.values() if seen is not None]
+    extent = [max(seen.end[axis] - seen.begin[axis] for seen in all_seen) for axis in range(2)]
+    # of a patch of its own to a tenth; of one that overlaps with others its part of the grid
+    most = 0.1 if all(e <= 1.05 * p for e, p in zip(extent, pitch, strict=True)) else 0.55
     inner = []
     for token, seen in places.items():
         if (seen is None) != (token < record.num_prefix):
@@ -358,11 +375,10 @@ def _different_places(record: RecordedAttention, places: dict[int, Seen | None])
             continue
         row, column = divmod(token - record.num_prefix, record.grid[1])
         middle = (top + (row + 0.5) * pitch[0], left + (column + 0.5) * pitch[1])
-        off = [(a - b) / p for a, b, p in zip(seen.middle, middle, pitch, strict=True)]
-        # of a patch of its own to a tenth; of one that overlaps with others its part of the grid
-        cut = all(e <= 1.05 * p for e, p in zip(seen.extent, pitch, strict=True))
-        if max(map(abs, off)) > (0.1 if cut else 0.55):
-            return [f"token {token} sees {seen.middle}, its cell is at {middle}"]
+        whole = _middle_of_whole(seen, extent, (height, width))
+        off = [(a - b) / p for a, b, p in zip(whole, middle, pitch, strict=True)]
+        if max(map(abs, off)) > most:
+            return [f"token {token} sees {whole}, its cell is at {middle}"]
         if 0 < row < record.grid[0] - 1 and 0 < column < record.grid[1] - 1:
             inner.append(off)
     if inner and torch.tensor(inner).mean(0).abs().max() > 0.25:

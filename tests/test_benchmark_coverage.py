@@ -161,3 +161,10 @@ def test_no_network_of_the_libraries_is_recorded_wrongly():
         if row.get("outcome") == "recorded" and row["library"] in same
     }
     assert works <= {(r["library"], r["network"]) for r in rows if r["outcome"] == "recorded"}
+
+
+def test_a_view_that_the_border_cuts_off_has_its_middle_where_the_whole_would():
+    corner = coverage.Seen((23.0, 201.0), (0.0, 178.0), (46.0, 224.0))
+    assert coverage._middle_of_whole(corner, (92.0, 92.0), (224, 224)) == [0.0, 224.0]
+    inside = coverage.Seen((50.0, 60.0), (4.0, 0.0), (96.0, 92.0))
+    assert coverage._middle_of_whole(inside, (92.0, 92.0), (224, 224)) == [50.0, 60.0]

@@ -314,7 +314,7 @@ def test_what_does_not_belong_together_is_refused(changes, said):
     [
         ({"sample": 2}, "sample must be from 0 to 1, got 2"),
         ({"hidden": [3, 15]}, r"patches are numbered 0 to 14, got \[15\]"),
-        ({"side": 4}, "side must be from 1 to 3 patches, got 4"),
+        ({"side": 4}, "a square of 4×4 patches has to lie on a grid of 3×5 and leave one"),
         ({"silenced": [6]}, "layer"),
     ],
 )
@@ -355,6 +355,15 @@ def says(view, text: str) -> str:
     return view.locator(".li-says").inner_text()
 
 
+def unchanged(view) -> str:
+    """Wait until nothing is changed, and return the answer alone."""
+    view.wait_for_function(
+        """() => { const words = document.querySelector(".li-says").textContent;
+        return words.startsWith("It says") && !words.includes("Without your changes"); }"""
+    )
+    return view.locator(".li-says").inner_text().split("%.")[0] + "%."
+
+
 def expected_words(model, changes=None) -> str:
     about = card(model)
     pixels = normalize(fit_image(photograph(), SIZE).pixels[None], about.mean, about.std)
@@ -380,7 +389,7 @@ def test_the_page_has_explained_a_picture_before_anything_is_done(scheme, opened
 
 def test_a_brush_hides_patches_and_one_step_back_shows_them(opened):
     view = opened()
-    before = says(view, "It looks where")
+    before = unchanged(view)
     view.get_by_role("button", name="Hide patches").click()
     box = view.locator(".mv-stage").first.bounding_box()
     at = lambda column: (box["x"] + box["width"] * (column + 0.5) / 5, box["y"] + box["height"] / 2)  # noqa: E731
@@ -398,7 +407,7 @@ def test_a_brush_hides_patches_and_one_step_back_shows_them(opened):
     view.get_by_role("button", name="Undo", exact=True).click()
     view.get_by_role("button", name="Undo", exact=True).click()
     view.get_by_role("button", name="Undo", exact=True).click()
-    assert says(view, "It looks where") == before
+    assert unchanged(view) == before
 
 
 def test_all_of_it_is_reached_by_keyboard(opened):
@@ -416,23 +425,23 @@ def test_all_of_it_is_reached_by_keyboard(opened):
     view.keyboard.press("Space")
     assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [6]}))
     view.keyboard.press("u")
-    says(view, "It looks where")
+    unchanged(view)
 
 
 def test_heads_are_silenced_in_the_atlas_and_come_back(opened):
     view = opened()
-    before = says(view, "It looks where")
+    before = unchanged(view)
     view.get_by_role("button", name="Silence heads").click()
     view.get_by_role("button", name="layer 0").click()
     says(view, "Without your changes")
     assert view.get_by_role("button", name="layer 0").get_attribute("aria-pressed") == "true"
     view.get_by_role("button", name="layer 0").click()
-    assert says(view, "It looks where") == before
+    assert unchanged(view) == before
     tiles = view.locator(".at-tiles").bounding_box()
     view.mouse.click(tiles["x"] + 5, tiles["y"] + 5)
     says(view, "Without your changes")
     view.get_by_role("button", name="Undo all").click()
-    assert says(view, "It looks where") == before
+    assert unchanged(view) == before
 
 
 def point_at(view, row: float, column: float) -> None:
@@ -457,7 +466,7 @@ def test_a_square_follows_the_pointer_until_it_is_held(opened):
     point_at(view, 2.9, 4.9)
     hidden(2, (1, 3))
     view.mouse.move(5, 5)
-    says(view, "It looks where")
+    unchanged(view)
     point_at(view, 1.0, 2.0)
     view.mouse.down()
     view.mouse.up()
@@ -469,7 +478,7 @@ def test_a_square_follows_the_pointer_until_it_is_held(opened):
     view.keyboard.press("3")
     hidden(3, (0, 2))
     view.keyboard.press("Escape")
-    says(view, "It looks where")
+    unchanged(view)
     assert view.get_by_role("button", name="Undo all").is_disabled()
 
 
@@ -499,7 +508,11 @@ def test_what_hiding_costs_is_drawn_for_both_networks(opened):
         if own.min() <= -5e-4:
             assert words.endswith(f"surer, by up to {points(-own.min())}.")
         title = view.locator(".li-others .ex-note").inner_text()
-        assert title == f"CNN: hiding costs up to {falls['CNN'].max():.0%}"
+        most_and_least = [100 * max(end, 0) for end in (falls["CNN"].max(), -falls["CNN"].min())]
+        assert title.startswith("CNN: hiding costs ")
+        assert title.endswith(
+            "up to {:.0f} percentage points, and brings up to {:.0f}".format(*most_and_least)
+        )
         pixels = view.evaluate(
             """() => { const c = document.querySelector(".li-others canvas");
             return [...c.getContext("2d").getImageData(0, 0, 5, 3).data]; }"""
@@ -507,6 +520,76 @@ def test_what_hiding_costs_is_drawn_for_both_networks(opened):
         shares = np.rint(255 * (falls["CNN"] / most + 1) / 2).astype(int)
         palette = np.frombuffer(made.diverging, np.uint8).reshape(256, 3).astype(int)
         assert np.abs(np.reshape(pixels, (3, 5, 4))[..., :3] - palette[shares]).max() <= 6
+
+
+def numbers_beside(view) -> list[str]:
+    return view.locator(".li-answer .li-number").all_inner_texts()[1::2]
+
+
+def test_of_what_other_networks_were_not_asked_they_say_nothing(opened):
+    view = opened(beside())
+    assert numbers_beside(view) == [f"{share:.0%}" for share in asked(*other(), 0)]
+    view.get_by_role("button", name="Shuffle patches").click()
+    says(view, "Without your changes")
+    assert numbers_beside(view) == ["–"] * 4, "the picture is shuffled"
+    view.get_by_label("shows").select_option("hiding")
+    view.locator(".li-words", has_text="percentage points").or_(
+        view.locator(".li-words", has_text="nothing anywhere")
+    ).wait_for()
+    assert view.locator(".li-others").is_hidden()
+
+
+def test_a_step_back_takes_the_square_away_and_what_comes_after_stays(opened):
+    view = opened(beside())
+    view.get_by_role("button", name="Hide a square").click()
+    point_at(view, 1.0, 2.0)
+    view.mouse.down()
+    view.mouse.up()
+    says(view, "Without your changes")
+    view.get_by_role("button", name="Undo", exact=True).click()
+    unchanged(view)
+    point_at(view, 2.5, 4.5)
+    says(view, "Without your changes")
+    view.mouse.move(5, 5)
+    unchanged(view)
+    view.get_by_role("button", name="Positions off").click()
+    view.keyboard.press("Escape")
+    off = view.get_by_role("button", name="Positions off")
+    assert off.get_attribute("aria-pressed") == "true"
+
+
+def test_what_was_done_to_the_network_stays_with_another_picture_and_a_slide_is_a_step(opened):
+    made = counted()
+    view = opened(made)
+    view.get_by_role("button", name="Silence heads").click()
+    view.get_by_label("how many").fill("2")
+    says(view, "Without your changes")
+    view.locator(".li-sample").first.click()
+    assert view.get_by_label("how many").input_value() == "2"
+    view.get_by_label("how many").fill("1")
+    view.get_by_role("button", name="Undo", exact=True).click()
+    view.wait_for_function("() => document.querySelector('.li-tools output')")
+    assert view.get_by_label("how many").input_value() == "2"
+
+
+def test_by_keyboard_any_head_is_silenced(opened):
+    view = opened()
+    view.get_by_role("button", name="Silence heads").click()
+    view.locator(".at-tiles").focus()
+    view.keyboard.press("ArrowUp")
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("Space")
+    view.wait_for_function("() => location.hash.includes('silenced=3')")
+    view.keyboard.press("Space")
+    unchanged(view)
+
+
+def test_one_patch_stays_whatever_an_address_asks_for(opened):
+    every = ".".join(str(n) for n in range(15))
+    view = opened(end=f"#picture=0.5&hidden={every}&how=drop")
+    says(view, "Without your changes")
+    kept = ".".join(str(n) for n in range(14))
+    assert view.evaluate("location.hash") == f"#picture=0&hidden={kept}&how=drop"
 
 
 def test_of_an_own_picture_other_networks_say_nothing(opened, tmp_path):
@@ -556,7 +639,7 @@ def test_the_address_keeps_what_was_changed(opened):
     kept = view.evaluate("location.hash")
     assert kept == "#picture=1&hidden=3.4&how=drop&positions=off&silenced=1&temperature=2"
     view.get_by_role("button", name="Undo all").click()
-    says(view, "It looks where")
+    unchanged(view)
 
 
 @pytest.mark.parametrize("width", [390, 320])  # a phone, and a window of 1280 at 400%
@@ -596,7 +679,7 @@ def test_the_map_is_tested_against_random_orders(opened):
 def test_the_hint_plays_once_and_gives_back_what_it_hid(opened):
     view = opened(still=False)
     says(view, "Without your changes")
-    says(view, "It looks where")
+    unchanged(view)
     view.locator(".li-note", has_text="Your turn").wait_for()
 
 
@@ -604,7 +687,7 @@ def test_the_hint_ends_as_soon_as_something_is_done(opened):
     view = opened(still=False)
     says(view, "Without your changes")
     view.get_by_role("button", name="Silence heads").click()
-    says(view, "It looks where")
+    unchanged(view)
 
 
 def test_what_is_done_while_the_hint_plays_is_kept_and_the_hint_is_not(opened):

@@ -28,8 +28,10 @@ export class Atlas {
     this.stage.setAttribute("role", "application");
     this.stage.tabIndex = 0;
     keepKeys(this.stage);
+    const press = (at) => (state.press ? state.press(at) : state.change({ ...at, show: "head" }));
     onKeys(this.stage, ({ key }) => {
-      if (!(key in STEPS)) return false;
+      if (key === " " || key === "Enter") press({ layer: state.get("layer"), head: state.get("head") });
+      if (!(key in STEPS)) return key === " " || key === "Enter";
       const { layers, heads } = state.sceneOf(0);
       const [layer, head] = STEPS[key];
       state.change({
@@ -40,7 +42,7 @@ export class Atlas {
     this.stage.addEventListener("pointerdown", (event) => {
       const { layers, heads } = state.sceneOf(0);
       const [layer, head] = cellUnder(event, [layers, heads]);
-      state.change({ layer, head, show: "head" });
+      press({ layer, head });
     });
   }
 

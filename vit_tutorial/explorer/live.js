@@ -8,7 +8,7 @@ import { softmax } from "./vit_layers.js";
 import { Atlas } from "./attention_atlas.js";
 import { makeScene, mapOf, valuesOf } from "./attention_values.js";
 import { numberForm, sentence, shareInWords } from "./attention_words.js";
-import { MapView, strongestOf } from "./map_view.js";
+import { MapView, scaleOf, strongestOf } from "./map_view.js";
 import { Accuracy } from "./live_accuracy.js";
 import { Changes, fromHash, toHash } from "./live_changes.js";
 import { Answer, Tools } from "./live_controls.js";
@@ -94,9 +94,10 @@ class LiveView {
       palette: () => bytesOf(view.model.get("palette")),
       get: (name) => view.settings[name],
       get silenced() { return view.changes.now.silenced; },
-      change: ({ layer, head, show }) => {
+      change: (values) => view.choose(values),
+      press: ({ layer, head }) => {
         if (view.tool === "silence") view.changes.toggleHead(layer * view.config.num_heads + head);
-        else view.choose({ layer, head, show });
+        else view.choose({ layer, head, show: "head" });
       },
     };
   }
@@ -112,7 +113,7 @@ class LiveView {
       [this.network, this.counted] = [0, 1].map(() => new LiveNetwork(this.engine, config, reading));
       this.size = config.img_size;
       const asked = new URLSearchParams(this.hash().slice(1));
-      await this.openSample(clamp(Number(asked.get("picture") ?? 0) || 0, this.samples.length), asked);
+      await this.openSample(clamp(Math.trunc(Number(asked.get("picture") ?? 0)) || 0, this.samples.length), asked);
       if (!asked.size) this.hint();
     } catch (error) {
       this.says.textContent = `The network could not be started: ${error.message}`;
@@ -143,6 +144,8 @@ class LiveView {
   // `sample` is its number, null for a picture of a person's own.
   async openDecoded(image, sample = null, asked = null) {
     this.stopHint();
+    this.asking?.abort();
+    this.scene = null; // nothing is drawn until the network has answered
     const decoded = { width: image.width, height: image.height, channels: 4, data: new Uint8ClampedArray(image.data) };
     await this.network.open(decoded, this.size);
     this.picture = viewOf(decoded, this.network.box, this.network.sides);
@@ -152,7 +155,7 @@ class LiveView {
     const heads = this.config.depth * this.config.num_heads;
     const hows = HOW.map(([how]) => how);
     this.changes.past = [];
-    this.changes.now = asked ? fromHash(this.hash(), { num_patches: this.network.num_patches, heads, hows }) : { ...UNTOUCHED, how: this.changes.now.how };
+    this.changes.now = asked ? fromHash(this.hash(), { num_patches: this.network.num_patches, heads, hows }) : { ...this.changes.now, hidden: [], order: null }; // what was done to the network stays
     this.settings.query = -3;
     this.cursor = 0;
     this.held = false;
@@ -172,15 +175,17 @@ class LiveView {
     this.asking = new AbortController();
     const { signal } = this.asking;
     const changes = this.changes.now;
-    this.testing?.abort();
-    this.test.clear();
+    this.square.follow();
+    this.forgetTest();
     try {
       const said = await this.network.answer(changes, signal);
       this.probabilities = softmax(said.logits);
       this.whole ??= this.changes.untouched() ? this.probabilities : await this.network.probabilities(UNTOUCHED, signal);
       this.scene = this.sceneOf(said);
-      await this.explain(signal);
+      this.relevance = null;
+      this.problem.textContent = "";
       this.draw();
+      await this.explain(signal);
       await this.count(changes, signal);
     } catch (error) {
       if (error.name !== "AbortError") this.problem.textContent = error.message;
@@ -205,10 +210,31 @@ class LiveView {
     return argmax(this.probabilities);
   }
 
-  // What is not known from the attention alone.
+  // What is not known from the attention alone is drawn when it is there; until then, rollout is.
   async explain(signal) {
-    if (this.settings.show === "class") this.relevance = await this.network.relevance(this.changes.now, this.target(), signal);
-    if (this.settings.show === "hiding") await this.square.tryEverywhere(signal, (words) => { this.words.textContent = words; });
+    const { show } = this.settings;
+    if (show === "class" && !this.relevance) {
+      this.relevance = await this.network.relevance(this.changes.now, this.target(), signal);
+      this.draw();
+    }
+    if (show === "hiding") this.tryEverywhere();
+    else this.square.stop();
+  }
+
+  async tryEverywhere() { // goes on while a square is moved
+    if (this.square.isFound()) return;
+    try {
+      await this.square.tryEverywhere((words) => { this.words.textContent = words; });
+      if (this.scene && this.square.isFound()) this.draw();
+    } catch (error) {
+      if (error.name !== "AbortError") this.problem.textContent = error.message;
+    }
+  }
+
+  showing() { // what is drawn now
+    const { show } = this.settings;
+    const waits = (show === "class" && !this.relevance) || (show === "hiding" && !this.square.isFound());
+    return waits ? "rollout" : show;
   }
 
   async count(changes, signal) {
@@ -227,20 +253,22 @@ class LiveView {
   }
 
   setting() {
-    const { show, layer, head } = this.settings;
-    return { show, layer, head, fusion: "mean", discard: 0, residual: 0.5, by: false, query: this.token() };
+    const { layer, head } = this.settings;
+    return { show: this.showing(), layer, head, fusion: "mean", discard: 0, residual: 0.5, by: false, query: this.token() };
   }
 
   map() {
-    if (this.settings.show === "class") return this.relevance;
-    return this.settings.show === "hiding" ? this.square.found.map : mapOf(this.scene, this.setting());
+    if (this.showing() === "class") return this.relevance;
+    return this.showing() === "hiding" ? this.square.found.map : mapOf(this.scene, this.setting());
   }
 
   async choose(values) {
     this.stopHint();
     Object.assign(this.settings, values);
-    if (["class", "hiding"].includes(values.show)) await this.update();
-    else if (this.scene) this.draw();
+    if (!this.scene) return;
+    this.forgetTest();
+    this.draw();
+    if (values.show) await this.update();
   }
 
   // ---- Drawing ----
@@ -252,19 +280,22 @@ class LiveView {
     const map = this.map();
     if (fresh || this.shown !== changes) view.setPicture(pictureWith(this.picture, network, changes));
     this.shown = changes;
-    const { show } = this.settings;
+    const show = this.showing();
     const as = this.tool === "hide" || this.tool === "square" ? "photograph" : "spotlight";
     if (show === "hiding") this.drawHiding(as);
-    else view.draw(map, bytesOf(this.model.get("palette")), show === "class" ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting()), as);
-    this.others.box.hidden = show !== "hiding" || this.sample === null || !this.others.names.length;
+    else {
+      const form = show === "class" ? (value) => String(Number(value.toPrecision(2))) : numberForm(scene, this.setting());
+      view.draw(map, bytesOf(this.model.get("palette")), form, as, scaleOf(map), show === "class" ? "it counts" : "it looks");
+      this.others.box.hidden = true;
+    }
     const looked = ["class", "hiding"].includes(show) || this.tool === "square" ? -1 : this.settings.query;
     const held = this.tool === "hide" ? this.cursor : looked;
     view.outline(held, held < 0 ? "what the answer is read from" : nameOfCell(held, network.grid[1]));
     const own = { name: "this network", now: this.probabilities, before: this.whole };
-    this.answer.draw([own, ...this.others.answers(this.sample, changes)], changes.temperature === 1 && this.changes.untouched());
+    this.answer.draw([own, ...this.others.answers(this.sample, changes, network.grid)], this.changes.untouched());
     this.atlas.draw(this.forAtlas());
     this.tools.update(this);
-    this.speak(map, show);
+    this.speak(map, show, as);
     this.link();
   }
 
@@ -285,23 +316,33 @@ class LiveView {
   // Maps of what hiding costs, on one scale with those of other networks: 0 is in its middle.
   drawHiding(as) {
     const { map, target } = this.square.found;
-    const falls = this.sample === null ? [] : this.others.falls(this.sample, this.square.side, target);
+    const falls = this.others.falls(this.sample, this.square.side, target, this.changes.now, this.network.grid);
     const [scale, palette] = [evenScale([map, ...falls]), bytesOf(this.model.get("diverging"))];
-    this.view.draw(map, palette, shareInWords, as, scale);
-    this.others.draw(falls, scale, palette);
+    this.view.draw(map, palette, shareInWords, as, scale, "hiding costs");
+    this.others.box.hidden = !falls.length;
+    this.others.draw(falls, scale, palette, this.classes[target]);
   }
 
-  speak(map, show) {
+  speak(map, show, as) {
     const [best, before] = [this.target(), argmax(this.whole)];
     const now = `It says ${this.classes[best]}, ${percent(this.probabilities[best])}.`;
     const then = `Without your changes: ${this.classes[before]}, ${percent(this.whole[before])}.`;
-    const says = this.changes.untouched() ? `${now} It looks where the picture is bright.` : `${now} ${then}`;
+    const bright = as === "spotlight" && !["class", "hiding"].includes(show);
+    const says = this.changes.untouched() ? `${now}${bright ? " It looks where the picture is bright." : ""}` : `${now} ${then}`;
     if (this.says.textContent !== says) this.says.textContent = says;
     const strongest = strongestOf(map);
     const name = strongest < 0 ? "several patches alike" : nameOfCell(strongest, this.network.grid[1]);
     if (show === "class") this.words.textContent = `What counts for ${this.classes[best]} (Chefer): most ${name}.`;
     else if (show === "hiding") this.words.textContent = this.square.inWords(name);
-    else this.words.textContent = sentence(this.scene, this.setting(), valuesOf(this.scene, this.setting()));
+    else {
+      const silent = this.changes.now.silenced.length ? " Silenced heads are in it: they look, and hand nothing on." : "";
+      this.words.textContent = sentence(this.scene, this.setting(), valuesOf(this.scene, this.setting())) + (show === "rollout" ? silent : "");
+    }
+  }
+
+  forgetTest() {
+    this.testing?.abort();
+    this.test.clear();
   }
 
   link() {

@@ -125,7 +125,11 @@ class LiveExplorer(Explorer):
         shape = model.config.depth, model.config.num_heads
         self._model, self._card = copy.deepcopy(model).eval(), card
         self._networks: dict[str, Any] = {"this network": (self._model, card), **beside}
-        self._samples = [(name, picture) for name, _, picture in chosen]
+        files = [_file_of(picture) for _, _, picture in chosen]
+        self._samples = [  # what the page reads, too
+            (name, Image.open(io.BytesIO(file)))
+            for (name, _, _), file in zip(chosen, files, strict=True)
+        ]
         self._images = images
         fixed = {
             "config": asdict(model.config),
@@ -137,7 +141,7 @@ class LiveExplorer(Explorer):
             "about": f"A Vision Transformer of {sum(p.numel() for p in model.parameters()):,} "
             f"weights, which knows {len(card.classes)} classes.",
             "samples": [{"name": name, "credit": credit} for name, credit, _ in chosen],
-            "pictures": [_file_of(picture) for _, _, picture in chosen],
+            "pictures": files,
             "can_draw": grey,
             "palette": heat_colours("magma").tobytes(),
             "diverging": heat_colours(DIVERGING).tobytes(),
@@ -198,12 +202,16 @@ class LiveExplorer(Explorer):
 
     def _squares(self, sides: Sequence[int] | None = None) -> NDArray[np.bool_]:
         config = self._model.config
-        fitting = [side for side in sides or SIDES if side <= min(config.grid)]
+        fitting = [side for side in sides or SIDES if self._fits(side)]
         return squares(config.image_hw, config.patch_size, fitting)
 
     def _require_sample(self, sample: int) -> None:
         if not 0 <= sample < len(self._samples):
             raise ValueError(f"sample must be from 0 to {len(self._samples) - 1}, got {sample}")
+
+    def _fits(self, side: int) -> bool:
+        grid = self._model.config.grid
+        return 1 <= side <= min(grid) and side * side < grid[0] * grid[1]
 
     def correct(self, silenced: Sequence[int] = ()) -> int:
         """Count the images that are classified correctly with these heads silenced.
@@ -235,8 +243,11 @@ class LiveExplorer(Explorer):
             ValueError: a sample or a side that is not there.
         """
         config = self._model.config
-        if not 1 <= side <= min(config.grid):
-            raise ValueError(f"side must be from 1 to {min(config.grid)} patches, got {side}")
+        if not self._fits(side):
+            raise ValueError(
+                f"a square of {side}×{side} patches has to lie on a grid of {config.grid[0]}×"
+                f"{config.grid[1]} and leave one"
+            )
         self._require_sample(sample)
         masks, rows, columns = self._squares([side]), *config.grid
         step = config.patch_size

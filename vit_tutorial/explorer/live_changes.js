@@ -46,7 +46,7 @@ export class Changes {
   }
 }
 
-const numbers = (text) => (text ? text.split(".").map(Number) : []);
+const numbers = (text) => (text ? text.split(".").filter(Boolean).map(Number) : []);
 
 // Only what differs from the untouched network is written.
 export function toHash({ hidden, how, order, positions, silenced, temperature }, also) {
@@ -66,7 +66,7 @@ export function fromHash(hash, { num_patches, heads, hows }) {
   const order = within("order", num_patches);
   const temperature = Number(given.get("temperature") ?? 1);
   return {
-    hidden: within("hidden", num_patches),
+    hidden: within("hidden", num_patches).slice(0, num_patches - 1), // one stays
     how: hows.includes(given.get("how")) ? given.get("how") : UNTOUCHED.how,
     order: order.length === num_patches ? order : null,
     positions: given.get("positions") !== "off",

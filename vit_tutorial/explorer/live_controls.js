@@ -11,8 +11,8 @@ const SHOWS = [
 const NOTES = {
   look: "Point at a patch, or tap it: where does it look? Leave the picture for the answer's own view.",
   hide: "Brush over patches to hide them, over hidden ones to show them. Keys: arrows, then Space.",
-  square: "Point where a square should be hidden; a click or a tap holds it, Escape takes it away. Keys: arrows, and 1 to 4 for its side.",
-  silence: "Click a head among the small maps to silence it: it hands nothing on. Again: it is back.",
+  square: "Point where a square should be hidden; a click or a tap holds it, Undo takes it away. Keys: arrows, 1 to 4 for its side, Escape.",
+  silence: "Click a head among the small maps to silence it: it hands nothing on. Again: it is back. Keys: arrows, then Space.",
 };
 const MOST = 10; // classes that have a bar
 
@@ -42,7 +42,7 @@ export class Tools {
     this.temperature = element("input", "", heat);
     Object.assign(this.temperature, { type: "range", min: -1, max: 1, step: 0.05 });
     this.degrees = element("output", "", heat);
-    this.temperature.addEventListener("input", () => view.changes.set({ temperature: Number((10 ** this.temperature.value).toFixed(2)) }, true));
+    this.onSlide(this.temperature, (together) => view.changes.set({ temperature: Number((10 ** this.temperature.value).toFixed(2)) }, together));
     this.layers = addGroup(row, "Layers");
     for (let layer = 0; layer < view.config.depth; layer++) {
       addButton(this.layers, `layer ${layer}`, () => view.changes.toggleLayer(layer, view.config.num_heads));
@@ -56,14 +56,24 @@ export class Tools {
   addRules(row, { orders, changes }) {
     this.rules = element("div", "ex-row", row);
     const names = Object.keys(orders);
-    const follow = () => changes.set({ silenced: orders[rule.value].slice(0, Number(this.gone.value)) }, true);
-    const rule = this.field(this.rules, "heads go", names.map((name) => [name, name]), follow).select;
+    const follow = (together) => changes.set({ silenced: orders[rule.value].slice(0, Number(this.gone.value)) }, together);
+    const rule = this.field(this.rules, "heads go", names.map((name) => [name, name]), () => follow(false)).select;
     const box = element("label", "li-field", this.rules, "how many");
     this.gone = element("input", "", box);
     Object.assign(this.gone, { type: "range", min: 0, max: Math.max(0, ...names.map((name) => orders[name].length)), value: 0 });
     this.number = element("output", "", box);
-    this.gone.addEventListener("input", follow);
+    this.onSlide(this.gone, follow);
     this.hasRules = names.length > 0;
+  }
+
+  // What one drag of a slider changes is one step back.
+  onSlide(slider, move) {
+    let together = false;
+    slider.addEventListener("input", () => {
+      move(together);
+      together = true;
+    });
+    slider.addEventListener("change", () => { together = false; });
   }
 
   choice(parent, label, choices, press) {
@@ -97,6 +107,7 @@ export class Tools {
     this.temperature.value = Math.log10(changes.now.temperature);
     this.degrees.textContent = changes.now.temperature.toFixed(2);
     this.temperature.setAttribute("aria-valuetext", this.degrees.textContent);
+    for (const option of this.side.select.options) option.textContent = `${option.value * square.times}×${option.value * square.times} patches`;
     this.side.select.value = square.side;
     this.side.box.hidden = tool !== "square" && settings.show !== "hiding";
     this.layers.hidden = tool !== "silence";

@@ -1,6 +1,6 @@
 // A square of patches that is hidden, what hiding it costs in each place, and what other networks said of it.
 
-import { STEPS, argmax, cellOf, clamp, element, floatsOf, paintCells, percent } from "./page.js";
+import { STEPS, argmax, cellOf, clamp, element, floatsOf, paintCells } from "./page.js";
 import { sharesOf } from "./map_view.js";
 
 const SIDES = [1, 2, 3, 4]; // of a square, in patches of the network's own image size
@@ -45,14 +45,27 @@ export class Square {
     this.view = view;
     const sides = Array.isArray(img_size) ? img_size : [img_size, img_size];
     this.ownGrid = sides.map((length) => length / patch_size); // at the network's own size
-    this.sides = SIDES.filter((side) => side <= Math.min(...this.ownGrid));
+    const patches = this.ownGrid[0] * this.ownGrid[1];
+    this.sides = SIDES.filter((side) => side <= Math.min(...this.ownGrid) && side * side < patches); // one stays
     this.side = this.sides.at(1) ?? 1; // in patches of the network's own size
     this.at = null; // its first row and column; null if none is hidden
     this.found = null; // what hiding costs everywhere
+    this.trying = null; // what is being tried: { key, stop }
   }
 
   forget() { // with another picture
+    this.stop();
     [this.at, this.found] = [null, null];
+  }
+
+  stop() {
+    this.trying?.stop();
+    this.trying = null;
+  }
+
+  // Hidden is what a step back, or another tool, has made of it.
+  follow() {
+    if (this.at && this.view.changes.now.hidden !== this.hidden) [this.at, this.view.held] = [null, false];
   }
 
   // How many patches lie beside each other where there is one at the network's own size.
@@ -77,8 +90,9 @@ export class Square {
     const moved = this.at !== null && changes.past.length === this.step;
     this.at = at;
     if (!at && moved) return void changes.undo();
-    changes.set({ hidden: at ? this.patchesAt(at) : [] }, moved);
-    this.step = changes.past.length;
+    this.step = changes.past.length + Number(!moved);
+    this.hidden = at ? this.patchesAt(at) : [];
+    changes.set({ hidden: this.hidden }, moved);
   }
 
   setSide(side) {
@@ -99,12 +113,25 @@ export class Square {
     return true;
   }
 
+  // What is tried everywhere: it stays the same while a square is moved.
+  get key() {
+    return JSON.stringify([{ ...this.view.changes.now, hidden: [] }, this.side, this.view.size]);
+  }
+
+  isFound() {
+    return this.found?.key === this.key;
+  }
+
   // What hiding it costs the class of the picture as it is, for every place; `say` hears how far it is.
-  async tryEverywhere(signal, say) {
+  async tryEverywhere(say) {
+    const { key } = this;
+    if (this.isFound() || this.trying?.key === key) return;
+    this.stop();
+    const controller = new AbortController();
+    const { signal } = controller;
+    this.trying = { key, stop: () => controller.abort() };
     const { changes, network } = this.view;
     const whole = { ...changes.now, hidden: [] };
-    const key = JSON.stringify([whole, this.side]);
-    if (this.found?.key === key) return;
     const places = placesOf(this.length, network.grid, this.times);
     const many = [whole, ...places.map((place) => ({ ...whole, hidden: this.patchesAt(place) }))];
     const done = (count) => say(`Hiding a square: ${count} of ${many.length} places …`);
@@ -112,6 +139,7 @@ export class Square {
     const target = argmax(before);
     const falls = after.map((said) => before[target] - said[target]);
     this.found = { key, target, map: meanOver(falls, places, this.length, network.grid) };
+    this.trying = null;
   }
 
   inWords(strongest) {
@@ -119,7 +147,7 @@ export class Square {
     const [most, least] = [Math.max(...map), Math.min(...map)];
     const points = (share) => (100 * share).toFixed(share >= 0.0995 ? 0 : 1);
     const name = this.view.classes[target];
-    const square = `Hiding ${this.side}×${this.side} patches`;
+    const square = `Hiding ${this.length}×${this.length} patches`;
     const costs = most < 5e-4
       ? `${square} costs ${name} nothing anywhere.`
       : `${square} over ${strongest} costs ${name} most: ${points(most)} percentage points (the mean of all squares over it).`;
@@ -151,28 +179,34 @@ export class Others {
     return SIDES.filter((smaller) => smaller < side).reduce((sum, smaller) => sum + placesOf(smaller, this.grid).length, 1);
   }
 
+  // Were they asked of this picture: whole, in its order, at the network's own size?
+  know(sample, { order }, grid) {
+    return sample !== null && !order && String(grid) === String(this.grid);
+  }
+
   // Which row of the tables belongs to what is hidden; undefined if it is no square.
-  rowOf({ hidden, how, order }) {
+  rowOf({ hidden, how }) {
     if (!hidden.length) return 0;
     const side = Math.sqrt(hidden.length);
-    if (!SIDES.includes(side) || how !== "mean" || order) return undefined;
+    if (!SIDES.includes(side) || how !== "mean") return undefined;
     const place = cellOf(Math.min(...hidden), this.grid[1]);
     const same = String(onGrid(place, side, this.grid)) === String(place) && patchesIn(place, side, this.grid[1]).every((patch) => hidden.includes(patch));
     return same ? this.first(side) + placesOf(side, this.grid).findIndex((other) => String(other) === String(place)) : undefined;
   }
 
-  // What each says of a sample (null for an own picture, of which nothing is known), now and without changes.
-  answers(sample, changes) {
-    const row = this.rowOf(changes);
+  // What each says of a sample (null for an own picture), now and without changes; null if that is not known.
+  answers(sample, changes, grid) {
+    const row = this.know(sample, changes, grid) ? this.rowOf(changes) : undefined;
     return this.names.map((name, n) => ({
       name,
-      now: sample === null || row === undefined ? null : this.row(sample, n, row),
+      now: row === undefined ? null : this.row(sample, n, row),
       before: sample === null ? null : this.row(sample, n, 0),
     }));
   }
 
   // How far a class falls for each of them, as a map of the patches.
-  falls(sample, side, target) {
+  falls(sample, side, target, changes, grid) {
+    if (!this.know(sample, changes, grid) || changes.how !== "mean") return [];
     const places = placesOf(side, this.grid);
     return this.names.map((_, n) => {
       const [before, first] = [this.row(sample, n, 0)[target], this.first(side)];
@@ -180,11 +214,11 @@ export class Others {
     });
   }
 
-  draw(falls, scale, palette) {
-    this.box.hidden = !falls.length;
+  draw(falls, scale, palette, label) {
+    const points = (share) => (100 * Math.max(share, 0)).toFixed(0);
     falls.forEach((map, n) => {
       const { title, canvas } = this.maps[n];
-      title.textContent = `${this.names[n]}: hiding costs up to ${percent(Math.max(...map, 0))}`;
+      title.textContent = `${this.names[n]}: hiding costs ${label} up to ${points(Math.max(...map))} percentage points, and brings up to ${points(-Math.min(...map))}`;
       paintCells(canvas, this.grid, palette, sharesOf(map, scale));
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", title.textContent);

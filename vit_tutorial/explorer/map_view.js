@@ -4,7 +4,6 @@
 import { cellOf, element, gradient, keepKeys, paintCells, placeOver } from "./page.js";
 
 const PERCENTILES = [5, 98.5]; // of a map's numbers, where its scale begins and ends
-const TITLES = { spotlight: "bright where it looks", overlay: "painted where it looks", photograph: "the picture" };
 const DARK = 0.22; // of its lightness is left of what is not attended to
 
 function percentile(sorted, percent) { // between two numbers, as NumPy does
@@ -132,12 +131,13 @@ export class MapView {
   }
 
   // Draws a map of the patches: `as` is "spotlight", "overlay" or "photograph"; `form` writes a number.
-  // On a scale with 0 in its middle, what lies above 0 is bright.
-  draw(values, palette, form, as = "spotlight", scale = scaleOf(values)) {
+  // On a scale with 0 in its middle, what lies above 0 is bright, where `bright` says.
+  draw(values, palette, form, as = "spotlight", scale = scaleOf(values), bright = "it looks") {
     const shares = sharesOf(values, scale);
-    const bright = scale[0] === -scale[1] ? sharesOf(values, [0, scale[1]]) : shares;
+    const lit = scale[0] === -scale[1] ? sharesOf(values, [0, scale[1]]) : shares;
+    this.title.textContent = { spotlight: `bright where ${bright}`, overlay: `painted where ${bright}`, photograph: "the picture" }[as];
     this.drawCells(this.raw.pen, shares, palette, () => 255);
-    this.drawPhoto(bright, palette, as);
+    this.drawPhoto(lit, palette, as);
     [this.least.textContent, this.most.textContent] = [`≤ ${form(scale[0])}`, `≥ ${form(scale[1])}`];
     this.ramp.style.background = gradient(palette);
     const most = strongestOf(values);
@@ -155,7 +155,6 @@ export class MapView {
 
   drawPhoto(shares, palette, as) {
     const { pen } = this.lit;
-    this.title.textContent = TITLES[as];
     if (!this.dark) return; // the picture is still being read
     pen.drawImage(as === "spotlight" ? this.dark : this.photo, 0, 0);
     if (as === "overlay") this.drawCells(pen, shares, palette, (share) => 204 * share);

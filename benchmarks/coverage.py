@@ -311,7 +311,8 @@ def _middle_of_whole(seen: Seen, extent: Sequence[float], size: Sequence[int]) -
     middles = []
     for axis in range(2):
         begin, end, middle = seen.begin[axis], seen.end[axis], seen.middle[axis]
-        if end - begin < 0.95 * extent[axis] and (begin == 0) != (end == size[axis]):
+        shorter = end - begin < 0.95 * extent[axis] and end - begin <= size[axis] // 3
+        if shorter and (begin == 0) != (end == size[axis]):
             middle = end - extent[axis] / 2 if begin == 0 else begin + extent[axis] / 2
         middles.append(middle)
     return middles

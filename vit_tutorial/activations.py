@@ -6,14 +6,15 @@ also where attention stays in windows, or the grid gets coarser from stage to st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vit_tutorial.modes import frozen
 from vit_tutorial.probing import Box, Places, once
 from vit_tutorial.watching import NoGradient, Recorder, derivatives
 
@@ -87,7 +88,7 @@ def _activations(
 ) -> Activations:
     """Do what `last_activations` does, with a graph that begins at the first of these modules."""
     outputs = _Outputs(model, names)
-    with _frozen(model), outputs, watch:
+    with frozen(model), outputs, watch:
         output = model(images.clone())
         score = score_of(output)
         kept = list(outputs.kept)
@@ -172,19 +173,6 @@ class _Outputs:
             output = output.detach().requires_grad_()
         self.kept.append((name, output))
         return output.clone()
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Generator[None]:
-    """Let no parameter start a graph while a `with` block lasts."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

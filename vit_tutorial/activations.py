@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_tutorial.modes import frozen
 from vit_tutorial.probing import Box, Places, once
 from vit_tutorial.watching import NoGradient, Recorder, derivatives
 
@@ -50,7 +49,7 @@ def last_activations(
     last attention there, and the last one of all where the head reads the mean of the patches.
 
     Args:
-        model: in evaluation mode, where gradients are computed.
+        model: in evaluation mode, where gradients are computed, but of no parameter.
         images: (B, C, H, W).
         score_of: turns the model's output into a score for each image, (B,).
         watch: makes what sees a pass.
@@ -88,7 +87,7 @@ def _activations(
 ) -> Activations:
     """Do what `last_activations` does, with a graph that begins at the first of these modules."""
     outputs = _Outputs(model, names)
-    with frozen(model), outputs, watch:
+    with outputs, watch:
         output = model(images.clone())
         score = score_of(output)
         kept = list(outputs.kept)

@@ -373,7 +373,7 @@ def record_activations(
         return passes[-1]
 
     find_places = partial(_places_if_known, model, images)
-    with _undisturbed(model, images, gradients=True):
+    with _undisturbed(model, images, gradients=True), frozen(model):
         found = last_activations(model, images, score_of, watch, find_places, layer)
     logits = answers[-1]
     return RecordedActivations(

@@ -11,8 +11,9 @@ What `record_attention` finds in a network of `networks.py` is found in another 
 - where a token looks: the gradient, with respect to pixels, of what enters the first attention;
 - what the head reads: the gradient of the answer with respect to what the last attention gives.
 
-A network is recorded and equal, refused in a sentence, wrong, or crashes. Of one that is refused it
-is tried whether what the sentence names can be recorded, or else its last norm, for token Grad-CAM.
+A network is recorded and equal, refused in a sentence, wrong, too slow, or crashes. Of one that is
+refused it is tried whether what the sentence names can be recorded, or else its last norm, for
+token Grad-CAM.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from vit_tutorial.recording import RecordedAttention, record_activations, record
 from vit_tutorial.watching import NoGradient
 
 FUSED = "scaled_dot_product_attention"
-LIMIT = 180  # seconds for one network
+LIMIT = 300  # seconds for one network
 TOKENS = 40  # whose place is measured
 
 # ---- what a network itself computes ----
@@ -463,7 +464,7 @@ class Child:
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, library: str, name: str, limit: float = LIMIT) -> dict[str, Any]:
-        """Return the row of a network; a crash, if the process ends or takes too long."""
+        """Return the row of a network; of one that ended the process or took too long, too."""
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, "--child"], text=True, cwd=ROOT,
@@ -485,8 +486,10 @@ class Child:
             return json.loads(answer)
         took = time.perf_counter() - began
         self.close()
-        why = f"more than {limit:.0f} s" if took >= limit else "the process ended"
-        return {"library": library, "network": name, "outcome": "crash", "why": why}
+        row = {"library": library, "network": name}
+        if took >= limit:
+            return row | {"outcome": "too slow", "why": f"more than {limit:.0f} s"}
+        return row | {"outcome": "crash", "why": "the process ended"}
 
     def close(self) -> None:
         """End the process."""
@@ -523,7 +526,7 @@ def sweep(names: Sequence[tuple[str, str]], jobs: int = 2) -> list[dict[str, Any
             row = child.ask(*which)
         finally:
             children.put(child)
-        print(f"{row['outcome']:9} {' '.join(which)} {row['why'][:60]}", flush=True)
+        print(f"{row['outcome']:8} {' '.join(which)} {row['why'][:60]}", flush=True)
         return row
 
     try:
@@ -605,7 +608,7 @@ def _instead_of_all(group: Sequence[dict[str, Any]]) -> list[str]:
     return [way if n == len(group) else f"{way} ({n} of {len(group)})" for way, n in ways.items()]
 
 
-OUTCOMES = ("recorded", "refused", "wrong", "crash", "not made")
+OUTCOMES = ("recorded", "refused", "wrong", "crash", "too slow", "not made")
 
 
 def main() -> None:

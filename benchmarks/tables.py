@@ -226,6 +226,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "refused with a reason": "{refused}",
             "silently wrong": "{wrong}",
             "crash": "{crash}",
+            "over five minutes": "{too_slow}",
             "do not run without us": "{not_made}",
         },
     ),

@@ -51,23 +51,17 @@ def make_scene(
         best = int(record.logits[0].argmax())
         label = best if target is None else class_index(target, classes)
         prediction = _answer(record, classes)
-    try:
-        maps = _relevances(model, pixels, label, len(classes))
-    except NoGradient as error:
-        warnings.warn(f"no methods for a class are shown: {error}", stacklevel=2)
-        maps = {}
-        prediction += "; without methods for a class: no gradient reaches the attention"
     picture = fitted.part(record.box).view()  # the grid covers all of it
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=90)
     room = int(0.75 * (1e6 * budget_mb - PAGE)) - len(file.getvalue())  # base64 takes 4 for 3 bytes
     layers, largest, shares, head_note = _shares(record, room)
+    maps = {}
     if len(layers) < len(record.weights):  # the browser could not compute it
-        maps = {**maps, "rollout": heat_map(record, "rollout")[0].cpu().float().numpy().ravel()}
+        maps = {"rollout": heat_map(record, "rollout")[0].cpu().float().numpy().ravel()}
     facts = {
         "name": name or name_of(image),
-        "answer": prediction,
         "target": classes[label] if label is not None else "",
         "rows": record.grid[0],
         "columns": record.grid[1],
@@ -79,10 +73,16 @@ def make_scene(
         "layer_numbers": layers,
         "heads": shares.shape[1],
         "head_note": head_note,
-        "methods": list(maps),
         "width": picture.width,
         "height": picture.height,
     }
+    del record  # what explains a class records for itself, and takes most of the memory
+    try:
+        maps = {**_relevances(model, pixels, label, len(classes)), **maps}
+    except NoGradient as error:
+        warnings.warn(f"no methods for a class are shown: {error}", stacklevel=2)
+        prediction += "; without methods for a class: no gradient reaches the attention"
+    facts |= {"answer": prediction, "methods": list(maps)}
     stacked = np.stack(list(maps.values())) if maps else np.zeros((0, 1), dtype=np.float32)
     parts = {
         "weights": shares.tobytes(),

@@ -1,5 +1,6 @@
 """The network in the page: what it says, what a person can do with it, and the test of its maps."""
 
+import io
 import json
 import re
 import sys
@@ -383,6 +384,7 @@ def test_the_page_has_explained_a_picture_before_anything_is_done(scheme, opened
         "Rollout through layers 0 to 2: CLS attends most to row"
         in view.locator(".li-words").inner_text()
     )
+    view.locator(".li-answer + .ex-note", has_text="The network knows these classes").wait_for()
     found = Axe().run(view)
     assert found.violations_count == 0, found.generate_report()
 
@@ -734,6 +736,40 @@ def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):
     view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
     assert view.locator(".ex-problem").inner_text() == ""
     assert view.evaluate("location.hash") == "", "no address leads to a person's own picture"
+
+
+HAND_OVER = """([kind, bytes]) => {
+    const files = new DataTransfer();
+    files.items.add(new File([new Uint8Array(bytes)], "mine.png", { type: "image/png" }));
+    const about = { bubbles: true, cancelable: true };
+    const event = kind === "paste"
+        ? new ClipboardEvent(kind, { ...about, clipboardData: files })
+        : new DragEvent(kind, { ...about, dataTransfer: files });
+    document.querySelector(".li-says").dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_an_own_picture_is_pasted_and_dropped(kind, opened):
+    view = opened(made=explorer(), end="#picture=1&hidden=3")
+    assert view.locator(".li-sample[aria-pressed=true]").count() == 1
+    content = io.BytesIO()
+    photograph(3).save(content, "PNG")
+    prevented = view.evaluate(HAND_OVER, [kind, list(content.getvalue())])
+    view.wait_for_function("() => !document.querySelector('.li-sample[aria-pressed=true]')")
+    assert view.locator(".ex-problem").inner_text() == ""
+    assert view.evaluate("location.hash") == "", "no address leads to a person's own picture"
+    assert prevented == (kind == "drop"), "a browser would leave the page for a dropped file"
+    view.evaluate(HAND_OVER, [kind, list(b"no image")])
+    view.locator(".ex-problem", has_text="mine.png is not an image").wait_for()
+
+
+def test_a_phone_is_asked_for_its_camera_or_its_pictures(opened):
+    view = opened(width=390, height=800, has_touch=True, is_mobile=True)
+    chooser = view.locator(".li-open input")
+    assert chooser.get_attribute("accept").startswith("image/")
+    assert chooser.get_attribute("capture") is None, "it would allow the camera alone"
 
 
 # ---- Python and the command line ----

@@ -127,7 +127,8 @@ export class Answer {
   constructor(parent, classes, others) {
     this.classes = classes;
     this.table = element("div", "li-answer", parent);
-    this.note = element("p", "ex-note", parent, "The line: without your changes. The networks know these classes and no other.");
+    const who = others.length ? "The networks know" : "The network knows";
+    this.note = element("p", "ex-note", parent, `The line: without your changes. ${who} these classes and no other.`);
     const bar = () => {
       const track = element("div", "li-track", this.table);
       return { fill: element("div", "li-fill", track), mark: element("div", "li-mark", track), number: element("div", "li-number", this.table) };

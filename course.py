@@ -66,6 +66,8 @@ CAUSES = {  # what pip and uv print: what it means
         "Windows (x86-64) and for Macs with Apple silicon, with Python 3.11 to 3.14."
     ),
 }
+# a notebook's name, and what it is called
+LESSON = re.compile(r"(?:(\d\d)_\w+|a_vit_in_one_(evening))\.ipynb")
 PROGRESS = re.compile(r" *(Downloading .*[MG]i?B|Resolved|Prepared|Installed|Installing collected)")
 
 
@@ -329,35 +331,36 @@ def only_one_set_up():
 
 
 def find_lessons():
-    """Return the notebooks' names by number: {"00": "00_start_here.ipynb", ...}."""
-    return {path.name[:2]: path.name for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))}
+    """Return the notebooks' names by what they are called: {"00": "00_start_here.ipynb", ...}."""
+    found = (LESSON.fullmatch(path.name) for path in sorted(LESSONS.glob("*.ipynb")))
+    return {match[1] or match[2]: match[0] for match in found if match}
 
 
 def copy_lessons():
     """Bring `work/` up to date with `notebooks/`, overwriting nothing that was edited."""
     record = read_json(RECORD)  # where it is lost, every copy counts as edited
-    for number, name in find_lessons().items():
+    for called, name in find_lessons().items():
         original, copy = LESSONS / name, WORK / name
         newest, copied = hash_cells(original), record.get(name)
         current = hash_cells(copy) if copy.exists() else None
         if current is None or current == copied != newest:
-            write_beside(copy, original.read_bytes())
+            write_beside(copy, unspoiled(original))
         elif current != newest != copied:
             say(
                 f"work/{name} has your edits and stays as it is. There is a newer version: "
-                f"`course.py reset {number}` takes it, and keeps yours beside it."
+                f"`course.py reset {called}` takes it, and keeps yours beside it."
             )
             continue
         record[name] = newest
     write_beside(RECORD, json.dumps(record, indent=1))
 
 
-def reset(number):
+def reset(called):
     """Start a lesson afresh, keeping the learner's copy beside it."""
     lessons = find_lessons()
-    name = lessons.get(number.zfill(2))
+    name = lessons.get(called.zfill(2))
     if name is None:
-        raise Stop(f"There is no lesson {number}; there are: {', '.join(lessons) or 'none'}.")
+        raise Stop(f"There is no lesson {called}; there are: {', '.join(lessons) or 'none'}.")
     copy, count = WORK / name, 1
     kept = copy
     while kept.exists():
@@ -366,9 +369,18 @@ def reset(number):
     if kept != copy:
         copy.rename(kept)
         say(f"Your copy is kept as work/{kept.name}.")
-    write_beside(copy, (LESSONS / name).read_bytes())
+    write_beside(copy, unspoiled(LESSONS / name))
     write_beside(RECORD, json.dumps({**read_json(RECORD), name: hash_cells(copy)}, indent=1))
     say(f"work/{name} is fresh.")
+
+
+def unspoiled(notebook):
+    """Return a notebook without outputs: a learner sees what comes out after having run it."""
+    content = json.loads(notebook.read_text("utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def hash_cells(notebook):
@@ -545,7 +557,7 @@ def main(arguments=None):
     commands.add_parser("docs", help="make pages from the docstrings, in build/api/")
     commands.add_parser("lock", help="renew requirements.lock; options go to uv pip compile")
     sub = commands.add_parser("reset", help="start a lesson afresh, keeping your copy beside it")
-    sub.add_argument("lesson", metavar="NN", help="its number, such as 04")
+    sub.add_argument("lesson", metavar="NN", help='its number, such as 04, or "evening"')
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command in ("lab", "reset"):
         parser.error("unknown: " + " ".join(rest))

@@ -1,9 +1,10 @@
-"""Make the notebooks from their sources: `python3 course.py build [NN ...] [--force]`.
+"""Make the notebooks from their sources: `python3 course.py build [NN | evening ...] [--force]`.
 
 Every source in notebooks/src becomes a learner's notebook and, in notebooks/solutions, a solved
 one; `render.py` says how a source is written. Both are executed as on a computer with no network
-and no CIFAR-10. What has not changed is not executed again, unless with --force. The tables in
-README.md and in benchmarks/README.md are made here, too.
+and no CIFAR-10, with the claims of the source, all of which must hold. What has not changed is not
+executed again, unless with --force. The tables in README.md and in benchmarks/README.md are made
+here, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from render import (
     BuildError,
+    called,
     check_definitions,
     code_hash,
     minutes_of,
@@ -44,11 +46,12 @@ from tables import as_table, table_of
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "benchmarks/README.md")
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-MAX_SECONDS, MAX_BYTES = 60, 1_000_000
+MAX_SECONDS, MAX_BYTES = 60, 1_500_000
 LARGE_FIGURE = 30_000  # bytes; a PNG of a photograph takes five times what a JPEG does
 STEPS = (5, 10, 20, 30, 45, 60)  # seconds; coarse, so that one run says the same as the next
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ANSI = re.compile(r"\x1b\[[\d;]*m")  # colours of a traceback
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*$\n?", re.MULTILINE)  # drawn as text
 # What would differ on another machine: its paths, and addresses in its memory.
 MACHINE = re.compile(
@@ -77,15 +80,23 @@ def build(source: Path, solved: bool, force: bool = False) -> str:
     executed = load(path)
     done = "unchanged"
     if force or executed is None or not is_executed(executed, notebook):
-        executed = notebook
+        executed = render(source, solved, seconds, claims=True)
         took = execute(executed, name, path.parent)
+        for fault in [*false_claims(executed), *faults(executed)]:
+            raise BuildError(f"{name}, {fault}")
+        executed.cells = [cell for cell in executed.cells if "claim" not in cell.metadata]
         seconds = coarse(took, seconds, name)
         done = f"executed in {took:.1f} s"
     notebook = render(source, solved, seconds)
-    for new, old in zip(code_cells(notebook), code_cells(executed), strict=True):
-        new.outputs, new.execution_count = old.outputs, old.execution_count
-    for fault in faults(notebook):
-        raise BuildError(f"{name}, {fault}")
+    for number, (new, old) in enumerate(
+        zip(code_cells(notebook), code_cells(executed), strict=True), 1
+    ):
+        new.execution_count, new.outputs = number, old.outputs
+        for output in new.outputs:
+            if "execution_count" in output:
+                output.execution_count = number  # without the claims
+        if not solved and is_predicted(new):
+            new.outputs = []
     text = nbformat.writes(notebook) + "\n"
     if len(text.encode()) > MAX_BYTES:
         sizes = [len(json.dumps(cell)) for cell in notebook.cells]
@@ -102,7 +113,16 @@ def is_executed(old: NotebookNode, new: NotebookNode) -> bool:
     """Tell whether the outputs in `old` are those of the code in `new`."""
     stored_hash = old.metadata.get("vit_tutorial", {}).get("sha256")
     hashes = {code_hash(old.cells), code_hash(new.cells), stored_hash}
-    return len(hashes) == 1 and len(code_cells(old)) == len(code_cells(new))
+    claims = {n.metadata.get("vit_tutorial", {}).get("claims_sha256") for n in (old, new)}
+    if len(hashes | claims) != 2 or len(code_cells(old)) != len(code_cells(new)):
+        return False
+    pairs = zip(code_cells(old), code_cells(new), strict=True)
+    return not any(is_predicted(a) and not is_predicted(b) for a, b in pairs)  # left out till now
+
+
+def is_predicted(cell: NotebookNode) -> bool:
+    """Tell whether a learner is to say first what comes out of a cell."""
+    return "predicted" in cell.metadata.get("tags", ())
 
 
 def execute(notebook: NotebookNode, name: str, folder: Path) -> float:
@@ -177,6 +197,22 @@ def store_small(data: NotebookNode) -> None:
     if 10 * len(jpeg.getvalue()) < 7 * len(file):
         kind, file = "jpeg", jpeg.getvalue()
     data[f"image/{kind}"] = base64.b64encode(file).decode()
+
+
+def false_claims(notebook: NotebookNode) -> list[str]:
+    """Say which claims did not hold, each with what it asserted: all in one message, or none."""
+    messages = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "claim" in cell.metadata and output.output_type == "error":
+                trace = ANSI.sub("", "\n".join(output.traceback))
+                lines = re.findall(r"^-+> *\d+ (.*)$", trace, re.MULTILINE)
+                line = lines[-1].strip() if lines else ""
+                because = f"{output.ename} {output.evalue}".strip()
+                messages.append(f"“{cell.metadata['claim']}”: {line} ({because})")
+    if not messages:
+        return []
+    return ["it says what is not so:\n  " + "\n  ".join(messages)]
 
 
 def faults(notebook: NotebookNode) -> list[str]:
@@ -265,13 +301,13 @@ def page_with_tables(page: Path, root: Path = ROOT) -> str:
 
 
 def lessons_table(root: Path) -> str:
-    """Return the table of lessons: link, question, minutes, hardware."""
-    rows = [("Lesson", "Its question", "Minutes", "Needs")]
+    """Return the table of lessons: link, question, minutes of both parts, hardware."""
+    rows = [("Lesson", "Its question", "Core minutes", "Deeper", "Needs")]
     for source in sources(root):
         cells, path = read(source), notebook_path(source, solved=False)
-        *_, minutes = minutes_of(source, cells, stored(path).get("run_seconds", 0))
+        core, deeper = (str(part.total or "–") for part in minutes_of(cells).values())
         link = f"[{title(source)}]({path.relative_to(root).as_posix()})"
-        rows.append((link, question(source), str(minutes), needs(cells[0])))
+        rows.append((link, question(source), core, deeper, needs(cells[0])))
     return as_table(rows)
 
 
@@ -326,12 +362,13 @@ def differences(expected: NotebookNode, actual: NotebookNode) -> Iterator[str]:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Build the lessons that are named, or all, and go on after one that fails."""
     parser = argparse.ArgumentParser("course.py build", description=__doc__)
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="their numbers (default: all)")
+    which = 'their numbers, or "evening" (default: all)'
+    parser.add_argument("lessons", nargs="*", metavar="NN", help=which)
     parser.add_argument("--force", action="store_true", help="execute what has not changed, too")
     options = parser.parse_args(arguments)
     selected = {number.zfill(2) for number in options.lessons}
-    chosen = [source for source in sources(root) if not selected or source.name[:2] in selected]
-    if missing := selected - {source.name[:2] for source in chosen}:
+    chosen = [source for source in sources(root) if not selected or called(source) in selected]
+    if missing := selected - {called(source) for source in chosen}:
         print(f"build: there is no source of lesson {', '.join(sorted(missing))}", file=sys.stderr)
         return 2
     failed = False

@@ -1,12 +1,23 @@
 """From a lesson's source to its notebooks, not executed yet; `build.py` does the rest.
 
-A source, notebooks/src/NN_name.py, is in jupytext's percent format. A marker may say more about its
-cell:
+A source, notebooks/src/NN_name.py, is in jupytext's percent format. One without a number, the
+evening's, is a way through the lessons: it takes exercises and definitions from them, and has none
+of its own. A marker may say more about its cell:
 
     # %% [markdown] needs="a GPU for FULL"      on the title; without it, "CPU, no network"
     # %% definition="vit_tutorial.model.Mlp"    an empty cell, filled with the package's own code
     # %% exercise="00.1"                        the part between the two marks is for the learner
     # %% [markdown] solved_only=true            for the solved notebook alone
+    # %% [markdown] deeper=true                 on a heading: its section may be left out at first
+    # %% claim="head 1 looks at the eye"        assertions that hold the sentence with these words
+
+A claim stands below the text that it quotes. The build runs it on the lesson's own objects, and
+fails where it does not hold; it is in no notebook. What it computes and draws by chance leaves the
+cells below it as they were.
+
+In a notebook every cell has a tag, "core" or "deeper". What follows a **Predict** is not shown
+before it was run: in the learner's notebook it has no outputs, in the solved one they are folded.
+The package's own definition below an exercise is folded, too.
 
 In a markdown cell {{results.NAME.rows[0].accuracy:.1f}} is filled from the file NAME.json in
 benchmarks/results; a row may also be called by what it holds, rows[img_size=64]. Where a field
@@ -22,11 +33,12 @@ import pkgutil
 import re
 import statistics
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterable
 from inspect import getsource
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jupytext
 from nbformat import NotebookNode
@@ -39,11 +51,15 @@ from tables import results_table
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = "raise NotImplementedError  # your code here"
-MARKERS = {"needs", "definition", "exercise", "solved_only"}
+MARKERS = {"needs", "definition", "exercise", "solved_only", "deeper", "claim"}
 MAX_EXPLORATION, MEDIAN_EXPLORATION, MAX_DEFINITION = 25, 6, 80  # lines
-WORDS_PER_MINUTE = 200  # of text and code alike
+WORDS_PER_MINUTE, LINES_PER_MINUTE = 200, 12  # of text, and of code
+PREDICT_MINUTES = 1
+PREDICT = "**Predict"
+FOLDED = "*The package's own is folded away here. Open it when yours passes.*"
 UNNAMED = "-"  # an id for as long as a cell has none of its own
 FIELD = re.compile(r"\{\{([^{}]*)\}\}")
+LESSON = re.compile(r"(\d\d)_\w+|a_vit_in_one_(evening)")  # a name, and what it is called
 
 COLAB = """\
 import sys
@@ -56,14 +72,29 @@ COLAB_LINK = (  # in words: a badge is a picture that is broken without a networ
 )
 
 
+CLAIM = """\
+import torch as _torch
+
+@_torch.random.fork_rng(devices=[])
+def _claim():
+{body}
+
+_claim()
+del _claim, _torch
+"""
+
+
 class BuildError(Exception):
     """A lesson that cannot be built: one sentence that says where and why."""
 
 
-def render(source: Path, solved: bool, run_seconds: int | None = None) -> NotebookNode:
+def render(
+    source: Path, solved: bool, run_seconds: int | None = None, claims: bool = False
+) -> NotebookNode:
     """Return a lesson's notebook without outputs, the learner's or the solved one.
 
     `run_seconds`, which its header tells, is by default what the notebook on disk has stored.
+    With `claims` they are cells of it, ready to run.
 
     Raises:
         BuildError: the source breaks a rule.
@@ -71,37 +102,36 @@ def render(source: Path, solved: bool, run_seconds: int | None = None) -> Notebo
     cells = read(source)
     if run_seconds is None:
         run_seconds = int(stored(notebook_path(source, solved)).get("run_seconds", 0))
-    notebook: list[NotebookNode] = []
-    for number, cell in enumerate(cells, 1):
+    notebook = head_cells(source, cells, solved, run_seconds)
+    depth, predicted, tried = "core", False, False
+    for number, cell in enumerate(cells[1:], 2):
         where, text = f"{source.name}, cell {number}", cell.source
         if cell.metadata.get("solved_only") and not solved:
             continue
-        if cell.cell_type == "markdown":
-            text = fill_fields(text, root_of(source), where)
-            text = text.replace("](../", "](../../") if solved else text  # one folder further down
-        if number == 1:
-            heading, _, rest = text.partition("\n")
-            heading += " (solved)" if solved else ""
-            minutes = f"{times(source, cells, run_seconds)} **Needs**: {needs(cell)}."
-            top = [
-                f"{heading}\n\n{minutes}",
-                neighbours(source, colab_link(source, solved)),
-                rest.strip(),
-            ]
-            notebook += [new_markdown_cell("\n\n".join(top), id="title")]
-            name, address = project(root_of(source))
-            notebook += [new_code_cell(COLAB.format(name=name, address=address), id="colab")]
+        if "claim" in cell.metadata:
+            notebook += [claim_cell(cell)] if claims else []
             continue
         metadata = {
             key: cell.metadata[key] for key in ("definition", "exercise") if key in cell.metadata
         }
+        if is_section(cell):
+            depth, tried = "deeper" if cell.metadata.get("deeper") else "core", False
+        if cell.cell_type == "markdown":
+            predicted = PREDICT in text
+            text = text_of(cell, solved, root_of(source), where)
+        elif predicted:
+            metadata |= {"tags": ["predicted"]}
+            metadata |= {"jupyter": {"outputs_hidden": True}} if solved else {}
         if id := metadata.get("exercise"):
-            task = find(id)
-            about = f"**Exercise {id} · {task.title}** {task.dots} · about {task.minutes} minutes"
-            notebook += [new_markdown_cell(about, id=f"about-{id.replace('.', '-')}")]
+            tried = True
+            notebook += [about_cell(id, depth)]
             text = split_solution(text, where)[solved]
+        if "definition" in metadata and tried:
+            notebook += [new_markdown_cell(FOLDED, id=UNNAMED, metadata={"tags": [depth]})]
+            metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}  # Colab reads that
         new_cell = new_code_cell if cell.cell_type == "code" else new_markdown_cell
         notebook += [new_cell(text, id=UNNAMED, metadata=metadata)]
+        notebook[-1].metadata.setdefault("tags", []).append(depth)
     other = f"[the lesson itself](../{source.stem}.ipynb)"
     if not solved:  # by a way that leads there from work/ too
         other = f"[the solved notebook](../notebooks/solutions/{source.stem}.ipynb)"
@@ -112,9 +142,57 @@ def render(source: Path, solved: bool, run_seconds: int | None = None) -> Notebo
         metadata={
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
-            "vit_tutorial": {"run_seconds": run_seconds, "sha256": code_hash(notebook)},
+            "vit_tutorial": {
+                "run_seconds": run_seconds,
+                "sha256": code_hash(notebook),
+                "claims_sha256": claims_hash(cells),
+            },
         },
     )
+
+
+def head_cells(
+    source: Path, cells: list[NotebookNode], solved: bool, run_seconds: int
+) -> list[NotebookNode]:
+    """Return what a notebook begins with: its title, with times and links, and Colab's cell."""
+    text = text_of(cells[0], solved, root_of(source), f"{source.name}, cell 1")
+    heading, _, rest = text.partition("\n")
+    heading += " (solved)" if solved else ""
+    minutes = f"{times(cells, run_seconds)} **Needs**: {needs(cells[0])}."
+    links = neighbours(source, colab_link(source, solved))
+    top = "\n\n".join([f"{heading}\n\n{minutes}", links, rest.strip()])
+    name, address = project(root_of(source))
+    colab = COLAB.format(name=name, address=address)
+    return [new_markdown_cell(top, id="title"), new_code_cell(colab, id="colab")]
+
+
+def text_of(cell: NotebookNode, solved: bool, root: Path, where: str) -> str:
+    """Return a markdown cell's text as a notebook has it."""
+    text = fill_fields(cell.source, root, where)
+    if cell.metadata.get("deeper"):
+        heading, *rest = text.split("\n", 1)
+        text = "\n".join([f"{heading} · *deeper*", *rest])
+    return text.replace("](../", "](../../") if solved else text  # one folder further down
+
+
+def claim_cell(cell: NotebookNode) -> NotebookNode:
+    """Return a claim ready to run; those behind it run, too, where it does not hold."""
+    metadata = {"claim": cell.metadata["claim"], "tags": ["raises-exception"]}
+    code = CLAIM.format(body=textwrap.indent(cell.source, "    "))
+    return new_code_cell(code, id=UNNAMED, metadata=metadata)
+
+
+def about_cell(exercise: str, depth: str) -> NotebookNode:
+    """Return the line that stands above an exercise."""
+    task = find(exercise)
+    about = f"**Exercise {exercise} · {task.title}** {task.dots} · about {task.minutes} minutes"
+    id = f"about-{exercise.replace('.', '-')}"
+    return new_markdown_cell(about, id=id, metadata={"tags": [depth]})
+
+
+def is_section(cell: NotebookNode) -> bool:
+    """Tell whether a cell begins a section."""
+    return cell.cell_type == "markdown" and cell.source.startswith("## ")
 
 
 def root_of(source: Path) -> Path:
@@ -123,8 +201,20 @@ def root_of(source: Path) -> Path:
 
 
 def sources(root: Path) -> list[Path]:
-    """Return the lesson sources in order."""
-    return sorted((root / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
+    """Return the sources in order: the evening's, then the lessons'."""
+    found = [path for path in (root / "notebooks" / "src").glob("*.py") if called(path)]
+    return sorted(found, key=lambda path: (is_lesson(path), path.name))
+
+
+def called(source: Path) -> str:
+    """Return what a source is called: its number, or "evening"; "" where it is no source."""
+    match = LESSON.fullmatch(source.stem)
+    return (match[1] or match[2]) if match else ""
+
+
+def is_lesson(source: Path) -> bool:
+    """Tell a lesson, which has a number, from a way through the lessons."""
+    return called(source).isdigit()
 
 
 def notebook_path(source: Path, solved: bool) -> Path:
@@ -166,11 +256,11 @@ def read(source: Path) -> list[NotebookNode]:
             split_solution(cell.source, where)
         elif BEGIN in cell.source:
             raise BuildError(f'{where}: a solution, but no marker exercise="NN.N"')
+        if cell.metadata.get("deeper") and not is_section(cell):
+            raise BuildError(f"{where}: deeper=true, but no heading (## ...) in its first line")
+    check_claims(source, cells)
     check_lengths(source, cells)
-    shown = [cell.metadata["exercise"] for cell in cells if "exercise" in cell.metadata]
-    declared = [task.id for task in exercises_of(source.name[:2])]
-    if shown != declared:
-        raise BuildError(f"{source.name}: it shows the exercises {shown}, declared are {declared}")
+    check_exercises(source, cells)
     return cells
 
 
@@ -216,11 +306,35 @@ def split_solution(code: str, where: str) -> tuple[str, str]:
     return stub, block.sub(lambda match: match[2].rstrip("\n"), code)
 
 
+def check_exercises(source: Path, cells: Iterable[NotebookNode]) -> None:
+    """See that a lesson shows its own exercises, or the evening some of theirs, in their order."""
+    shown = [cell.metadata["exercise"] for cell in cells if "exercise" in cell.metadata]
+    numbers = [called(source)] if is_lesson(source) else sorted({id[:2] for id in shown})
+    declared = [task.id for number in numbers for task in exercises_of(number)]
+    wanted = declared if is_lesson(source) else [id for id in declared if id in shown]
+    if shown != wanted:
+        raise BuildError(f"{source.name}: it shows the exercises {shown}, declared are {declared}")
+
+
+def check_claims(source: Path, cells: Iterable[NotebookNode]) -> None:
+    """See that each claim asserts something, and quotes the text above it."""
+    above = ""
+    for number, cell in enumerate(cells, 1):
+        if cell.cell_type == "markdown":
+            above = " ".join(cell.source.split())
+        if quote := cell.metadata.get("claim"):
+            where = f"{source.name}, cell {number}"
+            if " ".join(quote.split()) not in above:
+                raise BuildError(f"{where}: the text above does not say what is claimed: {quote}")
+            if not re.search(r"^\s*assert ", cell.source, re.MULTILINE):
+                raise BuildError(f"{where}: nothing is asserted of what is claimed: {quote}")
+
+
 def check_lengths(source: Path, cells: Iterable[NotebookNode]) -> None:
     """Hold cells to their lengths: a long one is not read."""
     lengths = []
     for number, cell in enumerate(cells, 1):
-        if cell.cell_type != "code" or "exercise" in cell.metadata:
+        if cell.cell_type != "code" or {"exercise", "claim"} & set(cell.metadata):
             continue
         is_definition = "definition" in cell.metadata
         length, most = len(cell.source.splitlines()), MAX_EXPLORATION
@@ -238,13 +352,13 @@ def check_lengths(source: Path, cells: Iterable[NotebookNode]) -> None:
 
 
 def check_definitions(root: Path) -> None:
-    """See that no definition is shown twice, whichever lessons show it.
+    """See that no two lessons show the same definition.
 
     Raises:
         BuildError: one is.
     """
     shown: dict[str, str] = {}
-    for source in sources(root):
+    for source in filter(is_lesson, sources(root)):
         for cell in jupytext.read(source, fmt="py:percent").cells:
             if name := cell.metadata.get("definition"):
                 if name in shown:
@@ -255,22 +369,45 @@ def check_definitions(root: Path) -> None:
 # ---- What is generated ---------------------------------------------------------------------------
 
 
-def minutes_of(
-    source: Path, cells: Iterable[NotebookNode], run_seconds: int
-) -> tuple[int, int, int]:
-    """Return a lesson's minutes for reading, for its exercises, and in all."""
-    words = sum(len(c.source.split()) for c in cells if not c.metadata.get("solved_only"))
-    reading = math.ceil(words / WORDS_PER_MINUTE)
-    solving = sum(task.minutes for task in exercises_of(source.name[:2]))
-    return reading, solving, reading + solving + math.ceil(run_seconds / 60)
+class Minutes(NamedTuple):
+    """What a part of a lesson takes, in minutes."""
+
+    reading: int  # words of text, lines of code, and something to predict
+    solving: int  # its exercises, as declared
+
+    @property
+    def total(self) -> int:
+        """The minutes in all."""
+        return self.reading + self.solving
 
 
-def times(source: Path, cells: Iterable[NotebookNode], run_seconds: int) -> str:
+def minutes_of(cells: Iterable[NotebookNode]) -> dict[str, Minutes]:
+    """Return the minutes of a lesson's two parts, "core" and "deeper"."""
+    reading, solving = {"core": 0.0, "deeper": 0.0}, {"core": 0, "deeper": 0}
+    depth, tried = "core", False
+    for cell in cells:
+        if cell.metadata.get("solved_only") or "claim" in cell.metadata:
+            continue
+        if is_section(cell):
+            depth, tried = "deeper" if cell.metadata.get("deeper") else "core", False
+        if task := cell.metadata.get("exercise"):
+            solving[depth] += find(task).minutes
+            tried = True
+        elif cell.cell_type == "markdown":
+            reading[depth] += len(cell.source.split()) / WORDS_PER_MINUTE
+            reading[depth] += PREDICT_MINUTES * cell.source.count(PREDICT)
+        elif not (tried and "definition" in cell.metadata):  # that one is folded
+            reading[depth] += len(cell.source.splitlines()) / LINES_PER_MINUTE
+    return {part: Minutes(math.ceil(reading[part]), solving[part]) for part in reading}
+
+
+def times(cells: Iterable[NotebookNode], run_seconds: int) -> str:
     """Return the sentence that tells how long a lesson takes."""
-    reading, solving, total = minutes_of(source, cells, run_seconds)
-    parts = [f"**{total} minutes**: {reading} to read"]
-    parts += [f"{solving} for the exercises"] if solving else []
-    return ", ".join(parts) + f"; all cells run in {run_seconds} seconds."
+    core, deeper = minutes_of(cells).values()
+    parts = [f"**{core.total} minutes**: {core.reading} to read"]
+    parts += [f"{core.solving} for the exercises"] if core.solving else []
+    more = f" What is marked *deeper* takes {deeper.total} more." if deeper.total else ""
+    return ", ".join(parts) + f"; all cells run in {run_seconds} seconds.{more}"
 
 
 def colab_link(source: Path, solved: bool) -> str:
@@ -339,3 +476,10 @@ def code_hash(cells: Iterable[NotebookNode]) -> str:
     """Hash all code except Colab's cell, so that a fork need not run every lesson again."""
     code = [c.source for c in cells if c.cell_type == "code" and c["id"] != "colab"]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
+
+
+def claims_hash(cells: Iterable[NotebookNode]) -> str:
+    """Hash the claims of a source, each with where it stands."""
+    code = [c for c in cells if c.cell_type == "code"]
+    claims = [f"{n} {c.source}" for n, c in enumerate(code) if "claim" in c.metadata]
+    return hashlib.sha256("\0".join(claims).encode()).hexdigest()

@@ -155,7 +155,7 @@ def is_running(pid: int) -> bool:
 
 def write_notebook(path: Path, *sources: str, **cell: object) -> None:
     cells = [
-        {"cell_type": "code", "source": [source], "outputs": [], "execution_count": None, **cell}
+        {"cell_type": "code", "source": [source], "outputs": [], "execution_count": None} | cell
         for source in sources
     ]
     path.parent.mkdir(exist_ok=True)
@@ -724,16 +724,29 @@ def lesson(course) -> types.SimpleNamespace:
     return types.SimpleNamespace(original=course.LESSONS / name, copy=course.WORK / name)
 
 
+def assert_fresh(lesson):
+    """See that a copy is the original, but for what would tell a learner what comes out."""
+    copy, original = (
+        json.loads(path.read_text("utf-8")) for path in (lesson.copy, lesson.original)
+    )
+    for cell in original["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    assert copy == original
+
+
 def test_copies_every_lesson(course, lesson):
     names = sorted(path.name for path in course.WORK.glob("*.ipynb"))
     assert names == ["00_start_here.ipynb", "04_attention.ipynb"]
-    assert lesson.copy.read_bytes() == lesson.original.read_bytes()
+    assert_fresh(lesson)
 
 
 def test_an_unedited_copy_is_refreshed(course, lesson, capsys):
-    write_notebook(lesson.original, "print('new')")
+    said = {"outputs": [{"output_type": "stream", "name": "stdout", "text": "new"}]}
+    write_notebook(lesson.original, "print('new')", execution_count=3, **said)
     course.copy_lessons()
-    assert lesson.copy.read_bytes() == lesson.original.read_bytes()
+    assert_fresh(lesson)
+    assert '"outputs": []' in lesson.copy.read_text("utf-8")
     assert capsys.readouterr().out == ""
 
 
@@ -744,7 +757,7 @@ def test_running_is_not_an_edit(course, lesson):
     assert '"execution_count": 7' in lesson.copy.read_text()  # nothing new: nothing touched
     write_notebook(lesson.original, "print('new')")
     course.copy_lessons()
-    assert lesson.copy.read_bytes() == lesson.original.read_bytes()
+    assert_fresh(lesson)
 
 
 @pytest.mark.parametrize("sources", [["print('mine')"], ["print('four')", "mine()"], []])
@@ -794,14 +807,31 @@ def test_reset_keeps_what_was_there(course, lesson, capsys, number: str):
         write_notebook(lesson.copy, f"print('mine {count}')")
         assert course.main(["reset", number]) in (0, None)
         assert f"work/04_attention.before-reset-{count}.ipynb" in capsys.readouterr().out
-        assert lesson.copy.read_bytes() == lesson.original.read_bytes()
+        assert_fresh(lesson)
     for count in (1, 2):
         kept = course.WORK / f"04_attention.before-reset-{count}.ipynb"
         assert f"mine {count}" in kept.read_text()
 
     write_notebook(lesson.original, "print('new')")  # a fresh copy is followed again
     course.copy_lessons()
-    assert lesson.copy.read_bytes() == lesson.original.read_bytes()
+    assert_fresh(lesson)
+
+
+def test_the_evening_is_copied_and_reset_by_its_name(course, capsys):
+    original = course.LESSONS / "a_vit_in_one_evening.ipynb"
+    write_notebook(original, "print('evening')")
+    write_notebook(course.LESSONS / "my_notes.ipynb", "print('notes')")  # no lesson
+    course.copy_lessons()
+    copy = course.WORK / original.name
+    assert copy.exists()
+    assert not (course.WORK / "my_notes.ipynb").exists()
+    write_notebook(copy, "print('mine')")
+    write_notebook(original, "print('new')")
+    course.copy_lessons()
+    assert "`course.py reset evening`" in capsys.readouterr().out
+    assert course.main(["reset", "evening"]) in (0, None)
+    assert "work/a_vit_in_one_evening.before-reset-1.ipynb" in capsys.readouterr().out
+    assert "new" in copy.read_text()
 
 
 def test_reset_before_the_first_start(course):

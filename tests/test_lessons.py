@@ -1,6 +1,7 @@
 """The exercises: what a check accepts, what it refuses and why, and what a learner reads."""
 
 import importlib
+import operator
 import re
 import signal
 import statistics
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from einops import rearrange
 
 from vit_tutorial.lessons import check, hint
 from vit_tutorial.lessons import exercises as engine
@@ -94,6 +96,7 @@ def test_nothing_said_gives_the_answer_away(number):
     for task in exercises_of(number):
         said = [*task.hints, judge(task.id, lesson.RIGHT[task.id][0]).message]
         said += [judge(task.id, answer).message for answer, _ in lesson.WRONG[task.id].values()]
+        said = [re.sub(r"Your line \d+, `.*`, stopped", "", text) for text in said]  # it is theirs
         for secret in lesson.SECRETS[task.id]:
             assert secret not in "\n".join(said), f"{task.id} gives {secret!r} away"
 
@@ -158,6 +161,107 @@ def test_an_exception_is_told_with_the_line_of_the_learners_code(capsys):
         assert "Traceback" not in said
     check("00.1", leaves)
     assert "SystemExit: bye" in capsys.readouterr().out
+
+
+def test_an_answer_that_stops_is_told_what_it_was_given_and_the_whole_message():
+    def by_einops(images, patch_size):
+        return rearrange(images, "b c (r p) w -> b (r w) (c p)", p=5, q=patch_size)
+
+    message = judge("01.3", by_einops).message
+    line = by_einops.__code__.co_firstlineno + 1
+    assert message.startswith(f"Your line {line}, `return rearrange(")
+    assert "stopped with EinopsError: " in message
+    assert "Input tensor shape: torch.Size([2, 3, 8, 12])" in message  # its second line
+    assert (
+        "It was given `images` of shape (2, 3, 8, 12) and type torch.float64, `patch_s" in message
+    )
+    assert message.count("It was given") == 1
+
+    def cut(image, index, p):
+        return image.reshape(3, 8, 12)
+
+    assert "and type torch.float64, `index` = 0, `p` = 2." in judge("01.2", cut).message
+    assert "given `height` = 32" in judge("01.1", lambda height, w, p: 1 / 0).message
+    told = engine._told
+    assert told(torch.nn.Linear(1, 1)) == "(an object of type Linear)"
+    assert (
+        told([torch.zeros(2, 3)] * 9) == "(list of 9: of shape (2, 3) and type torch.float32, ...)"
+    )
+
+
+@pytest.mark.parametrize("id", [task.id for number in LESSONS for task in exercises_of(number)])
+def test_every_exercise_tells_an_answer_that_stops_what_it_was_given(id):
+    def stops(*given):
+        raise RuntimeError("first line\nsecond line")
+
+    class Stops(torch.nn.Module):
+        def __init__(self, *given):
+            super().__init__()
+            stops(*given)
+
+    messages = [judge(id, answer).message for answer in (stops, Stops)]
+    told = "" if id == "07.9" else "\n.*It was given `"  # that one is given nothing
+    assert any(re.search(f"(?s)first line\nsecond line{told}", m) for m in messages)
+
+
+def test_an_answer_that_a_check_calls_by_itself_is_told_its_input_too():
+    class Stops(ANSWERS["02"].ByConvolution):
+        def forward(self, images):
+            return torch.cat([self.cls_token, self.tokens(images)], dim=1)
+
+        def helper(self, x):
+            return x.view(5)
+
+    message = judge("02.6", Stops).message
+    assert re.search("must match.*\n.*one CLS token does not fit.*\nIt was given `images`", message)
+
+    check_by_itself = operator.methodcaller("__call__", torch.zeros(2, 3))
+    engine._EXERCISES["97.1"] = engine.Exercise("97.1", "t", 1, 1, ("a", "b"), check_by_itself)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "find", engine._EXERCISES.get)
+            message = judge("97.1", Stops(4, 3, 8).helper).message
+            assert message.endswith("It was given `x` of shape (2, 3) and type torch.float32.")
+            message = judge("97.1", lambda x: int(x)).message
+            assert "It was given `x`" in message
+    finally:
+        del engine._EXERCISES["97.1"]
+
+
+def test_what_the_inputs_have_in_common_that_stop_an_answer_is_said():
+    def root_of_n(patches, patch_size, grid):
+        b, n, length = patches.shape
+        side, c = int(n**0.5), length // patch_size**2
+        split = patches.reshape(b, side, side, c, patch_size, patch_size)
+        return split.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+    message = judge("01.4", root_of_n).message
+    assert "stops for just those that are not square: is a side guessed, as the square" in message
+    message = judge("01.4", ANSWERS["01"].unpatchify_three_channels).message
+    assert "stops for just those of other than 3 channels" in message
+
+    inputs = [(torch.rand(2, 3, dtype=torch.float64),), (torch.rand(1, 3),), (torch.rand(4, 3),)]
+    for answer, words in (
+        (lambda x: x @ torch.zeros(3, 3), r"runs for 2 of 3 inputs, .* in float64"),
+        (lambda x: x.reshape(1, 3), r"runs for 1 of 3 inputs, .* axis is longer than 1"),
+        (lambda x: x if len(x) == 2 else x.reshape(7), r"runs for 1 of 3 inputs\.$"),
+        (lambda x: x if len(x) < 4 else x.reshape(7), r"runs for 2 of 3 inputs, .* of four rows"),
+    ):
+        with pytest.raises(RuntimeError) as stopped:
+            compare(answer, lambda x: x, inputs, {}, {"of four rows": lambda x: len(x) == 4})
+        assert any(re.search(words, note) for note in stopped.value.__notes__)
+    for first, second in ((torch.ones(()), torch.zeros(())), (1, 0)):  # of which no kind is known
+        with pytest.raises((RuntimeError, ZeroDivisionError)) as stopped:
+            compare(lambda x: 1 / int(x), lambda x: x, [(first,), (second,)], {})
+        assert stopped.value.__notes__[-1] == "It runs for 1 of 2 inputs."
+    for answer in (lambda x: x.reshape(7), not_done_at_all):  # nothing to tell one from another
+        with pytest.raises((RuntimeError, NotImplementedError)) as stopped:
+            compare(answer, lambda x: x, inputs, {})
+        assert not [note for note in stopped.value.__notes__ if "runs for" in note]
+
+
+def not_done_at_all(x):
+    raise NotImplementedError
 
 
 def test_a_stub_is_not_done_yet_but_an_unsupported_operation_is_wrong():

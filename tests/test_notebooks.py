@@ -13,6 +13,7 @@ from types import ModuleType
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vit_tutorial.lessons import exercises as engine
@@ -52,7 +53,7 @@ def test_every_definition_of_the_network_is_shown_in_one_lesson_byte_for_byte():
                 lines = text.splitlines()[first - 1 : node.end_lineno]
                 wanted[f"vit_tutorial.{name}.{node.name}"] = "\n".join(lines)
     shown = {}
-    for source in SOURCES:
+    for source in filter(lesson.is_lesson, SOURCES):
         for cell in build.load(build.notebook_path(source, solved=False)).cells:
             if name := cell.metadata.get("definition"):
                 assert name not in shown, f"{name} is shown twice"
@@ -72,6 +73,10 @@ def test_outputs_are_complete_and_from_any_machine(source, solved):
     assert "widgets" not in notebook.metadata
     assert build.WIDGET not in path.read_text(encoding="utf-8")
     assert notebook.metadata.vit_tutorial.run_seconds in build.STEPS
+    shown = [
+        c.outputs for c in build.code_cells(notebook) if "predicted" in c.metadata.get("tags", ())
+    ]
+    assert any(shown) == (solved and bool(shown)), "what is to be predicted is not on the page"
 
 
 @every_notebook
@@ -91,6 +96,15 @@ def test_links_lead_somewhere_and_pictures_have_words(source, solved):
                 is_copied_too = folder.name == "work" and "/" not in target  # another lesson
                 place = (ROOT / "notebooks" if is_copied_too else folder) / target
                 assert place.resolve().exists(), f"{target}, from {folder.name}"
+
+
+def test_the_evening_is_short_and_takes_one_exercise_of_each_of_six_lessons():
+    (source,) = [source for source in SOURCES if lesson.called(source) == "evening"]
+    cells = lesson.read(source)
+    assert sum(part.total for part in lesson.minutes_of(cells).values()) <= 90
+    assert len(lesson.render(source, solved=False).cells) <= 60
+    taken = [cell.metadata["exercise"] for cell in cells if "exercise" in cell.metadata]
+    assert [id[:2] for id in taken] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -143,23 +157,52 @@ def shell(monkeypatch, tmp_path):
         vars(builtins).pop(name, None)
 
 
+def turned_round(code):
+    """Yield a claim's code with one of its assertions turned round: each must be able to fail."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):
+            node.test = ast.UnaryOp(ast.Not(), node.test)
+            yield ast.unparse(tree)
+            node.test = node.test.operand
+
+
+def fails(shell, code):
+    """Run code in a shell, and return the name of the error that it ends in, or None."""
+    from IPython.utils.capture import capture_output
+
+    with capture_output():
+        result = shell.run_cell(code)
+    error = result.error_before_exec or result.error_in_exec
+    return error and type(error).__name__
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as in a kernel, which shows only
 @pytest.mark.filterwarnings("error::DeprecationWarning:__main__")  # those of a lesson's own lines
 @every_notebook
 def test_a_lesson_runs_from_top_to_bottom(source, solved, shell, monkeypatch):
-    verdicts = []
+    verdicts, false = [], []
     monkeypatch.setattr(engine, "_show", lambda mark, id, message: verdicts.append((id, mark)))
     monkeypatch.chdir(lesson.notebook_path(source, solved).parent)
     from IPython.utils.capture import capture_output
 
-    for number, cell in enumerate(lesson.render(source, solved).cells, 1):
-        if cell.cell_type == "code":
-            with capture_output() as captured:
-                result = shell.run_cell(cell.source)
-            error = result.error_before_exec or result.error_in_exec
-            assert error is None, f"cell {number}: {error!r}\n{captured.stdout[-2000:]}"
+    for number, cell in enumerate(lesson.render(source, solved, claims=True).cells, 1):
+        if cell.cell_type != "code":
+            continue
+        if claim := cell.metadata.get("claim"):
+            turned = [*turned_round(cell.source)] if solved else []
+            verdict = [fails(shell, code) for code in [cell.source, *turned]]
+            if verdict != [None, *["AssertionError"] * len(turned)]:
+                false.append((claim, verdict))
+            continue
+        with capture_output() as captured:
+            result = shell.run_cell(cell.source)
+        error = result.error_before_exec or result.error_in_exec
+        assert error is None, f"cell {number}: {error!r}\n{captured.stdout[-2000:]}"
+    assert false == [], "claims that do not hold, or would hold turned round"
     expected = "✓" if solved else "○"
-    assert verdicts == [(task.id, expected) for task in engine.exercises_of(source.name[:2])]
+    shown = [c.metadata["exercise"] for c in lesson.read(source) if "exercise" in c.metadata]
+    assert verdicts == [(id, expected) for id in shown]
 
 
 # ---- The machine, on small sources ---------------------------------------------------------------
@@ -277,7 +320,7 @@ def test_a_build_executes_what_changed_and_is_stable_to_the_byte(
     assert set(learner.metadata) == {"kernelspec", "language_info", "vit_tutorial"}
     assert build.drift(course) == []
     readme = (course / "README.md").read_text(encoding="utf-8")
-    row = "| [90 · A trial](notebooks/90_trial.ipynb) | Does it run? | 9 | CPU, patience |"
+    row = "| [90 · A trial](notebooks/90_trial.ipynb) | Does it run? | 9 | – | CPU, patience |"
     assert row in readme.splitlines()
 
     build.build(source, solved=True, force=True)
@@ -312,7 +355,7 @@ def test_a_notebook_is_rendered_from_its_source(source, course):
     assert lesson.render(source, True, 10) == solved
     text = {cell.id: cell.source for cell in learner.cells}
     assert text["title"].startswith(
-        "# 90 · A trial\n\n**9 minutes**: 1 to read, 7 for the exercises"
+        "# 90 · A trial\n\n**9 minutes**: 2 to read, 7 for the exercises"
     )
     assert "all cells run in 10 seconds. **Needs**: CPU, patience." in text["title"]
     assert "It was 71.2%, and 71.25% before.\n" in text["title"]
@@ -335,6 +378,134 @@ def test_a_notebook_is_rendered_from_its_source(source, course):
     assert "](../../data/README.md)" in text["title"]
     assert "        x = x + x + x\n\n        x = x + 0\n    return x" in text["exercise-90-1"]
     assert "**Why.** Because." in text.values()
+
+
+MORE = """
+# %% definition="trial_package.half"
+
+# %% [markdown] deeper=true
+# ## More
+#
+# **Predict.** Twice three is six. And twice four?
+
+# %%
+import torch
+
+torch.manual_seed(0)
+six = double(3)
+six
+
+# %% claim="Twice three is six"
+torch.rand(1), double.__name__
+six_too = six
+assert six_too == 6
+
+# %% claim="And twice four?"
+for number in [4]:
+    assert double(number) > 7, number
+
+# %% [markdown]
+# It stays as it was.
+
+# %%
+torch.rand(1), "six_too" in globals(), "_claim" in globals()
+"""
+
+
+@pytest.fixture
+def claiming(course, source, monkeypatch):
+    """The lesson 90 with claims, something to predict, and a section that is deeper."""
+    monkeypatch.setattr(build, "STEPS", (60,))
+    edit(
+        course / "trial_package.py", "def double", "def half(x):\n    return x / 2\n\n\ndef double"
+    )
+    edit(source, "# %%\nfor _ in", MORE.partition("\n\n")[0].lstrip() + "\n\n# %%\nfor _ in")
+    source.write_text(source.read_text("utf-8") + MORE.partition("\n\n")[2], encoding="utf-8")
+    return source
+
+
+def test_claims_are_run_and_leave_no_trace(claiming, course):
+    for solved in (False, True):
+        build.build(claiming, solved)
+        path = build.notebook_path(claiming, solved)
+        notebook = build.load(path)
+        text = path.read_text(encoding="utf-8")
+        assert "claim" not in text.replace("claims_sha256", "").replace("_claim", "")
+        assert "six_too = six" not in text
+        numbers = [cell.execution_count for cell in build.code_cells(notebook)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        last = build.code_cells(notebook)[-1].outputs[0]
+        torch.manual_seed(0)
+        assert last.data["text/plain"] == f"({torch.rand(1)}, False, False)"
+        assert last.execution_count == numbers[-1]
+        build.execute, kept = never_execute, build.execute
+        try:
+            assert build.build(claiming, solved).endswith("unchanged")
+        finally:
+            build.execute = kept
+    assert not any("90_trial" in line for line in build.drift(course))
+    edit(claiming, "six_too == 6", "six_too >= 6")
+    assert any("another metadata" in line for line in build.drift(course))
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_a_build_names_every_sentence_that_is_false(solved, claiming, course):
+    edit(claiming, "six_too == 6", "six_too == 7, six_too")
+    edit(claiming, "double(number) > 7", "double(number) > 8")
+    with pytest.raises(build.BuildError, match=r"90_trial.ipynb, it says what is not so") as why:
+        build.build(claiming, solved)
+    assert str(why.value).splitlines()[1:] == [
+        "  “Twice three is six”: assert six_too == 7, six_too (AssertionError 6)",
+        "  “And twice four?”: assert double(number) > 8, number (AssertionError 4)",
+    ]
+    assert not build.notebook_path(claiming, solved).exists()
+    assert build.main(["90"], course) == 1
+
+
+def test_a_claim_that_stops_is_named(claiming):
+    edit(claiming, "six_too = six", "six_too = sixx")
+    with pytest.raises(build.BuildError, match=r"“Twice three is six”: six_too = sixx \(NameError"):
+        build.build(claiming, solved=True)
+
+
+def test_what_is_to_be_predicted_and_the_packages_own_are_folded(claiming):
+    for solved in (False, True):
+        build.build(claiming, solved)
+        notebook = build.load(build.notebook_path(claiming, solved))
+        (six,) = [cell for cell in notebook.cells if cell.source.endswith("six = double(3)\nsix")]
+        assert six.metadata.tags == ["predicted", "deeper"]
+        assert bool(six.outputs) is solved
+        assert six.metadata.get("jupyter") == ({"outputs_hidden": True} if solved else None)
+        half, double = (
+            next(n for n, cell in enumerate(notebook.cells) if f"def {name}(" in cell.source)
+            for name in ("half", "double")
+        )
+        assert notebook.cells[half].metadata.jupyter == {"source_hidden": True}
+        assert notebook.cells[half - 1].source == lesson.FOLDED
+        assert "jupyter" not in notebook.cells[double].metadata
+        depths = {cell.source.split("\n")[0]: cell.metadata.tags for cell in notebook.cells[2:-1]}
+        assert depths["## More · *deeper*"] == ["deeper"]
+        assert depths["double(4)"] == ["core"]
+
+
+def test_what_is_no_longer_to_be_predicted_is_shown_again(claiming, course):
+    assert build.main([], course) == 0
+    edit(claiming, "**Predict.** Twice three", "Twice three")  # text alone
+    assert build.main([], course) == 0
+    notebook = build.load(build.notebook_path(claiming, solved=False))
+    (six,) = [cell for cell in notebook.cells if cell.source.endswith("six = double(3)\nsix")]
+    assert six.outputs[0].data["text/plain"] == "6"
+    assert build.drift(course) == []
+
+
+def test_minutes_are_counted_by_part(claiming):
+    cells = lesson.read(claiming)
+    core, deeper = lesson.minutes_of(cells).values()
+    assert (core.solving, deeper.solving) == (7, 0)
+    assert deeper.total == 2, "a prediction, and some lines"
+    top = lesson.render(claiming, False, 10).cells[0].source
+    assert f"**{core.total} minutes**: {core.reading} to read, 7 for the exercises" in top
+    assert "What is marked *deeper* takes 2 more." in top
 
 
 def test_no_page_loads_a_picture_from_elsewhere(source):
@@ -379,6 +550,17 @@ BROKEN = {
     "row": ("px=64", "px=65", "cell 1: .* no value for"),
     "brackets": ("{{results.size.rows[1]", "{{ size.rows[1]", "cell 1: .* no value for"),
     "title": ("# # 90", "# 90", "expected a title"),
+    "quote": (
+        "# %%\ndouble(4)\n\n# %%\n",
+        '# %% claim="It walks"\nassert True\n\n# %%\n',
+        "cell 6: the text above does not say what is claimed: It walks",
+    ),
+    "claim": (
+        "# %%\ndouble(4)\n\n# %%\n",
+        '# %% claim="Does it run?"\nx = 1\n\n# %%\n',
+        "cell 6: nothing is asserted of what is claimed",
+    ),
+    "deeper": ('needs="CPU, patience"', "deeper=true", r"cell 1: deeper=true, but no heading"),
 }
 
 
@@ -397,6 +579,71 @@ def test_a_definition_is_shown_once(source, course):
     source.with_name("91_other.py").write_text(text, encoding="utf-8")
     with pytest.raises(lesson.BuildError, match=r"91_other.py: .*double is shown in 90_trial"):
         lesson.check_definitions(course)
+
+
+EVENING = """
+# %% [markdown]
+# # A trial in one evening
+#
+# **Quickly?**
+
+# %% definition="trial_package.double"
+
+# %%
+1
+"""
+
+
+@pytest.fixture
+def evening(source):
+    """A way through lesson 90 and a lesson 91, whose exercises it takes."""
+    path = source.with_name("a_vit_in_one_evening.py")
+    path.write_text(EVENING.lstrip(), encoding="utf-8")
+    source.with_name("91_other.py").write_text("# %% [markdown]\n# # 91 · Other\n#\n# Why?\n")
+    return path
+
+
+def takes(evening, *ids):
+    """Let it show these exercises, and return what is declared and shown in the end."""
+    text = EVENING.lstrip()
+    for id in ids:
+        text += f'\n# %% exercise="{id}"\ndef f():\n    ### BEGIN SOLUTION\n    return 1\n'
+        text += "    ### END SOLUTION\n"
+    evening.write_text(text, encoding="utf-8")
+    return [c.metadata["exercise"] for c in lesson.read(evening) if "exercise" in c.metadata]
+
+
+def test_the_evening_comes_first_and_shows_again_what_the_lessons_show(evening, source, course):
+    assert [lesson.called(path) for path in build.sources(course)] == ["evening", "90", "91"]
+    lesson.check_definitions(course)
+    top = lesson.render(evening, False, 10).cells[0].source
+    assert "**1 minutes**" in top
+    assert "[90 · A trial](90_trial.ipynb) →" in top
+    link = "← [A trial in one evening](a_vit_in_one_evening.ipynb) · [91"
+    assert link in lesson.render(source, False, 10).cells[0].source
+
+
+def test_the_evening_takes_exercises_of_the_lessons_in_their_order(evening, monkeypatch):
+    for id in ("90.2", "91.1"):
+        task = engine.Exercise(id, "Again", 1, 1, ("a", "b"), lambda answer: "")
+        monkeypatch.setitem(engine._EXERCISES, id, task)
+    assert takes(evening, "90.1", "91.1") == ["90.1", "91.1"]
+    for wrong in (["91.1", "90.2"], ["90.2", "90.1"], ["90.1", "90.1"], ["90.3"], ["evening.1"]):
+        with pytest.raises(lesson.BuildError, match=r"it shows the exercises"):
+            takes(evening, *wrong)
+
+
+@not_about_jupyter
+def test_the_evening_is_built_by_its_name(evening, source, course, monkeypatch, capsys):
+    monkeypatch.setattr(build, "STEPS", (60,))
+    evening.with_name("91_other.py").unlink()
+    assert build.main(["evening"], course) == 0, capsys.readouterr().err
+    assert [path.name for path in (course / "notebooks").glob("*.ipynb")] == [
+        "a_vit_in_one_evening.ipynb"
+    ]
+    rows = (course / "README.md").read_text(encoding="utf-8").splitlines()
+    assert rows[4].startswith("| [A trial in one evening](notebooks/a_vit_in_one_evening.ipynb) |")
+    assert rows[5].startswith("| [90 · A trial]")
 
 
 def run_cells(*code, folder):
@@ -475,12 +722,12 @@ def test_limits_of_time_and_size(tmp_path):
 def test_a_notebook_that_is_too_large_names_its_largest_cell(source, monkeypatch):
     def execute(notebook, name, folder):
         notebook.cells[6].outputs = [
-            nbformat.v4.new_output("stream", name="stdout", text="x" * 1_200_000)
+            nbformat.v4.new_output("stream", name="stdout", text="x" * 1_700_000)
         ]
         return 1.0
 
     monkeypatch.setattr(build, "execute", execute)
-    with pytest.raises(lesson.BuildError, match=r"1.2 MB, more than 1; 1.2 of it in cell 7"):
+    with pytest.raises(lesson.BuildError, match=r"1.7 MB, more than 1.5; 1.7 of it in cell 7"):
         build.build(source, solved=True)
     assert not build.notebook_path(source, True).exists()
 

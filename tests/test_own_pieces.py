@@ -192,7 +192,7 @@ def test_a_right_step_works_inside_the_packages_larger_piece(monkeypatch):
         calls.append(x.shape)
         return F.gelu(x)
 
-    monkeypatch.setitem(module._THIS_LESSON, "my_gelu", "05.0")
+    monkeypatch.setitem(module.EXERCISES, "my_gelu", "05.0")
     monkeypatch.setattr(module, "judge", lambda id, function: module_verdict("✓"))
     own = own_pieces(my_gelu, folder="/nowhere")
     mlp = randomize(Mlp(4, 8))
@@ -242,7 +242,7 @@ def test_all_pieces_are_found_in_the_solved_lessons_and_none_in_the_open_ones(so
     expected = ids_of_pieces()
     if LESSONS == ["01", "02", "03", "04", "05", "06"]:
         assert expected.keys() == PACKAGE.keys()
-    assert {name: expected[name] for name in module._THIS_LESSON} == module._THIS_LESSON
+    assert {name: expected[name] for name in module.EXERCISES} == module.EXERCISES
     for source in SOURCES:
         text = nbformat.writes(lesson.render(source, solved))
         (tmp_path / f"{source.stem}.ipynb").write_text(text, encoding="utf-8")

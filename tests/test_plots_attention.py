@@ -49,6 +49,7 @@ def test_scales_bars_and_costs_draw_their_numbers():
     curves = {"no scale": np.array([0.6, 0.3]), "divided by √d": np.array([0.9, 0.8])}
     figure = plots.score_scales([4, 16], np.array([4.1, 15.9]), curves, curves)
     assert {"no scale", "divided by √d", "4", "16"} <= set(words_in(figure))
+    assert "how much weights react to the query" in words_in(figure)
     for axes in figure.axes[1:]:
         assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[0.6, 0.3], [0.9, 0.8]]
 
@@ -78,6 +79,10 @@ def test_offset_maps_say_how_uneven_they_are():
     words = words_in(figure)
     assert "even\nmost: 1.0× even" in words
     assert "left\nmost: 4.0× even" in words
+
+    layers_down = plots.offset_maps(np.tile(maps, (4, 1, 1)), list("abcdefgh"), even=0.01)
+    below = [axes.get_subplotspec().rowspan.start for axes in layers_down.axes]
+    assert below == [0, 0, 0, 0, 1, 1, 1, 1]  # four heads across
 
 
 @pytest.mark.parametrize(

@@ -43,42 +43,22 @@ def test_another_wiring_is_refused():
         plots.block_wirings(["sandwich"])
 
 
-# ---- stream_norms and norm_map ----
+# ---- stream_lengths ----
 
 
 def test_the_stream_and_what_is_added_are_drawn():
-    norms, added, cosines = np.arange(1.0, 6.0), np.array([4.0, 3.0, 2.0, 1.0]), np.ones(5)
-    figure = plots.stream_norms(norms, added, cosines)
+    lengths, added, cosines = np.arange(1.0, 6.0), np.array([4.0, 3.0, 2.0, 1.0]), np.ones(5)
+    figure = plots.stream_lengths(lengths, added, cosines)
     assert {"input", "0", "1", "attention adds", "MLP adds"} <= set(words_in(figure))
-    assert line(figure, "the stream").tolist() == norms.tolist()
+    assert line(figure, "the stream").tolist() == lengths.tolist()
     heights = {c.get_label(): [bar.get_height() for bar in c] for c in figure.axes[0].containers}
     assert heights == {"attention adds": [4.0, 2.0], "MLP adds": [3.0, 1.0]}
 
 
 @pytest.mark.parametrize("shapes", [(5, 3, 5), (4, 4, 5), (5, 4, 4), (4, 3, 4)])
-def test_norms_must_fit_the_half_blocks(shapes):
+def test_lengths_must_fit_the_half_blocks(shapes):
     with pytest.raises(ValueError, match="half-blocks"):
-        plots.stream_norms(*map(np.ones, shapes))
-
-
-@pytest.mark.parametrize("cls_norm", [1.0, 9.5])
-def test_every_patch_is_counted_and_cls_is_marked(cls_norm):
-    norms = np.linspace(2, 9, 64)
-    heats = {"the stream": HEAT, "added": HEAT * 2}
-    figure = plots.norm_map(PHOTO, heats, norms, cls_norm, 10.0, "after layer 1")
-    assert {"the stream", "added", "after layer 1", "CLS", "patches"} <= set(words_in(figure))
-    assert sum(bar.get_height() for bar in figure.axes[-1].patches) == 64
-    assert figure.axes[-1].lines[0].get_xdata()[0] == cls_norm
-
-
-def test_all_patches_alike_still_fit_the_axis():
-    figure = plots.norm_map(PHOTO, {"": np.ones((12, 16))}, np.full(64, 5.0), 1.0, 10.0, "")
-    assert figure.axes[-1].get_ylim()[1] >= 64
-
-
-def test_norms_that_are_not_in_a_row_are_refused():
-    with pytest.raises(ValueError, match="expected norms"):
-        plots.norm_map(PHOTO, {"a": HEAT}, np.ones((8, 8)), 1.0, 10.0, "")
+        plots.stream_lengths(*map(np.ones, shapes))
 
 
 # ---- token_stacks ----
@@ -117,8 +97,8 @@ def test_activations_and_their_distance_from_the_first_are_drawn():
 
 def test_gradients_are_drawn_through_the_middle_run_on_a_logarithmic_axis():
     runs = np.array([[1.0, 2.0], [3.0, 30.0], [2.0, 4.0]])
-    figure = plots.gradient_norms({"left": {"pre": runs}, "right": {"pre": runs * 2}})
-    assert {"left", "right", "layer", "norm of the gradient", "pre"} <= set(words_in(figure))
+    figure = plots.gradient_lengths({"left": {"pre": runs}, "right": {"pre": runs * 2}})
+    assert {"left", "right", "layer", "length of the gradient", "pre"} <= set(words_in(figure))
     assert line(figure, "pre").tolist() == [2.0, 4.0]
     assert figure.axes[0].get_yscale() == "log"
 
@@ -126,7 +106,7 @@ def test_gradients_are_drawn_through_the_middle_run_on_a_logarithmic_axis():
 @pytest.mark.parametrize("panels", [{}, {"a": {"b": np.ones(3)}}, {"a": {"b": np.zeros((2, 3))}}])
 def test_gradients_must_be_positive_runs(panels):
     with pytest.raises(ValueError, match="expected"):
-        plots.gradient_norms(panels)
+        plots.gradient_lengths(panels)
 
 
 def test_runs_are_drawn_with_their_guide():

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from vit_tutorial import plots
-from vit_tutorial.plots.style import ACCENT, PALETTE
+from vit_tutorial.plots.style import ACCENT, FAINT, PALETTE
 
 RANDOM = np.random.default_rng(0)
 PICTURE = RANDOM.integers(0, 256, (8, 8, 3)).astype(np.uint8)
@@ -22,6 +22,7 @@ def table(**changed) -> list[dict]:
     ):
         for metric in ("deletion", "insertion"):
             row = {"method": method, "metric": metric, "mean": mean, "gain_low": gain}
+            row["gain_high"] = gain + 1.5
             rows += [{**row, "low": mean - 0.02, "high": mean + 0.03, **changed}]
     return rows
 
@@ -74,7 +75,13 @@ def test_scores_are_drawn_with_intervals_beside_the_band_of_random():
         assert to_hex(dot.get_markerfacecolor()) == ACCENT
         hollow = axes.lines[4]  # grad_cam: its gain may be below 0
         assert hollow.get_markerfacecolor() == "white"
-        assert to_hex(hollow.get_color()) == PALETTE[1]
+        assert to_hex(hollow.get_color()) == FAINT
+
+
+def test_what_is_worse_than_random_is_drawn_filled_in_orange():
+    rows = [row | {"gain_low": -0.2, "gain_high": -0.1} for row in table()]
+    dot = plots.method_scores(rows, {"deletion": False}).axes[0].lines[2]
+    assert to_hex(dot.get_markerfacecolor()) == to_hex(dot.get_color()) == PALETTE[1]
 
 
 def test_pictures_are_shown_pixel_by_pixel():

@@ -5,23 +5,17 @@
 #
 # A Vision Transformer (ViT) cuts an image into patches, lets every patch look at every other, and names
 # what it sees. In this course you build one by hand, piece by piece, and prove each piece right. Today you
-# meet a finished one. It was trained for this course, it comes with it, and everything below runs on an
-# ordinary laptop with no network.
+# meet a finished one. It comes with the course, and everything below runs on an ordinary laptop with no network.
 #
-# **You will**
-#
-# - check that your installation works,
-# - let a ViT classify a photograph, and one of yours,
-# - see what each of its attention heads looks at, and follow attention through all its layers,
-# - feed it a larger image than it was trained on, and measure what that costs,
-# - solve the first exercise.
+# **Have you one evening only?** Then open [A ViT in one evening](a_vit_in_one_evening.ipynb) instead: from the photograph to
+# a network of your own, in 90 minutes.
 
 # %% [markdown]
 # ## How the lessons work
 #
 # A lesson is a notebook. Run a cell with **Shift + Enter**; run them in order, top to bottom. Change
 # anything you like: what you have open is your own copy, and `python3 course.py reset 00` brings the
-# original back.
+# original back. A section marked *deeper* may be left out.
 #
 # You will be asked to **predict** before you run a cell. Do it, even when you are unsure: a wrong guess
 # that you made yourself is the fastest way to learn. **Exercises** are cells with a gap for your code,
@@ -34,7 +28,23 @@
 from vit_tutorial.doctor import doctor
 
 all_is_well = doctor()
+
 # %% [markdown]
+# ## The whole network
+#
+# This is what the course builds. In every lesson you will find the drawing again, with a mark where you are.
+
+# %%
+from vit_tutorial import plots
+
+plots.network_map()
+
+# %% [markdown]
+# From left to right: the image is cut into **patches**. Each becomes a **token**, a vector of numbers, and is told its
+# **position**. In front stands one more token, **CLS**, from which the answer is read at the end. The long part is the
+# **encoder**: several **blocks** (or *layers*), all alike, one after the other. In each, **attention** lets every token
+# collect something from all others. It does so in several **heads** side by side; a head is one way of asking.
+#
 # ## A network and a photograph
 #
 # The network is called `cifar10`, after the 50,000 small images that it learned from. Its *card* says what
@@ -53,18 +63,18 @@ print("accuracy:  ", f"{card.evaluation['accuracy']:.1f}% of {card.evaluation['n
 # The photograph is Chelsea the cat, by Stéfan van der Walt (public domain), from scikit-image.
 #
 # The network reads 32×32 pixels, no more. `fit_image` takes the largest square from the middle and shrinks
-# it. On the right is the result: this is *all* that the network gets.
+# it. Here is what comes out, every pixel a square: this is *all* that the network gets.
 
 # %%
 import numpy as np
 from skimage import data as photographs
 
-from vit_tutorial import fit_image, open_image, plots
+from vit_tutorial import fit_image, open_image
 
 photo = open_image(photographs.chelsea())
 fitted = fit_image(photo, 32)
-pixels = fitted.pixels.permute(1, 2, 0).numpy()  # (32, 32, 3)
-plots.photo_row([np.asarray(photo), pixels], ["the photograph", "what the network gets"])
+pixels = fitted.pixels.permute(1, 2, 0).numpy()  # (H, W, C) = (32, 32, 3)
+plots.pixel_row([np.asarray(photo), pixels], ["the photograph", "what the network gets"])
 
 # %% [markdown]
 # **Predict.** The network tells ten classes apart. Which will it name for this image, and how sure will it
@@ -73,29 +83,39 @@ plots.photo_row([np.asarray(photo), pixels], ["the photograph", "what the networ
 # %%
 from vit_tutorial import normalize
 
-images = normalize(fitted.pixels[None], card.mean, card.std)  # (1, 3, 32, 32)
+images = normalize(fitted.pixels[None], card.mean, card.std)  # (B, C, H, W) = (1, 3, 32, 32)
 logits = vit(images)  # (1, 10): one number per class
 shares = logits.softmax(dim=1)[0]  # made positive, adding up to 1
 plots.probabilities(card.classes, shares.tolist())
 
 # %% [markdown]
-# Two things to keep in mind whenever you read such a picture:
-#
-# - The network **must** name one of its ten classes. Show it a rocket, and it will still answer.
-# - These numbers add up to 1, but they are not a promise. A network can be very sure and wrong.
+# For so few pixels that is not bad: a cat it is, though a dog gets a quarter. Two things to keep in mind whenever you read such
+# bars: the network **must** name one of its ten classes, and the numbers add up to 1 but promise nothing. Three pictures of
+# things that it has never heard of:
+
+# %% claim="a cat it is, though a dog gets a quarter"
+assert [card.classes[c] for c in shares.topk(2).indices] == ["cat", "dog"]
+assert 0.24 < shares[card.classes.index("dog")] < 0.3
 
 # %%
+answers = {}
 for name in ("rocket", "astronaut", "coffee"):
     other = fit_image(getattr(photographs, name)(), 32)
     answer = vit(normalize(other.pixels[None], card.mean, card.std)).softmax(dim=1)[0]
-    print(f"{name:9} is taken for: {card.classes[answer.argmax()]} ({answer.max():.0%})")
+    answers[name] = card.classes[answer.argmax()], answer.max().item()
+    print(f"{name:9} is taken for: {answers[name][0]} ({answers[name][1]:.0%})")
 
 # %% [markdown]
+# It is surer that the astronaut is a truck than that Chelsea is a cat.
+#
 # ## Where did it look?
 #
-# The network cuts the 32×32 pixels into 8×8 patches of 4×4 pixels and turns each into a vector, a *token*.
-# One more token, called CLS, stands in front: at the end, the answer is read from it. In each layer every
-# token collects information from all tokens, and the **attention weights** say how much from which.
+# The network cuts the 32×32 pixels into 8×8 patches of 4×4 pixels. With CLS these are 65 tokens. In each block every
+# token collects from all tokens, and the **attention weights** say how much from which.
+
+# %% claim="surer that the astronaut is a truck than that Chelsea is a cat"
+assert answers["astronaut"][0] == "truck"
+assert answers["astronaut"][1] > shares.max() + 0.05
 
 # %%
 from vit_tutorial import record_attention
@@ -104,11 +124,11 @@ record = record_attention(vit, images)
 print("patches:       ", record.grid)
 print("layers:        ", len(record.weights))
 print("one layer:     ", tuple(record.weights[0].shape), "= (images, heads, tokens, tokens)")
-print("a row adds up to", record.weights[0][0, 0, 0].sum().item())
+print("a row adds up to", round(record.weights[0][0, 0, 0].sum().item(), 4))
 
 # %% [markdown]
-# 65 tokens: CLS and 64 patches. The first row of each 65×65 table is what CLS looks at. Its 64 numbers for
-# the patches, laid back over the photograph, make a map; there is one per layer and head.
+# The first row of each 65×65 matrix is what CLS collects. Its 64 numbers for the patches, laid back over the photograph,
+# make a map; there is one per layer and head.
 #
 # **Predict.** Will all heads look at the same place?
 
@@ -123,12 +143,21 @@ seen = np.asarray(fitted.view())
 plots.map_grid(seen, maps.numpy(), rows, columns, "What CLS attends to")
 
 # %% [markdown]
-# Heads divide the work: some look at one spot, some everywhere. What each is good for is a question for
+# Heads divide the work. In the last layer, head 2 looks at the forehead, while heads 1 and 3 take most from a single corner
+# each; head 1 of layer 0 looks nearly everywhere, and no patch gets more than 8%. What heads are good for is a question for
 # lesson 08; whether such a map tells the truth about the network's *reasons* is one for lesson 09.
 #
 # **Play.** The network itself runs in the page below. Point at a patch: what does *it* look at? Choose *Hide
-# patches*, brush over what the network looked at, and watch its answer. Then drop a picture of your own on it.
-# (It opens on all layers together; the next section says how. Under *shows* you find single heads.)
+# patches*, brush over the cat, and watch the answer. Then drop a picture of your own on it. (It opens on all layers together,
+# which is explained below. Under *shows* you find single heads.)
+
+# %% claim="head 2 looks at the forehead, while heads 1 and 3 take most from a single corner each"
+assert maps[5, 2, :3].sum() > 0.5
+assert maps[5, 1].argmax() == 7
+assert maps[5, 3].argmax() == 56
+
+# %% claim="no patch gets more than 8%"
+assert 0.05 < maps[0, 1].max() < 0.08
 
 # %%
 from vit_tutorial import live
@@ -137,15 +166,22 @@ page = live("cifar10")
 page
 
 # %% [markdown]
-# One of its views, as a still picture, for those who read without a running kernel: four patches are hidden.
+# One of its views, as a still picture: four patches are hidden.
 
 # %%
 page.figure(hidden=[19, 20, 27, 28])
 
 # %% [markdown]
-# A single layer tells little: what layer 3 collects from a patch, that patch had collected before from
-# others. **Attention rollout** (Abnar & Zuidema 2020) multiplies the layers' tables, so that it follows
-# attention all the way from CLS down to the pixels.
+# With four patches between its eyes grey, the cat has become a dog.
+#
+# A single layer tells little: what CLS collects from a token in layer 3, that token has collected from others in the layers
+# before. **Attention rollout** (Abnar & Zuidema 2020, arXiv 2005.00928) multiplies the matrices of all layers, and so follows
+# attention all the way from CLS down to the patches.
+
+# %% claim="the cat has become a dog"
+hidden = images.clone()
+hidden[:, :, 8:16, 12:20] = 0  # the mean colour
+assert card.classes[vit(hidden).argmax()] == "dog"
 
 # %%
 from vit_tutorial import rollout
@@ -154,7 +190,16 @@ followed = rollout(record)[0]  # (8, 8)
 plots.explanation(np.asarray(photo), fitted.box, card.classes, shares.tolist(), followed.numpy())
 
 # %% [markdown]
+# Rollout finds nose and muzzle brightest, and all patches close together: none gets more than 2.1%, and an even share would
+# be 1.6%.
+#
 # ## Your turn
+
+# %% claim="Rollout finds nose and muzzle brightest"
+assert all(i // 8 in (5, 6) and i % 8 in (2, 3, 4, 5) for i in followed.flatten().topk(5).indices)
+
+# %% claim="none gets more than 2.1%"
+assert 1 / 64 < followed.max() < 0.021
 
 
 # %% exercise="00.1"
@@ -197,24 +242,21 @@ from vit_tutorial import AttentionExplorer
 MY_PHOTO = ""  # for example "my_dog.jpg"
 
 mine = open_image(MY_PHOTO or photographs.coffee())
-AttentionExplorer(vit, mine, card, fit="pad", name="my photograph")
+explorer = AttentionExplorer(vit, mine, card, fit="pad", name="my photograph")
+explorer
 
 # %%
 mine_fitted = fit_image(mine, 32, fit="pad")  # the whole picture, with grey bars
 mine_record = record_attention(vit, normalize(mine_fitted.pixels[None], card.mean, card.std))
-plots.explanation(
-    np.asarray(mine),
-    mine_fitted.box,
-    card.classes,
-    mine_record.logits.softmax(dim=1)[0].tolist(),
-    rollout(mine_record)[0].numpy(),
-)
+mine_shares = mine_record.logits.softmax(dim=1)[0].tolist()
+mine_followed = rollout(mine_record)[0].numpy()
+plots.explanation(np.asarray(mine), mine_fitted.box, card.classes, mine_shares, mine_followed)
 
-# %% [markdown]
+# %% [markdown] deeper=true
 # ## A larger image
 #
 # Patches of 4×4 pixels on a 64×64 image: 256 of them instead of 64. Every part of the network takes any
-# number of tokens, except one: the table of positions has 64 entries. `resized` stretches it like an image.
+# number of tokens, except one: it has learned positions for 64 patches. `resized` stretches them like an image.
 #
 # **Predict.** The photograph is now four times as detailed. Will the network be better or worse at it?
 
@@ -222,33 +264,34 @@ plots.explanation(
 large_vit = vit.resized(64)
 large = fit_image(photo, 64)
 large_record = record_attention(large_vit, normalize(large.pixels[None], card.mean, card.std))
+large_shares = large_record.logits.softmax(dim=1)[0]
+large_followed = rollout(large_record)[0].numpy()
 print("patches:", large_record.grid, " tokens:", large_record.num_tokens)
-plots.explanation(
-    np.asarray(photo),
-    large.box,
-    card.classes,
-    large_record.logits.softmax(dim=1)[0].tolist(),
-    rollout(large_record)[0].numpy(),
-)
+plots.explanation(np.asarray(photo), large.box, card.classes, large_shares.tolist(), large_followed)
 
 # %% [markdown]
 # The map is finer, and the network is surer of its cat than before. But one photograph proves nothing; a
 # test set does. Here is the digits network, measured on its 360 test images at their own size and at larger
 # ones. It takes a few seconds.
 
+# %% claim="the network is surer of its cat than before"
+cat = card.classes.index("cat")
+assert large_shares[cat] > shares[cat] + 0.03
+
 # %%
 from vit_tutorial import evaluate
 from vit_tutorial.data import digits
 
 digits_vit, digits_card = load_checkpoint("digits")
-test = digits("test")
+test, accuracies = digits("test"), []
 for size in (8, 12, 16, 24):
-    model, images = digits_vit.resized(size), test.resized(size)
-    result = evaluate(model, images, digits_card.mean, digits_card.std)
-    print(f"{size:2} pixels, {size**2 // 4:3} patches: {result.accuracy:5.1f}% right")
+    model, larger = digits_vit.resized(size), test.resized(size)
+    accuracies.append(evaluate(model, larger, digits_card.mean, digits_card.std).accuracy)
+    print(f"{size:2} pixels, {size**2 // 4:3} patches: {accuracies[-1]:5.1f}% right")
 
 # %% [markdown]
-# And the photograph network on 10,000 test images ({{results.input_size.data}}):
+# At twice the size and more, only about half are right. And the photograph network on 10,000 test images
+# ({{results.input_size.data}}):
 #
 # | image size | tokens | right | time, compared with 32×32 |
 # |---|---|---|---|
@@ -260,9 +303,24 @@ for size in (8, 12, 16, 24):
 # (Enlarged from 32×32 pixels, so the larger images hold no more detail; measured by
 # `benchmarks/input_size.py` on {{results.input_size.hardware}}.)
 #
-# So a ViT *accepts* any size, and it gets worse all the same: each patch now shows a smaller piece of the
+# So a ViT *accepts* any size and is right less often all the same: each patch now shows a smaller piece of the
 # world than any patch that it learned from. "A ViT does not care about the input size" is a common mistake.
-# Lesson 03 takes the positions apart; a short training at the new size would bring the accuracy back.
+# Lesson 03 takes the positions apart.
+
+# %% claim="At twice the size and more, only about half are right"
+assert all(42 < accuracy < 55 for accuracy in accuracies[2:])
+assert accuracies[0] > 95
+
+# %% claim="*accepts* any size and is right less often all the same"
+import itertools
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "input_size.json"
+measured = [row["test_accuracy"] for row in json.loads(stored.read_text())["rows"]]
+assert all(larger < before - 2 for before, larger in itertools.pairwise(measured))
 
 # %% [markdown]
 # ## What we now have
@@ -280,6 +338,6 @@ for size in (8, 12, 16, 24):
 #
 # ## A stretch
 #
-# Add the rocket to the explorer: `explorer.add(photographs.rocket(), name="rocket")`. In which layer do the heads find its edge? Then
-# flip the photograph (`photo.transpose(0)`) and look again: does the attention flip with it? It need not,
-# and you will see why in lesson 03.
+# Add the rocket to the explorer: `explorer.add(photographs.rocket(), name="rocket")`. In which layer do the heads find its
+# edge? Then flip Chelsea (`photo.transpose(0)`) and look again: does the attention flip with it? Lesson 03 will explain what
+# you see.

@@ -4,18 +4,14 @@
 # **A Transformer reads a sequence of vectors. How does a photograph become one, and what is given up on
 # the way?**
 #
-# A Vision Transformer begins with this step, and hardly anything after it knows that the numbers were once an
-# image. It is short: one line of code, once it is understood. It is also where a mistake hides best, because
-# the shapes come out right and no error is raised.
-#
-# **You will**
-#
-# - see a photograph as numbers, and one patch as one vector,
-# - cut images into patches with a loop, with `reshape` and `permute`, and with einops,
-# - put the picture back together, and prove that nothing was lost,
-# - see what a plain `reshape` makes of a cat, and mend it,
-# - count what a patch size costs, on a picture of your own,
-# - normalise pixels with the right numbers, and meet the wrong ones that many scripts use.
+# It is one line of code, once it is understood. It is also where a mistake hides best, because the shapes come
+# out right and no error is raised. So you will cut photographs into patches yourself, and see what a wrong cut
+# makes of a cat.
+
+# %%
+from vit_tutorial import plots
+
+plots.network_map("patches")
 
 # %% [markdown]
 # ## A photograph is a block of numbers
@@ -29,7 +25,8 @@ from einops import rearrange
 from skimage import data as photographs
 from torch import Tensor
 
-from vit_tutorial import fit_image, open_image, plots
+from vit_tutorial import fit_image, open_image
+from vit_tutorial.lessons import check, hint
 
 photo = open_image(photographs.chelsea())
 array = np.asarray(photo)
@@ -40,6 +37,10 @@ print(array.shape, array.dtype, "from", array.min(), "to", array.max())
 # from 0 to 255 (the type `uint8`, one byte). PyTorch puts the channels first. We call the lengths of the
 # axes **C** (channels), **H** (height) and **W** (width).
 
+# %% claim="Height, width, and three **channels**"
+assert array.shape == (300, 451, 3)
+assert array.dtype == np.uint8
+
 # %%
 image = fit_image(photo, 32).pixels  # (C, H, W)
 C, H, W = image.shape
@@ -47,7 +48,10 @@ print(f"C = {C}, H = {H}, W = {W}: {image.numel():,} numbers of type {image.dtyp
 
 # %% [markdown]
 # A **patch** is a square block of pixels with all of its channels. Its side is **P** pixels; here P = 4.
-# This one holds a corner of Chelsea's right eye:
+# This one holds the dark corner of Chelsea's right eye:
+
+# %% claim="the dark corner of Chelsea's right eye"
+assert image[:, 8:12, 8:12].float().mean() < 0.75 * image.float().mean()
 
 # %%
 P = 4
@@ -55,12 +59,23 @@ eye = image[:, 8:12, 8:12]  # (C, P, P)
 plots.patch_numbers(eye.numpy())
 
 # %% [markdown]
-# The row at the bottom is all that the network will get of it: a vector of C·P·P numbers. First channel 0,
+# The row at the bottom is all that the network will get of it: a vector of C·P·P = 48 numbers. First channel 0,
 # row by row, then channel 1, then channel 2. It does not say that number 0 and number 4 were neighbours in
 # the picture, or that 0, 16 and 32 belong to the same pixel.
 #
-# **Predict.** We cut the 32×32 pixels into patches of 4×4. How many patches are there? Taken together, do
-# they hold more numbers than the image, fewer, or as many?
+# Cut the whole image in this way, and there are **N** patches:
+#
+# $$N = \frac{H}{P}\cdot\frac{W}{P}, \qquad N \cdot C P^2 = C\,H\,W .$$
+#
+# Cutting neither adds nor loses a number; it only gives the numbers another order.
+
+# %% claim="number 0 and number 4 were neighbours in the picture, or that 0, 16 and 32"
+row = eye.flatten()
+assert [row[0], row[4]] == [eye[0, 0, 0], eye[0, 1, 0]]
+assert row[[0, 16, 32]].tolist() == eye[:, 0, 0].tolist()
+
+# %% claim="First channel 0, row by row, then channel 1, then channel 2."
+assert eye.flatten().tolist() == [v for one in eye for line in one for v in line.tolist()]
 
 # %%
 rows, columns = H // P, W // P
@@ -69,12 +84,29 @@ print(f"{rows} rows × {columns} columns = {N} patches of {C * P * P} numbers")
 print(f"all patches: {N * C * P * P:,} numbers; the image: {image.numel():,}")
 
 # %% [markdown]
-# With **N** for the number of patches:
+# As many numbers in both. Patches are counted row by row, from 0, like the words on a page.
+
+# %% claim="As many numbers in both."
+assert N * C * P * P == image.numel()
+
+# %%
+plots.patch_grid(image.permute(1, 2, 0).numpy(), patch_size=P)
+
+# %% [markdown]
+# Left and right neighbours follow each other in the sequence, but a patch and the one below it are a whole row
+# apart: number 35 lies under number 27. The patch in row r and column c has the number
 #
-# $$N = \frac{H}{P}\cdot\frac{W}{P}, \qquad N \cdot C P^2 = C\,H\,W .$$
+# $$i = r \cdot \text{columns} + c .$$
+
+# %% claim="number 35 lies under number 27"
+numbers = np.arange(N).reshape(rows, columns)
+assert numbers[27 // columns + 1, 27 % columns] == 35
+assert all(i == r * columns + c for (r, c), i in np.ndenumerate(numbers))
+
+# %% [markdown] deeper=true
+# ## Counting and cutting, one patch at a time
 #
-# So cutting neither adds nor loses a number; it only gives the numbers another order. And both divisions
-# must come out whole.
+# Both divisions must come out whole.
 
 
 # %% exercise="01.1"
@@ -93,8 +125,6 @@ def count_patches(height, width, patch_size):
 
 
 # %%
-from vit_tutorial.lessons import check, hint
-
 check("01.1", count_patches)
 # hint("01.1")
 
@@ -107,21 +137,9 @@ check("01.1", count_patches)
 # has the area of a 4×4 patch, but no such patch fits into it.
 
 # %% [markdown]
-# ## The order of the patches
+# And back, from the number of a patch to its row and column:
 #
-# Patches are counted row by row, from 0, like the words on a page.
-#
-# **Predict.** On this grid of 8×8 patches, which number has the patch right below number 27?
-
-# %%
-plots.patch_grid(image.permute(1, 2, 0).numpy(), patch_size=P)
-
-# %% [markdown]
-# 35. Left and right neighbours are next to each other in the sequence, but a patch and the one below it are a
-# whole row apart, here 8. With row r and column s:
-#
-# $$i = r \cdot \text{columns} + s, \qquad r = \lfloor i / \text{columns} \rfloor, \qquad
-# s = i \bmod \text{columns}.$$
+# $$r = \lfloor i / \text{columns} \rfloor, \qquad c = i \bmod \text{columns}.$$
 
 
 # %% exercise="01.2"
@@ -150,31 +168,11 @@ check("01.2", cut_patch)
 # **The common wrong answer** divides by the number of rows, H / P. On square images nobody notices.
 
 # %% [markdown]
-# ## All patches, with a loop
+# ## All patches at once
 #
-# The most honest way: go through the image, cut, flatten, collect.
-
-
-# %%
-def patches_by_loop(image, patch_size):
-    """Cut one image, (C, H, W) -> (N, C*P*P)."""
-    patches = []
-    for top in range(0, image.shape[1], patch_size):
-        for left in range(0, image.shape[2], patch_size):
-            block = image[:, top : top + patch_size, left : left + patch_size]
-            patches.append(block.flatten())
-    return torch.stack(patches)
-
-
-print(tuple(patches_by_loop(image, P).shape))
-
-# %% [markdown]
-# That is right, and slow: Python takes one small step after the other, for every patch of every image. PyTorch
-# can move all the numbers of a batch in a single step.
-#
-# ## All patches, without a loop
-#
-# To see how, take an "image" of one channel and 4×4 pixels. Its numbers say where each pixel was.
+# One could go through the image in a loop and cut patch after patch. PyTorch can move all the numbers of a batch
+# in a single step instead. To see how, take an "image" of one channel and 4×4 pixels. Its numbers say where each
+# pixel was.
 
 # %%
 tiny = torch.arange(16).reshape(4, 4)
@@ -190,19 +188,24 @@ tiny
 tiny.reshape(2, 2, 4)[0, 0]
 
 # %% [markdown]
-# A `reshape` never moves a number. It reads them in their order and sets the brackets anew. The four numbers
-# of a patch, 0 1 4 5, are not one piece in that order, so something has to move. Three steps do it:
+# **A `reshape` never moves a number.** It reads them in their order and sets the brackets anew, and in that order
+# 0 1 4 5 are not one piece. So something has to move. Three steps do it:
 #
-# 1. **Split** each side in two axes: which patch, and which pixel in it. The height becomes (r, p), patch
-#    row and pixel row; the width becomes (s, q), patch column and pixel column.
-# 2. **Swap** axes, so that those that say *which patch* stand in front: (r, p, s, q) to (r, s, p, q). Only
+# 1. **Split** each side in two axes: which patch, and which pixel in it. The height becomes (r, y), patch
+#    row and pixel row; the width becomes (c, x), patch column and pixel column.
+# 2. **Swap** axes, so that those that say *which patch* stand in front: (r, y, c, x) to (r, c, y, x). Only
 #    this step changes the order.
-# 3. **Merge** (r, s) to the number of the patch, and (p, q) to the number in it.
+# 3. **Merge** (r, c) to the number of the patch, and (y, x) to the number in it.
+
+# %% claim="in that order 0 1 4 5 are not one piece"
+portions = tiny.reshape(2, 2, 4).flatten(0, 1).tolist()
+assert [number for portion in portions for number in portion] == [*range(16)]
+assert [0, 1, 4, 5] not in portions
 
 # %%
-split = tiny.reshape(2, 2, 2, 2)  # (r, p, s, q)
-swapped = split.permute(0, 2, 1, 3)  # (r, s, p, q)
-merged = swapped.reshape(4, 4)  # (r s, p q)
+split = tiny.reshape(2, 2, 2, 2)  # (r, y, c, x)
+swapped = split.permute(0, 2, 1, 3)  # (r, c, y, x)
+merged = swapped.reshape(4, 4)  # (r c, y x)
 owner = np.array([0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3])
 tables = [tiny.numpy(), tiny.reshape(4, 4).numpy(), merged.numpy()]
 plots.number_tables(
@@ -213,8 +216,14 @@ plots.number_tables(
 # In the middle, every vector holds one row of pixels, half from one patch and half from its neighbour. On
 # the right, each holds one patch.
 #
-# Now for real images. There are two more axes: the channels, and in front of all the **batch**, because a
+# Now real images. There are two more axes: the channels, and in front of all the **batch**, because a
 # network reads several images at once. **B** is how many.
+
+# %% claim="half from one patch and half from its neighbour"
+assert all(sorted(np.bincount(owner[vector]))[-2:] == [2, 2] for vector in tables[1])
+
+# %% claim="On the right, each holds one patch."
+assert all(len(set(owner[vector])) == 1 for vector in tables[2])
 
 
 # %% exercise="01.3"
@@ -227,8 +236,8 @@ def my_patchify(images, patch_size):
     ### BEGIN SOLUTION
     B, C, H, W = images.shape
     P = patch_size
-    split = images.reshape(B, C, H // P, P, W // P, P)  # (B, C, r, p, s, q)
-    swapped = split.permute(0, 2, 4, 1, 3, 5)  # (B, r, s, C, p, q)
+    split = images.reshape(B, C, H // P, P, W // P, P)  # (B, C, r, y, c, x)
+    swapped = split.permute(0, 2, 4, 1, 3, 5)  # (B, r, c, C, y, x)
     return swapped.reshape(B, (H // P) * (W // P), C * P * P)
     ### END SOLUTION
 
@@ -238,8 +247,8 @@ check("01.3", my_patchify)
 # hint("01.3")
 
 # %% [markdown] solved_only=true
-# **Why.** Split, swap, merge, as on the tiny table. The swap brings (r, s), which say which patch, behind
-# the batch, and (C, p, q), which say which number in the patch, to the end. The last step must be `reshape`
+# **Why.** Split, swap, merge, as on the tiny image. The swap brings (r, c), which say which patch, behind
+# the batch, and (C, y, x), which say which number in the patch, to the end. The last step must be `reshape`
 # and not `view`: after `permute` the numbers lie in memory in another order than the axes say, and only
 # `reshape` may copy them.
 #
@@ -248,27 +257,71 @@ check("01.3", my_patchify)
 # one channel.
 
 # %% [markdown]
-# ## The same, said in one line
-#
-# `rearrange` from the einops library does split, swap and merge in one step, written as a pattern: brackets
+# `rearrange` from the einops library does split, swap and merge in one line, written as a pattern: brackets
 # on the left split an axis, brackets on the right merge axes, and the order of the names is the order of the
-# axes.
+# axes. The pattern is code and explanation at once. (In a pattern c is the channel, so this course calls the
+# patch column s there, and the pixel's row and column p and q.)
 
 # %%
-rearrange(tiny, "(r p) (s q) -> (r s) (p q)", p=2, q=2)
+by_pattern = rearrange(tiny, "(r p) (s q) -> (r s) (p q)", p=2, q=2)
+by_pattern
 
 # %% [markdown]
-# The pattern is code and explanation at once; this course uses such patterns as comments, too. Here is the
-# package's own function. From now on the notebook uses it.
+# The same table as from the three steps. From now on we use the package's own function.
+
+# %% claim="The same table as from the three steps."
+assert torch.equal(by_pattern, merged)
 
 # %% definition="vit_tutorial.model.patchify"
 
 # %% [markdown]
+# What if one forgets the swap? `images.reshape(B, N, C * P * P)` has the right shape, and no error is raised.
+#
+# **Predict.** We cut 96×96 pixels into 36 patches of 16×16, in both ways, and lay them side by side again. How
+# will the plain `reshape` look: unrecognisable, striped, or almost right?
+
+# %%
+medium = fit_image(photo, 96).pixels[None]  # (1, 3, 96, 96)
+stripes = medium.reshape(1, 36, 768)
+laid = "1 (r s) (c p q) -> (r p) (s q) c"
+both = [rearrange(cut, laid, r=6, c=3, p=16) for cut in (patchify(medium, 16), stripes)]
+plots.photo_row([one.numpy() for one in both], ["from patchify", "from a plain reshape"])
+
+# %% [markdown]
+# Each "patch" of the plain `reshape` is eight rows of pixels from one channel alone. A third of it is then taken
+# for red, a third for green, a third for blue, and so the cat becomes stripes in false colours. The shape did not
+# tell. Only a comparison with something *independent* does, and every proof in this course has one.
+
+# %% claim="eight rows of pixels from one channel alone"
+assert stripes[0, 1].tolist() == medium[0, 0, 8:16].flatten().tolist()
+assert all(
+    (stripes[0, i] == medium[0, i // 12, i % 12 * 8 :][:8].flatten()).all() for i in range(36)
+)
+
+# %% claim="The shape did not tell."
+assert stripes.shape == patchify(medium, 16).shape
+
+# %% [markdown] deeper=true
 # ## Is it right?
 #
-# Two references that share no line with it: our loop, and PyTorch's `unfold`, which cuts windows out of
-# images for its own purposes. The images are not square, there are two of them, and they are random, so that
-# no mix-up can go unnoticed. `rtol=0, atol=0` asks for equality to the last bit.
+# Two references that share no line with it: the loop, and PyTorch's `unfold`, which cuts windows out of images
+# for its own purposes.
+
+
+# %%
+def patches_by_loop(image, patch_size):
+    """Cut one image, (C, H, W) -> (N, C*P*P)."""
+    patches = []
+    for top in range(0, image.shape[1], patch_size):
+        for left in range(0, image.shape[2], patch_size):
+            block = image[:, top : top + patch_size, left : left + patch_size]
+            patches.append(block.flatten())
+    return torch.stack(patches)
+
+
+# %% [markdown]
+# The images are not square, there are two of them, and they are random, so that no mix-up can go unnoticed.
+# `rtol=0, atol=0` asks for equality to the last bit.
 
 # %%
 import torch.nn.functional as F
@@ -284,6 +337,9 @@ print("three ways, one result:", tuple(patches.shape))
 
 # %% [markdown]
 # And the images of a batch do not touch each other: image 1 cut alone gives what it gives in the batch.
+
+# %% claim="image 1 cut alone gives what it gives in the batch"
+assert torch.equal(patchify(noise[1:2], 4)[0], patches[1])
 
 # %%
 torch.equal(patchify(noise[1:2], 4)[0], patches[1])
@@ -303,6 +359,15 @@ torch.set_num_threads(threads)
 print(f"about {slow / fast:.0f} times faster")
 
 # %% [markdown]
+# The loop takes 784 small steps in Python, `patchify` one: it is many times faster on any machine.
+
+# %% claim="it is many times faster"
+assert slow > 4 * fast
+
+# %% claim="784 small steps"
+assert len(patches_by_loop(large[0], 8)) == 784
+
+# %% [markdown] deeper=true
 # ## Back to the picture
 #
 # If nothing is lost, there must be a way back. It takes the three steps in reverse. The patches alone do not
@@ -321,8 +386,8 @@ def my_unpatchify(patches, patch_size, grid):
     ### BEGIN SOLUTION
     B, P = len(patches), patch_size
     rows, columns = grid
-    split = patches.reshape(B, rows, columns, -1, P, P)  # (B, r, s, C, p, q)
-    swapped = split.permute(0, 3, 1, 4, 2, 5)  # (B, C, r, p, s, q)
+    split = patches.reshape(B, rows, columns, -1, P, P)  # (B, r, c, C, y, x)
+    swapped = split.permute(0, 3, 1, 4, 2, 5)  # (B, C, r, y, c, x)
     return swapped.reshape(B, -1, rows * P, columns * P)
     ### END SOLUTION
 
@@ -332,8 +397,8 @@ check("01.4", my_unpatchify)
 # hint("01.4")
 
 # %% [markdown] solved_only=true
-# **Why.** Split N into (r, s) and the vector into (C, p, q). Before two axes can merge they must be
-# neighbours in the right order: r before p makes the height, s before q the width. The `-1` lets PyTorch
+# **Why.** Split N into (r, c) and the vector into (C, y, x). Before two axes can merge they must be
+# neighbours in the right order: r before y makes the height, c before x the width. The `-1` lets PyTorch
 # find the number of channels.
 #
 # **The common wrong answer** reshapes to (B, C, H, W) straight away. Its shape is right; it is the same
@@ -350,8 +415,12 @@ print("images -> patches -> images:", torch.equal(restored, noise))
 print("patches -> images -> patches:", torch.equal(patchify(restored, 4), patches))
 
 # %% [markdown]
-# Between the two you can work on patches as if they were words. Here three quarters of them, chosen at
-# random, are wiped out. Could you say what is missing? Lesson 13 has a network learn just that.
+# Both are equal. Between the two you can work on patches as if they were words. Here three quarters of them, chosen
+# at random, are wiped out. Could you say what is missing? Lesson 13 has a network learn just that.
+
+# %% claim="Both are equal."
+assert torch.equal(restored, noise)
+assert torch.equal(patchify(restored, 4), patches)
 
 # %%
 torch.manual_seed(0)
@@ -362,15 +431,16 @@ views = [one.permute(1, 2, 0).numpy() for one in (large[0], wiped)]
 plots.photo_row(views, ["196 patches", "49 of them left"])
 
 # %% [markdown]
-# ## What a plain reshape does
+# Of the 196 patches, 49 are left.
+
+# %% claim="Of the 196 patches, 49 are left"
+assert (cut[0] != 225).any(dim=1).sum() == 49
+
+# %% [markdown] deeper=true
+# ## Where the stripes come from
 #
-# Somebody in a hurry writes `images.reshape(B, N, C * P * P)`. The shape is right, no error is raised, and
-# it is the fastest way of all.
-#
-# **Predict.** Patch 0 should be the square in the upper left corner, in all three channels. Which 48 numbers
-# does the plain `reshape` take?
-#
-# To find out, we cut not the picture but its *places*: an image in which every number says where it stands.
+# To find out which numbers the plain `reshape` takes for patch 0, we cut not the picture but its *places*: an
+# image in which every number says where it stands.
 
 # %%
 places = torch.arange(C * H * W).reshape(1, C, H, W)
@@ -384,6 +454,9 @@ plots.patch_sources(
 # A stripe: one and a half rows of pixels, in the red channel alone. So "patch 0" knows nothing of green and
 # blue, and its last 16 numbers come from half a row. The channels tell it without a picture:
 
+# %% claim="one and a half rows of pixels, in the red channel alone"
+assert plain[0].tolist() == list(range(W + W // 2))
+
 
 # %%
 def channels_in(patch):
@@ -394,37 +467,30 @@ for i in (0, 27, 63):
     print(f"patch {i:2}: patchify {channels_in(right[i])}, plain reshape {channels_in(plain[i])}")
 
 # %% [markdown]
-# **Predict.** We cut 96×96 pixels into 36 patches of 16×16, in both ways, and lay them back with `unpatchify`.
-# What will the plain ones look like: unrecognisable, striped, or almost right?
-
-# %%
-medium = fit_image(photo, 96).pixels[None]  # (1, 3, 96, 96)
-stripes = medium.reshape(1, 36, 768)
-both = [unpatchify(cut, 16, grid=(6, 6))[0] for cut in (patchify(medium, 16), stripes)]
-plots.photo_row(
-    [one.permute(1, 2, 0).numpy() for one in both], ["from patchify", "from a plain reshape"]
-)
-
-# %% [markdown]
-# Stripes in false colours: each "patch" is a stripe of one channel, and a third of it is now taken for red, a
-# third for green and a third for blue. The upper third of the picture was the red channel, the middle the green,
-# the lower the blue.
-#
-# How would you have noticed? Not by the shape. A popular test is the round trip, there and back.
+# Three channels in each patch on the left, one on the right. How would you have noticed? Not by the shape. A popular
+# test is the round trip, there and back.
 #
 # **Predict.** Does a round trip with its own way back, another `reshape`, expose the plain `reshape`?
 
+# %% claim="Three channels in each patch on the left, one on the right."
+assert all(len(channels_in(patch)) == 3 for patch in right)
+assert max(len(channels_in(patch)) for patch in plain[[0, 27, 63]]) == 1
+
 # %%
-print("same shape:     ", stripes.shape == patchify(medium, 16).shape)
-print("own round trip: ", torch.equal(stripes.reshape(medium.shape), medium))
-print("equal to a loop:", torch.equal(stripes[0], patches_by_loop(medium[0], 16)))
-print("our way back:   ", torch.equal(unpatchify(stripes, 16, grid=(6, 6)), medium))
+tests = {"same shape": stripes.shape == patchify(medium, 16).shape}
+tests["own round trip"] = torch.equal(stripes.reshape(medium.shape), medium)
+tests["equal to a loop"] = torch.equal(stripes[0], patches_by_loop(medium[0], 16))
+tests["our way back"] = torch.equal(unpatchify(stripes, 16, grid=(6, 6)), medium)
+print(tests)
 
 # %% [markdown]
-# Only the last two tell. A mistake that is undone by the same mistake leaves no trace: a proof needs a
-# reference that was written *independently*. Every proof in this course has one.
+# Only the two that say *False* tell. A mistake that is undone by the same mistake leaves no trace: a proof needs a
+# reference that was written independently.
 #
-# The good news is in the second line: nothing is lost yet.
+# The good news is in the second answer: nothing is lost yet.
+
+# %% claim="Only the two that say *False* tell."
+assert list(tests.values()) == [True, True, False, False]
 
 
 # %% exercise="01.5"
@@ -453,11 +519,10 @@ check("01.5", mend)
 # **The common wrong answer** calls `unpatchify` first. But that undoes a `patchify`, which the stripes never
 # saw: it moves numbers that had not been moved.
 
-# %% [markdown]
-# ## What the network is given
+# %% [markdown] deeper=true
+# ## All patches in one long picture
 #
-# The patches leave for the network as a sequence, one after the other. Before you look at such a sequence,
-# make the picture of one.
+# The patches leave for the network as a sequence, one after the other. Make a picture of such a sequence.
 
 
 # %% exercise="01.6"
@@ -486,39 +551,42 @@ check("01.6", one_row)
 # row of pixels of the result runs through *all* patches, so an axis must be moved.
 
 # %% [markdown]
-# **Predict.** Here is a photograph that this lesson has not shown, all 25 patches of it. What is in it?
+# ## What is given up
+#
+# The patches leave for the network as a sequence, one after the other. Here are the 16 patches of a photograph
+# that this lesson has not shown.
+#
+# **Predict.** What is in it?
 
 # %%
-secret = open_image(photographs.astronaut())
-pixels = fit_image(secret, 80).pixels  # (3, 80, 80)
-blocks = rearrange(patchify(pixels[None], 16)[0], "n (c p q) -> n p q c", c=3, p=16)
+name = "tuanortsa"[::-1]  # to be read when you have guessed
+secret = open_image(getattr(photographs, name)())
+pixels = fit_image(secret, 96).pixels  # (3, 96, 96)
+blocks = rearrange(patchify(pixels[None], 24)[0], "n (c p q) -> n p q c", c=3, p=24)
 plots.patch_row(blocks.numpy())
 
 # %%
 plots.photo_row([np.asarray(secret)], ["the photograph"])
 
 # %% [markdown]
-# The astronaut Eileen Collins (photograph by NASA, public domain). What was a glance has become a puzzle,
-# and the network has less than you had: you still saw each patch as a small *picture*. This is what is given
-# up:
+# What was a glance has become a puzzle, and the network has less than you had: you still saw each patch as a small
+# *picture*. (It is the astronaut Eileen Collins, photographed by NASA, public domain.) This is what is given up:
 #
 # - **Where a patch was.** It only has a number in the row, and lesson 03 will show that the network does not
 #   read even that, unless positions are added.
-# - **Which pixels are neighbours inside a patch.** A vector has no inside. A cell among the questions below
+# - **Which pixels are neighbours inside a patch.** A vector has no inside. The last of the questions below
 #   proves that the next layer does not notice their order.
 # - **What goes on across a border.** The pixels on both sides of a cut are now in different vectors.
 #
 # A convolutional network has all three built in: it looks at neighbours, everywhere alike. A ViT has to
-# learn from examples that neighbours belong together. That is its freedom, and the reason why it needs many
+# learn from examples that neighbours belong together. That is its freedom, and one reason why it needs many
 # examples (lesson 10). How much it has to learn depends on one number, P.
 
 # %% [markdown]
 # ## How many patches, and what they cost
 #
 # The sequence has **T** tokens: the N patches, and one more that lesson 02 adds, so T = N + 1. In every layer,
-# each token looks at each (lesson 04): T² pairs, a table of T × T numbers for each head.
-#
-# **Predict.** We halve P. By how much do T and T² grow?
+# each token looks at each (lesson 04): T² pairs, a matrix of T × T numbers for each head.
 
 # %%
 sizes = [1, 2, 4, 8, 16, 32]  # P
@@ -526,13 +594,20 @@ tokens = [(224 // side) ** 2 + 1 for side in sizes]
 plots.token_cost(sizes, tokens, "A 224×224 image: smaller patches, more tokens, many more pairs")
 
 # %% [markdown]
-# Half the patch size means about four times the tokens and sixteen times the pairs, wherever you start: on
-# these scales the lines are straight. Large patches are cheap, but each must be described by one token, however
-# much is in it.
+# On these scales the lines are straight: wherever you start, half the patch size means about four times the tokens
+# and sixteen times the pairs. Large patches are cheap, but each must be described by one token, however much is in it.
+
+# %% claim="about four times the tokens and sixteen times the pairs"
+growth = np.array(tokens[:-1]) / np.array(tokens[1:])
+assert (abs(growth / 4 - 1) < 0.05).all()
+assert (abs(growth**2 / 16 - 1) < 0.05).all()
+
+# %% [markdown] deeper=true
+# ## Play: a picture of yours, cut up
 #
-# **Play.** With a picture of yours: drag a file into the list of files on the left, and put its name between
-# the quotation marks. Until then it is a cup of coffee (photograph by Rachel Michetti, CC0). Move the sliders
-# and find, for the shuffled order, the largest patch size at which you can no longer tell what you see.
+# Drag a file into the list of files on the left, and put its name between the quotation marks. Until then it is a
+# cup of coffee (photograph by Rachel Michetti, CC0). Move the sliders and find, for the shuffled order, the largest
+# patch size at which you can no longer tell what you see.
 
 # %%
 MY_PHOTO = ""  # for example "my_dog.jpg"
@@ -569,10 +644,13 @@ print("\n".join(words for _, words in stills))
 plots.photo_row([still for still, _ in stills], [f"P = {p}, {order}" for p, order in settings])
 
 # %% [markdown]
-# Shuffled large patches can still be guessed: each shows a thing. Shuffled small ones are a heap of colours.
-# The smaller the patches, the more of the picture lies in *how they stand*, and the more the network depends
-# on positions.
-#
+# On the left, 24 patches still show a rim, a saucer, a table. On the right, 384 are a heap of colours. The smaller
+# the patches, the more of the picture lies in *how they stand*, and the more the network depends on positions.
+
+# %% claim="24 patches still show a rim, a saucer, a table. On the right, 384"
+assert [(size[0] // p) * (size[1] // p) for p, _ in settings] == [24, 384]
+
+# %% [markdown] deeper=true
 # ## Sizes that do not fit
 #
 # Images need not be square: the grid simply has other numbers of rows and columns. But both sides must be
@@ -592,8 +670,11 @@ convolution = torch.nn.Conv2d(3, 1, kernel_size=64, stride=64)
 print("convolution: no error, a grid of", tuple(convolution(whole).shape[2:]))
 
 # %% [markdown]
-# It covers 4·64 = 256 rows of pixels and 7·64 = 448 columns. The rest it never reads: paint it black, and the
-# result is the same.
+# A convolution takes what fits: 4·64 = 256 rows of pixels and 7·64 = 448 columns. The rest it never reads: paint it
+# black, and the result is the same.
+
+# %% claim="4·64 = 256 rows of pixels and 7·64 = 448 columns"
+assert convolution(whole).shape[2:] == (4, 7)
 
 # %%
 painted = whole.clone()
@@ -601,8 +682,12 @@ painted[:, :, 256:] = painted[..., 448:] = 0
 torch.equal(convolution(whole), convolution(painted))
 
 # %% [markdown]
-# So choose what is to happen, instead of letting it happen. `fit_image` knows three ways to a size that fits,
-# here 256×256. The crossed-out pixels are those that no patch covers.
+# *True*. So choose what is to happen, instead of letting it happen. `fit_image` knows three ways to a size that
+# fits, here 256×256. The crossed-out pixels are those that no patch covers.
+
+# %% claim="*True*."
+assert torch.equal(convolution(whole), convolution(painted))
+assert not torch.equal(whole, painted)
 
 # %%
 choices = ("crop", "pad", "resize")
@@ -614,39 +699,67 @@ plots.patch_cover(
 )
 
 # %% [markdown]
-# Cropping loses the sides, padding spends patches on grey, and stretching changes proportions. For
-# classification, cropping is usual; where every part counts, pad. Or keep the photograph's proportions, as we
-# did above: `fit_image(photo, (256, 384))` makes a grid of 4×6.
+# Cropping loses the sides, padding spends patches on grey, and stretching changes proportions: here the cat's face
+# gets a third narrower. For classification, cropping is usual; where every part counts, pad. Or keep the
+# photograph's proportions, as we did above: `fit_image(photo, (256, 384))` makes a grid of 4×6.
+
+# %% claim="the cat's face gets a third narrower"
+assert abs(300 / 451 - 2 / 3) < 0.01
+
+# %% claim="padding spends patches on grey"
+assert (fits[1].flatten(1)[:, 0] == fits[1][:, 0].T).all()
+
+# %% claim="Cropping loses the sides"
+sides = array.copy()
+sides[:, :60] = sides[:, -60:] = 0
+assert torch.equal(fit_image(open_image(sides), 256).pixels, fits[0])
+
+# %% claim="`fit_image(photo, (256, 384))` makes a grid of 4×6"
+assert patchify(fit_image(photo, (256, 384)).pixels[None], 64).shape[1] == 4 * 6
 
 # %% [markdown]
 # ## From bytes to numbers around zero
 #
-# Networks are set up for numbers around 0 with a spread around 1. Pixels are bytes, and bytes are a trap:
+# Networks are set up for numbers around 0 with a spread around 1. So pixels become floats first, and then
+#
+# $$x = \frac{\text{pixel} / 255 - \text{mean}}{\text{std}}$$
+#
+# with one mean and one standard deviation (std) for each channel, measured **once, over all pixels of the
+# training images**, and used unchanged ever after. `normalize` does it, after the image has its size and before it
+# is cut.
+
+# %%
+from vit_tutorial import load_checkpoint, normalize
+
+vit, card = load_checkpoint("cifar10")
+ready = normalize(image[None], card.mean, card.std)  # float32 (1, 3, 32, 32)
+print(ready.dtype, f"from {ready.min():.2f} to {ready.max():.2f}")
+
+# %% [markdown]
+# Floats on both sides of 0: that is what the network of lesson 00 was given.
+
+# %% claim="Floats on both sides of 0"
+assert ready.dtype == torch.float32
+assert ready.min() < -0.5
+assert ready.max() > 0.5
+
+# %% [markdown] deeper=true
+# ## The right mean, the right std
+#
+# Why floats first? Bytes are a trap:
 
 # %%
 brightest = torch.tensor([200], dtype=torch.uint8)
 print("200 + 100 =", (brightest + 100).item())
 
 # %% [markdown]
-# Beyond 255 they start again from 0, without a warning. So first come floats, then arithmetic:
+# Beyond 255 they start again from 0, without a warning.
 #
-# $$x = \frac{\text{pixel} / 255 - \text{mean}}{\text{std}}$$
-#
-# One mean and one standard deviation (std) for each channel, measured **once, over all pixels of the
-# training images**, and used unchanged ever after, at test time too. `normalize` does it. It belongs between
-# the two steps that you know: after the image has its size and while it still is bytes, before it is cut.
-
-# %%
-from vit_tutorial import load_checkpoint, normalize
-
-vit, card = load_checkpoint("cifar10")
-print("mean", card.mean, " std", card.std)
-ready = normalize(image[None], card.mean, card.std)  # float32 (1, 3, 32, 32)
-print(ready.dtype, f"from {ready.min():.2f} to {ready.max():.2f}")
-
-# %% [markdown]
-# Over *all pixels*: that is where many go wrong. There is more than one "standard deviation of a set of
+# And why over *all pixels*? That is where many go wrong. There is more than one "standard deviation of a set of
 # images".
+
+# %% claim="Beyond 255 they start again from 0"
+assert (brightest + 100).item() == 300 - 256
 
 
 # %% exercise="01.7"
@@ -687,20 +800,28 @@ print("of all pixels:           ", [round(value, 3) for value in std])
 print("mean over single images: ", [round(value, 3) for value in single])
 
 # %% [markdown]
-# For CIFAR-10 a widespread triple of numbers is the wrong kind. **Predict.** Pixels divided by it: what std do
-# they get, instead of 1?
+# The mean over single images is about half. For CIFAR-10 a widespread triple of numbers is of that wrong kind.
+# Pixels that are divided by it should get a std of 1. They get
+
+# %% claim="The mean over single images is about half."
+assert len(tiles) == 256
+assert all(0.35 < a / b < 0.65 for a, b in zip(single, std, strict=True))
 
 # %%
 widespread = (0.2023, 0.1994, 0.2010)
-for name, true, used in zip(("red", "green", "blue"), card.std, widespread, strict=True):
-    print(f"{name:5}: std of the pixels {true:.4f}, divided by {used:.4f} gives {true / used:.2f}")
+ratios = [true / used for true, used in zip(card.std, widespread, strict=True)]
+print([round(ratio, 2) for ratio in ratios])
 
 # %% [markdown]
-# A quarter too much. A network can be trained with it all the same. It is worse when training and use do not
+# 21 to 30 percent too much. A network can be trained with it all the same. It is worse when training and use do not
 # match: here is the bundled network for digits, on its 360 test images.
 #
 # **Predict.** The pixels come as in training; with a std that is 25% off; only scaled to 0 to 1; as raw bytes,
 # 0 to 255; or upside down, light for dark. Which costs little, which a lot?
+
+# %% claim="21 to 30 percent too much."
+assert min(ratios) > 1.205
+assert max(ratios) < 1.305
 
 # %%
 from vit_tutorial.data import digits
@@ -711,14 +832,28 @@ pixels = test.images.float()
 right_way = normalize(test.images, digits_card.mean, digits_card.std)
 ways = {"as in training": right_way, "std 25% off": right_way * 1.25, "0 to 1": pixels / 255}
 ways |= {"0 to 255": pixels, "upside down": (255 - pixels) / 255}
+hits = {}
 for way, inputs in ways.items():
     with torch.no_grad():
-        hits = digits_vit(inputs).argmax(dim=1) == test.labels
-    print(f"{way:15}{hits.float().mean():6.1%} right")
+        hits[way] = (digits_vit(inputs).argmax(dim=1) == test.labels).float().mean().item()
+    print(f"{way:15}{hits[way]:6.1%} right")
 
 # %% [markdown]
-# A network reads numbers, and it believes them. None of these ways raised an error.
-#
+# A std that is a quarter off costs this network a few digits of a hundred. Scaled to 0 to 1, it misses half of
+# them; with raw bytes, three quarters. Upside down, it does worse than guessing, which gives 10%. A network reads
+# numbers, and it believes them: none of these ways raised an error.
+
+# %% claim="costs this network a few digits of a hundred"
+assert 0 < hits["as in training"] - hits["std 25% off"] < 0.06
+
+# %% claim="Scaled to 0 to 1, it misses half of them; with raw bytes, three quarters."
+assert 0.38 < hits["0 to 1"] < 0.58
+assert 0.15 < hits["0 to 255"] < 0.33
+
+# %% claim="Upside down, it does worse than guessing, which gives 10%."
+assert hits["upside down"] < 0.08
+
+# %% [markdown]
 # ## What we now have
 #
 # | what | shape | here |
@@ -727,11 +862,15 @@ for way, inputs in ways.items():
 # | images, cropped, channels first | (B, C, H, W), uint8 | (1, 3, 32, 32) |
 # | images, normalised | (B, C, H, W), float32 | (1, 3, 32, 32) |
 # | patches, N = (H/P)·(W/P) | (B, N, C·P·P) | (1, 64, 48) |
-# | grid of patches | (rows, columns) = (H/P, W/P) | (8, 8) |
 #
 # The patches hold exactly the numbers of the image, in an order in which each patch is one vector. Lesson 02
 # turns these vectors into tokens.
-#
+
+# %% claim="The patches hold exactly the numbers of the image"
+assert patchify(ready, P).shape == (1, 64, 48)
+assert torch.equal(patchify(ready, P).flatten().sort().values, ready.flatten().sort().values)
+
+# %% [markdown] deeper=true
 # ## The questions people ask
 #
 # ### Why patches, and not pixels?
@@ -741,14 +880,15 @@ for way, inputs in ways.items():
 
 # %%
 pairs = torch.stack([large[..., :-1].flatten(), large[..., 1:].flatten()]).float()
-print(f"correlation of neighbouring pixels in Chelsea: {torch.corrcoef(pairs)[0, 1]:.2f}")
+alike = torch.corrcoef(pairs)[0, 1].item()
+print(f"correlation of neighbouring pixels in Chelsea: {alike:.2f}")
 for name, side in (("patches of 16×16", 16), ("pixels", 1)):
     T = (224 // side) ** 2 + 1
     print(f"{name:17} T = {T:6,}  T² = {T**2:13,}  as float32: {4 * T**2 / 1e6:8,.1f} MB")
 
 # %% [markdown]
-# Ten gigabytes for one table, and a ViT-B has 12 heads in each of 12 layers. (Attention can be computed without
-# ever storing the table, as lesson 04 shows, but every number in it must still be computed.) And it would be
+# Ten gigabytes for one matrix, and a ViT-B has 12 heads in each of 12 layers. (Attention can be computed without
+# ever storing the matrix, as lesson 04 shows, but every number in it must still be computed.) And it would be
 # spent on comparing like with like: one pixel nearly tells its neighbour.
 #
 # ### Is it 16×16 patches, or patches of 16×16?
@@ -756,28 +896,34 @@ for name, side in (("patches of 16×16", 16), ("pixels", 1)):
 # The title of the paper says "An Image is Worth 16x16 Words" (Dosovitskiy et al. 2020, arXiv 2010.11929). Its
 # networks ViT-B/16 and ViT-L/16 cut 224×224 pixels into patches **of 16×16 pixels**:
 
+# %% claim="Ten gigabytes for one matrix"
+assert round(4 * (224**2 + 1) ** 2 / 1e9) == 10
+
+# %% claim="one pixel nearly tells its neighbour"
+assert alike > 0.93
+
 # %%
 cut = patchify(large, 16)
 print(f"{224 // 16}×{224 // 16} = {cut.shape[1]} patches, each of 3·16·16 = {cut.shape[2]} numbers")
 
 # %% [markdown]
 # So the number after the slash is the side of a patch, in pixels; the number of patches follows from the size
-# of the image. ("A sequence of length 14×14×3" is a common mistake: the channels are inside the vectors.)
+# of the image: here 196. ("A sequence of length 14×14×3" is a common mistake: the channels are inside the vectors.)
 #
 # ### My images have 32×32 pixels. May I use patches of 16×16?
 #
-# You may. But count:
-
-# %%
-plots.patch_grid(image.permute(1, 2, 0).numpy(), patch_size=16)
-
-# %% [markdown]
-# Four tokens. There is hardly anything to compare, and each must stand for a quarter of the image. The settings
-# of a paper belong to its image size; small images need small patches.
+# You may, and get four tokens. There is hardly anything to compare, and each must stand for a quarter of the image.
+# The settings of a paper belong to its image size; small images need small patches.
 #
 # ### Does it help to enlarge 32×32 images to 224×224?
 #
 # It is often done, so that a network built for 224×224 can be used. How many numbers does the image have then?
+
+# %% claim="here 196"
+assert cut.shape[1] == 196
+
+# %% claim="get four tokens"
+assert patchify(image[None], 16).shape[1] == 4
 
 # %%
 enlarged = F.interpolate(image[None].double(), size=224, mode="bilinear")
@@ -796,14 +942,22 @@ error = (back - image).abs().max()
 print(f"rank {torch.linalg.matrix_rank(M)}, largest error {error:.0e} of 255")
 
 # %% [markdown]
-# A network that was trained at 224×224 may still need it, as it knows things at that size (lesson 11). For
-# training from scratch it buys nothing: should you want many tokens, cut the 32×32 pixels into patches of 2×2.
-# That makes 256, more than the 196 of the enlarged image, from 49 times fewer numbers.
+# The pixels are back. A network that was trained at 224×224 may still need the enlarged image, as it knows things at
+# that size (lesson 11). If it is only many tokens that you want, cut the 32×32 pixels into patches of 2×2. That makes
+# 256, more than the 196 of the enlarged image, from 49 times fewer numbers.
 #
 # ### Does the order of the numbers inside a patch matter?
 #
 # Only that it is always the same. What comes next is a linear layer, a weighted sum of the 48 numbers (lesson
 # 02). Shuffle the numbers of every patch in one fixed way and the weights along with them, and nothing changes:
+
+# %% claim="The pixels are back."
+assert error < 1e-6
+assert torch.linalg.matrix_rank(M) == 32
+
+# %% claim="256, more than the 196 of the enlarged image, from 49 times fewer numbers"
+assert patchify(image[None], 2).shape[1] == 256
+assert enlarged.numel() == 49 * image.numel()
 
 # %%
 torch.manual_seed(0)
@@ -816,7 +970,11 @@ print("the same tokens")
 # So the network does not know which pixels of a patch are neighbours; it can only find out. Trained weights
 # belong to one order, though, and must be used with that. The order here, channels first, is that of the weights
 # of a convolution, as lesson 02 will use.
-#
+
+# %% claim="Trained weights belong to one order, though"
+assert (flat[..., shuffle] @ weight.T - flat @ weight.T).abs().max() > 1
+
+# %% [markdown] deeper=true
 # ## A stretch
 #
 # Patches may overlap. `F.unfold(images, kernel_size=8, stride=4)` cuts patches of 8×8 that begin every 4 pixels.

@@ -5,22 +5,18 @@
 #
 # Lesson 01 ended with a sequence of patches, 48 pixel values each. A Transformer wants a sequence of tokens:
 # vectors of one fixed width, in which the network can note down whatever it needs. One linear layer leads from
-# the first to the second. In most implementations you will find a convolution in its place. This lesson proves
-# that they are the same thing, looks at what a trained one has learned, and then adds one token that belongs
-# to no patch at all.
-#
-# **You will**
-#
-# - compute a token by hand, with a loop, as a product of matrices, and as a convolution,
-# - prove that all of them agree, in their results and in their gradients,
-# - see the 128 learned filters of a trained network, what they answer to, and what they ignore,
-# - put a CLS token in front of the patches, and prove that it starts without knowing anything,
-# - find out what CLS sees, what the mean of all tokens sees, and what the difference is good for.
+# the first to the second. In most implementations you will find a convolution in its place: you will see that they
+# are the same thing. Then we add one token that belongs to no patch at all.
+
+# %%
+from vit_tutorial import plots
+
+plots.network_map("embedding")
 
 # %% [markdown]
 # ## One patch, one token, by hand
 #
-# Take a grey patch of 2×2 pixels, and two **filters** of the same size. A filter is a table of weights. Lay it
+# Take a grey patch of 2×2 pixels, and two **filters** of the same size. A filter is a grid of weights. Lay it
 # on the patch, multiply number by number, add up, add a **bias**: that is one number. The first filter below
 # has equal weights. The second has −1 on the left and 1 on the right.
 #
@@ -30,8 +26,13 @@
 # %%
 import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
+from skimage import data as photographs
+from torch import Tensor, nn
 
-from vit_tutorial import plots
+from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, patchify
+from vit_tutorial.lessons import check, hint
 
 # %%
 patch = torch.tensor([[1.0, 5.0], [2.0, 8.0]])
@@ -40,69 +41,25 @@ bias = torch.tensor([0.0, -4.0])
 plots.embedding_by_hand(patch.numpy(), filters.numpy(), bias.numpy())
 
 # %% [markdown]
-# The first measures how bright the patch is, the second how much brighter it is on the right than on the left
+# One filter measures how bright the patch is, the other how much brighter it is on the right than on the left
 # (to equal pixels it answers with its bias alone). Together the two answers, (4, 6), are the **token** of this
-# patch. In code it is one line:
-
-# %%
-(filters * patch).sum(dim=(1, 2)) + bias
-
-# %% [markdown]
-# **D** is the number of filters, and so the width of a token; here D = 2. For colour images a filter has weights
-# for each of the C channels, C·P·P in all. With x for the pixels, w for the weights and b for the biases, number
-# d of the token is
+# patch. **D** is the number of filters, and so the width of a token; here D = 2.
 #
-# $$z_d \;=\; b_d + \sum_{c=0}^{C-1}\,\sum_{p=0}^{P-1}\,\sum_{q=0}^{P-1} w_{d,c,p,q}\; x_{c,p,q}\,,
-# \qquad d = 0, \dots, D-1 .$$
+# For colour images a filter has weights for each of the C channels, C·P·P in all. You know this kind of layer: each
+# output is a weighted sum of all inputs plus a bias. It is a linear layer from C·P·P numbers to D, and is called the
+# **patch embedding**.
+
+# %% claim="Together the two answers, (4, 6), are the **token**"
+assert ((filters * patch).sum(dim=(1, 2)) + bias).tolist() == [4, 6]
+
+# %% claim="to equal pixels it answers with its bias alone"
+assert (filters[1] * torch.full((2, 2), 7.0)).sum() + bias[1] == bias[1]
+
+# %% [markdown] deeper=true
+# ## How much a patch embedding learns
 #
-# You know this formula: a weighted sum of all inputs plus a bias, once for each output. It is a linear layer
-# from C·P·P numbers to D. The layer is called the **patch embedding**.
-
-# %% [markdown]
-# ## All patches, with a loop
-#
-# Now the real thing: Chelsea the cat (photograph by Stéfan van der Walt, public domain), and the network from
-# lesson 00 with its D = 128 filters of 3×4×4 weights. They are stored as one tensor:
-
-# %%
-from einops import rearrange
-from skimage import data as photographs
-from torch import Tensor, nn
-
-from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, patchify
-
-# %%
-vit, card = load_checkpoint("cifar10")
-vit.requires_grad_(False)  # we only look
-image = fit_image(open_image(photographs.chelsea()), 32).pixels  # uint8 (C, H, W)
-images = normalize(image[None], card.mean, card.std)  # (B, C, H, W)
-weight, bias = vit.patch_embed.proj.weight, vit.patch_embed.proj.bias
-print("images", tuple(images.shape), " weight", tuple(weight.shape), " bias", tuple(bias.shape))
-
-# %% [markdown]
-# A loop over patches, and in it the sum from above. It does not matter where a patch comes from: **every patch
-# meets the same filters.** If the network learns to notice an edge, it notices it everywhere.
-
-
-# %%
-def tokens_by_loop(image, weight, bias):
-    """Embed one image: (C, H, W) -> (N, D)."""
-    P = weight.shape[-1]
-    tokens = []
-    for top in range(0, image.shape[1], P):
-        for left in range(0, image.shape[2], P):
-            patch = image[:, top : top + P, left : left + P]  # (C, P, P)
-            tokens.append((weight * patch).sum(dim=(1, 2, 3)) + bias)  # (D,)
-    return torch.stack(tokens)
-
-
-print(tuple(tokens_by_loop(images[0], weight, bias).shape))
-
-# %% [markdown]
-# 64 patches have become 64 tokens of width 128.
-#
-# **Predict.** How many numbers does this layer learn, its weights and its biases together? And for images of
-# 224×224 pixels, which have 49 times as many patches?
+# How many numbers does the layer learn, its weights and its biases together? And for images of 224×224 pixels, which
+# have 49 times as many patches as those of 32×32?
 
 
 # %% exercise="02.1"
@@ -118,8 +75,6 @@ def embedding_parameters(height, width, patch_size, in_chans, dim):
 
 
 # %%
-from vit_tutorial.lessons import check, hint
-
 check("02.1", embedding_parameters)
 # hint("02.1")  # take away the # in front for a hint; run again for the next one
 
@@ -130,23 +85,29 @@ check("02.1", embedding_parameters)
 # **The common wrong answer** multiplies by the number of patches. That would be a layer with filters of its own
 # for every place; it could not even be used on an image of another size.
 
-# %%
-print(
-    f"our network: {weight.numel():,} weights and {bias.numel()} biases, for any number of patches"
-)
-
 # %% [markdown]
 # ## All patches at once
 #
-# One patch, flattened, is a row of C·P·P numbers. So is one filter. And multiplying number by number and
-# adding up is what a matrix product does, for every row with every row at once:
+# Now the real thing: Chelsea the cat (photograph by Stéfan van der Walt, public domain), and the network from
+# lesson 00 with its D = 128 filters of 3×4×4 weights. They are stored as one tensor:
+
+# %%
+vit, card = load_checkpoint("cifar10")
+vit.requires_grad_(False)  # we only look
+image = fit_image(open_image(photographs.chelsea()), 32).pixels  # uint8 (C, H, W)
+images = normalize(image[None], card.mean, card.std)  # (B, C, H, W)
+weight, bias = vit.patch_embed.proj.weight, vit.patch_embed.proj.bias
+print("images", tuple(images.shape), " weight", tuple(weight.shape), " bias", tuple(bias.shape))
+
+# %% [markdown]
+# It does not matter where a patch comes from: **every patch meets the same filters.** If the network learns to notice
+# an edge, it notices it everywhere.
 #
-# - `patchify` makes a matrix of all patches, (N, C·P·P),
-# - all filters make a matrix (D, C·P·P), which is turned on its side, (C·P·P, D),
-# - their product is (N, D): row i, column d holds the answer of filter d to patch i.
-#
-# Both must be flattened in the **same order**, so that every weight meets its own pixel. That is why lesson 01
-# insisted on an order: channel by channel, and in each row by row.
+# One patch, flattened, is a row of C·P·P numbers. So is one filter. Multiplying number by number and adding up is
+# what a matrix product does, for every row with every row at once: the matrix of all patches is (N, C·P·P), that of
+# all filters is (D, C·P·P), and we want each patch with each filter, (N, D). Both must be flattened in the **same
+# order**, so that every weight meets its own pixel. That is why lesson 01 insisted on an order: channel by channel,
+# and in each row by row.
 
 
 # %% exercise="02.2"
@@ -176,43 +137,73 @@ check("02.2", my_patch_embed)
 # a reshape does not swap axes. It cuts the row of all numbers anew, and mixes the filters with each other.
 
 # %% [markdown]
-# ## The same as a convolution
-#
-# A **convolution** slides a filter over the image and notes its answer wherever it stands. How far it moves from
-# one place to the next is its **stride**. With stride 1, our 4×4 filter can stand at 29 places in each direction
-# (32 − 4 + 1).
+# In most implementations stands a **convolution**: it slides a filter (its **kernel**) over the image and notes its
+# answer wherever it stands. How far it moves from one place to the next is its **stride**. With stride 1, our 4×4
+# filter can stand at 29 places in each direction (32 − 4 + 1).
 #
 # **Predict.** With stride 4, at how many places does it stand? Which pixels does it cover twice, which never?
 
 # %%
-import torch.nn.functional as F
-
-strongest = weight.flatten(1).norm(dim=1).argmax()  # one of the 128 filters
+strongest = weight.flatten(1).norm(dim=1).argmax()  # the longest of the 128 filters
 one = weight[strongest][None]  # (1, 3, 4, 4)
 maps = {f"stride {s}": F.conv2d(images, one, stride=s)[0, 0].numpy() for s in (1, 2, 4)}
 counts = [f"{m.shape[0]}×{m.shape[1]} answers" for m in maps.values()]
 plots.response_maps(list(maps.values()), list(maps), counts)
 
-# %% [markdown]
-# A stride equal to the size of the filter makes it step from patch to patch: every pixel is covered once. The
-# answers at the places in between are simply never computed.
-
-# %%
-np.testing.assert_allclose(maps["stride 4"], maps["stride 1"][::4, ::4], rtol=1e-5, atol=1e-5)
-by_hand = (one[0] * images[0, :, 8:12, 12:16]).sum()  # the patch in row 2, column 3
-print(f"by hand {by_hand:.4f}, from the convolution {maps['stride 4'][2, 3]:.4f}")
+# %% claim="can stand at 29 places in each direction"
+assert maps["stride 1"].shape == (29, 29)
 
 # %% [markdown]
-# So the patch embedding *is* a convolution whose stride is its kernel size (the **kernel** is the filter). The
-# package uses one. What is left to do is to bring its result into the shape of a sequence. It comes as D maps,
-# (B, D, rows, columns), and we want (B, N, D).
+# A stride as large as the filter makes it step from patch to patch: each pixel is covered once, and the answers at the
+# places in between are simply never computed. So the patch embedding *is* a convolution whose stride is the size of
+# its kernel. The package uses one. Its result comes as D maps, (B, D, rows, columns); the last line below makes
+# (B, N, D) of them.
+
+# %% claim="each pixel is covered once"
+assert F.fold(F.unfold(torch.ones(1, 1, 32, 32), 4, stride=4), (32, 32), 4, stride=4).unique() == 1
+
+# %% claim="the answers at the places in between are simply never computed"
+np.testing.assert_allclose(maps["stride 4"], maps["stride 1"][::4, ::4], rtol=1e-4, atol=1e-4)
+assert maps["stride 4"].shape == (8, 8)
+
+# %% claim="the patch embedding *is* a convolution whose stride is the size of its kernel"
+linear = F.linear(patchify(images, 4), weight.flatten(1), bias)
+conv = F.conv2d(images, weight, bias, stride=4).flatten(2).mT
+assert torch.allclose(linear, conv, atol=1e-4)
 
 # %% definition="vit_tutorial.model.PatchEmbed"
 
 # %% [markdown]
-# **Is it right?** We compare four ways, in double precision (`float64`), where rounding is too small to hide a
-# mistake: the loop, the matrix product with PyTorch's own linear layer, PyTorch's convolution, and the class
-# above. The images are random and not square, and the weights are not learned but random.
+# The 64 patches of Chelsea become 64 tokens of width 128.
+
+# %% claim="64 tokens of width 128"
+assert vit.patch_embed(images).shape == (1, 64, 128)
+
+# %%
+tokens = vit.patch_embed(images)
+print(tuple(tokens.shape))
+
+# %% [markdown] deeper=true
+# ## Is it right?
+#
+# We compare four ways, in double precision (`float64`), where rounding is too small to hide a mistake: a loop, the
+# matrix product with PyTorch's own linear layer, PyTorch's convolution, and the class above.
+
+
+# %%
+def tokens_by_loop(image, weight, bias):
+    """Embed one image: (C, H, W) -> (N, D)."""
+    P = weight.shape[-1]
+    tokens = []
+    for top in range(0, image.shape[1], P):
+        for left in range(0, image.shape[2], P):
+            patch = image[:, top : top + P, left : left + P]  # (C, P, P)
+            tokens.append((weight * patch).sum(dim=(1, 2, 3)) + bias)  # (D,)
+    return torch.stack(tokens)
+
+
+# %% [markdown]
+# The images are random and not square, and the weights are not learned but random.
 
 # %%
 torch.manual_seed(0)
@@ -231,13 +222,17 @@ for name, way in {"a loop": loop, "flatten + linear": linear, "a convolution": c
     print(f"{name:17}{tuple(way.shape)}, largest difference {(way - embed(x)).abs().max():.0e}")
 
 # %% [markdown]
-# Equal results are half of it. Training follows the **gradients**: how the loss changes with each weight, each
-# bias and each pixel. Two ways of computing that learn differently would not be the same layer.
+# The differences are rounding. Equal results are half of it. Training follows the **gradients**: how the loss changes
+# with each weight, each bias and each pixel. Two ways of computing that learn differently would not be the same layer.
+
+# %% claim="The differences are rounding."
+assert (loop - embed(x)).abs().max() < 1e-11
+assert (linear - embed(x)).abs().max() < 1e-11
 
 # %%
-pull = torch.randn(2, 6, 10, dtype=torch.float64)  # what a loss might send back
-of_linear = torch.autograd.grad(linear, (x, w, b), pull)
-of_conv = torch.autograd.grad(conv, (x, w, b), pull)
+of_output = torch.randn(2, 6, 10, dtype=torch.float64)  # what a loss might send back
+of_linear = torch.autograd.grad(linear, (x, w, b), of_output)
+of_conv = torch.autograd.grad(conv, (x, w, b), of_output)
 torch.testing.assert_close(of_linear, of_conv)
 print("equal gradients for images, weight, bias:", [tuple(g.shape) for g in of_conv])
 
@@ -245,6 +240,9 @@ print("equal gradients for images, weight, bias:", [tuple(g.shape) for g in of_c
 # Flatten + linear, or a convolution with stride P: two names for one layer. Weights can move from one form to
 # the other, if the order is right. And orders differ. Many implementations flatten a patch pixel by pixel,
 # with the channels of a pixel side by side: (p, q, c) instead of our (c, p, q).
+
+# %% claim="two names for one layer"
+assert all(torch.allclose(one, other) for one, other in zip(of_linear, of_conv, strict=True))
 
 
 # %% exercise="02.3"
@@ -271,40 +269,29 @@ check("02.3", kernel_from_linear)
 # for the green of the first pixel is now used for the red of the second. Nothing but a comparison of results
 # would tell you.
 
-# %% [markdown]
+# %% [markdown] deeper=true
 # ## From maps to tokens: two silent mistakes
 #
-# Look once more at the last line of `PatchEmbed`. The convolution returns (B, D, rows, columns); the pattern
-# `"b d r s -> b (r s) d"` moves the axis of the D numbers to the end. Two ways to get that wrong raise no error.
+# The convolution returns (B, D, rows, columns), and its D numbers must move to the end. Two ways to get that wrong
+# raise no error.
 #
 # The first is a plain `reshape` to (B, N, D), which moves nothing. **Predict.** For the photograph of Chelsea,
 # which of the 64·128 answers does it put into "token 0"?
 
 # %%
-maps = vit.patch_embed.proj(images)  # (1, 128, 8, 8)
 filter_of = torch.arange(128)[:, None, None].expand(128, 8, 8)  # of every answer, its filter
-moved = rearrange(filter_of, "d r s -> (r s) d")
-print("in token 0:      ", moved[0].unique().numel(), "filters, one answer of each")
-print("by plain reshape:", filter_of.reshape(64, 128)[0].bincount().tolist(), "of filters 0 and 1")
+by_reshape = filter_of.reshape(64, 128)[0]
+print("answers in token 0, by filter:", by_reshape.bincount().tolist())
 
 # %% [markdown]
-# All of the answers of filter 0 and all of those of filter 1, from all over the image. It is not a token of
-# any patch.
+# Token 0 should hold one answer of each of the 128 filters. Here it holds all 64 of filter 0 and all 64 of filter 1,
+# from all over the image. It is not a token of any patch.
 #
-# The second concerns a **norm**: subtract the mean, divide by the standard deviation. Lesson 05 shows why
-# Transformers do this to every token, with a layer called LayerNorm. `nn.LayerNorm(D)` normalises the *last*
-# axis, wherever it comes from. On the convolution's result that is a row of the image. Usually this raises an
-# error, because the grid does not have D columns. But here is a network with 8 filters on an 8×8 grid.
-#
-# **Predict.** Which of the two lines makes tokens with mean 0?
+# The second mistake concerns **LayerNorm**, which lesson 05 introduces: from each token subtract its mean, and divide
+# by its standard deviation. `nn.LayerNorm(D)` normalises the *last* axis, whatever stands there.
 
-# %%
-eight = maps[:, :8]  # (1, 8, 8, 8): B, D, rows, columns
-norm = nn.LayerNorm(8, eps=1e-6)
-norm_first = rearrange(norm(eight), "b d r s -> b (r s) d")
-tokens_first = norm(rearrange(eight, "b d r s -> b (r s) d"))
-for name, made in {"norm first": norm_first, "tokens first": tokens_first}.items():
-    print(f"{name:13} largest mean of a token: {made[0].mean(dim=1).abs().max():.5f}")
+# %% claim="Here it holds all 64 of filter 0 and all 64 of filter 1"
+assert by_reshape.bincount().tolist() == [64, 64]
 
 
 # %% exercise="02.4"
@@ -334,43 +321,40 @@ check("02.4", normed_tokens)
 # them, instead of with the other numbers of its token.
 
 # %% [markdown]
+# On the convolution's result the last axis is a row of the image. Usually LayerNorm then raises an error, because the
+# grid does not have D columns. But here is a network with 8 filters on an 8×8 grid:
+
+# %%
+eight = vit.patch_embed.proj(images)[:, :8]  # (1, 8, 8, 8): B, D, rows, columns
+too_early = nn.LayerNorm(8)(eight).flatten(2).mT  # (1, 64, 8)
+print(f"largest mean of a token: {too_early.mean(dim=2).abs().max():.2f}, where 0 is right")
+
+# %% [markdown]
+# No error, and the means of the tokens are not 0.
+
+# %% claim="the means of the tokens are not 0"
+assert too_early.mean(dim=2).abs().max() > 0.5
+
+# %% [markdown] deeper=true
 # ## What has been learned
 #
 # Here are all 128 filters of the trained network, as pictures: one weight per pixel and channel, grey for zero,
-# each scaled to its own largest weight. They are sorted by their **norm** (the root of the sum of all squared
-# weights), the largest first.
+# each scaled to its own largest weight. They are sorted by their **length** (the root of the sum of all squared
+# weights), the longest first.
 #
 # **Predict.** What will they look like: edges, colours, eyes and ears, noise?
 
 # %%
 order = weight.flatten(1).norm(dim=1).argsort(descending=True)
-plots.filter_pictures(
-    weight[order].numpy(), "128 learned filters of 4×4 pixels, largest norm first"
-)
+plots.filter_pictures(weight[order].numpy(), "128 learned filters of 4×4 pixels, longest first")
 
 # %% [markdown]
-# Some show an edge or a colour, but mostly you see coloured noise. That is an honest picture of a small network
-# after a short training. To find what it has learned, a tool helps. **Principal components** sort what many
-# pictures have in common: component 0 is the one pattern that makes up most of all filters together (each filter
-# holds more or less of it, or its negative), component 1 makes up most of the rest, and so on. It is one line, the
-# *singular value decomposition*. The authors of the ViT paper (Dosovitskiy et al. 2020, arXiv 2010.11929, figure 7)
-# show the filters of a much larger network in this way.
-
-# %%
-components = torch.linalg.svd(weight.flatten(1), full_matrices=False).Vh  # (48, 48)
-components = components.unflatten(1, (3, 4, 4))
-plots.filter_pictures(
-    components.numpy(), "The 48 principal components of the filters, in their order", columns=12
-)
-
-# %% [markdown]
-# The first ones are smoother: one colour against another, one side against the other, a stripe. The rest is noise
-# again. Where does the noise come from? Filters start as random numbers (lesson 06). Training changes
-# them where there is something to gain, and leaves the rest as it was.
+# Some show an edge or a colour, but many look like coloured noise. Have they learned anything?
 #
-# To check this, ask the opposite question: which patterns do *photographs* have in common? We take the patches
-# of four photographs (Chelsea; the astronaut Eileen Collins, by NASA, public domain; a cup of coffee, by Rachel
-# Michetti, CC0; and a rocket launch, by SpaceX, CC0), and compute *their* principal components.
+# Ask what there is to learn: which patterns do *photographs* have in common? We take the patches of four photographs
+# (Chelsea; the astronaut Eileen Collins, by NASA, public domain; a cup of coffee, by Rachel Michetti, CC0; and a rocket
+# launch, by SpaceX, CC0). **Principal components** sort in what patches differ: pattern 0 is the one that makes up most
+# of their differences, pattern 1 makes up most of the rest, and so on.
 
 # %%
 names, sizes = ("chelsea", "astronaut", "coffee", "rocket"), (32, 64, 128)
@@ -384,11 +368,28 @@ shares, patterns = (shares / shares.sum()).flip(0), patterns.T.flip(0)  # most f
 print(f"{len(world):,} patches; pattern 0 makes up {shares[0]:.0%} of what they differ in")
 
 # %% [markdown]
-# For each of these patterns we measure the **gain**: how long the token is that the embedding makes of a pattern
-# of length 1 (without the bias). We compare the trained network with a fresh one, made of random numbers.
+# Two thirds: it is brightness, all pixels lighter or all darker. In a patch of a photograph, neighbouring pixels are
+# nearly alike; in the filters they hardly agree, and that is why they look like noise.
 #
-# **Predict.** The pattern that patches differ in most is brightness: all pixels lighter, or all darker. Will a
-# trained network pass it on more strongly than the others, or more weakly?
+# For each pattern we measure the **gain**: how long the
+# token is that the embedding makes of a pattern of length 1 (without the bias). We compare the trained network with a
+# fresh one, made of random numbers.
+#
+# **Predict.** Will the trained network pass on brightness more strongly than the next 15 patterns, or more weakly?
+
+
+# %% claim="neighbouring pixels are nearly alike; in the filters they hardly agree"
+def alike(patches):
+    x = patches.unflatten(1, (3, 4, 4))
+    return torch.corrcoef(torch.stack([x[..., 1:].flatten(), x[..., :-1].flatten()]))[0, 1]
+
+
+assert alike(world) > 0.85
+assert alike(weight.flatten(1)) < 0.4
+
+# %% claim="Two thirds: it is brightness, all pixels lighter or all darker."
+assert 0.6 < shares[0] < 0.75
+assert patterns[0].sign().unique().numel() == 1
 
 # %%
 from vit_tutorial import VisionTransformer
@@ -400,19 +401,56 @@ gains = {name: (w.flatten(1) @ patterns.T).norm(dim=0).numpy() for name, w in bo
 plots.pattern_gains(patterns.unflatten(1, (3, 4, 4)).numpy(), shares.numpy(), gains, shown=30)
 
 # %% [markdown]
-# Now the learning shows. The fresh network passes everything on alike. The trained one has
+# Now the learning shows. The fresh network passes everything on nearly alike. The trained one
 #
-# - turned **down** plain brightness, which takes up most of the pixels' variation and says little about what is
-#   in the picture,
-# - turned **up** patterns 1 to 15: colour, edges, corners, bars, green against purple, orange against blue,
-# - left the fine patterns alone. (The 18 finest, not drawn here, look like the last ones.) Photographs hardly contain
-#   them, so there was nothing to learn. They have only shrunk, all by about the same factor, by a habit of training
-#   called weight decay (lesson 07). **This is the noise that you saw.**
+# - passes **patterns 1 to 15** on more strongly than the fresh one: colour, edges, corners, bars, green against purple,
+#   orange against blue;
+# - passes the **fine patterns** from 17 on at about half of that of the fresh one. (The 18 finest, not drawn here, too.)
+#   Photographs hardly contain them, so there was nothing to learn: they only shrink, by a habit of training called
+#   weight decay (lesson 07);
+# - passes **brightness** on more weakly than each of the patterns 1 to 15, though photographs differ in it most. But
+#   measured by what merely shrank, it was turned up, too.
 #
-# **Play.** Move through the 24 filters with the largest norms. Left: the filter, and below it the four patches
-# of our photographs that it answers to with the largest numbers (orange) and with the smallest (blue). Right:
-# its answer to every patch of a picture, yours if you like. With `pixels` you choose how finely the picture is
-# cut; 32 is what the network was trained for.
+# So the filters are not noise: four fifths of their squared weights lie in patterns 1 to 15, which each filter mixes in
+# its own way. The fine patterns hold most of the rest, and cost nothing: less than 1% of how the answers vary comes
+# from them.
+
+# %% claim="The fresh network passes everything on nearly alike."
+assert gains["fresh, random"].max() < 1.6 * gains["fresh, random"].min()
+
+# %% claim="passes **patterns 1 to 15** on more strongly than the fresh one"
+assert (gains["trained"][1:16] > 1.08 * gains["fresh, random"][1:16]).all()
+
+# %% claim="passes the **fine patterns** from 17 on at about half"
+ratio = gains["trained"] / gains["fresh, random"]
+assert 0.4 < ratio[17:].mean() < 0.6
+assert ratio[17:].max() < 0.85
+
+# %% claim="Photographs hardly contain them"
+assert shares[17:].sum() < 0.02
+
+# %% claim="passes **brightness** on more weakly than each of the patterns 1 to 15"
+assert gains["trained"][0] < 0.85 * gains["trained"][1:16].min()
+
+# %% claim="measured by what merely shrank, it was turned up, too"
+ratio = gains["trained"] / gains["fresh, random"]
+assert ratio[0] > 1.3 * ratio[17:].mean()
+
+# %% claim="four fifths of their squared weights lie in patterns 1 to 15"
+squares = gains["trained"] ** 2 / (gains["trained"] ** 2).sum()
+assert 0.75 < squares[1:16].sum() < 0.87
+assert squares[17:].sum() > 0.8 * (1 - squares[1:16].sum())
+
+# %% claim="less than 1% of how the answers vary comes from them"
+filters = weight.flatten(1)
+fine = world @ patterns[17:].T @ patterns[17:] @ filters.T
+assert fine.var(dim=0).sum() < 0.005 * (world @ filters.T).var(dim=0).sum()
+
+# %% [markdown]
+# **Play.** Move through the 24 longest filters. Left: the filter, and below it the four patches of our photographs that
+# it answers to with the largest numbers (orange) and with the smallest (blue). Right: its answer to every patch of a
+# picture, yours if you like. With `pixels` you choose how finely the picture is cut; 32 is what the network was trained
+# for.
 
 # %%
 MY_PHOTO = ""  # for example "my_dog.jpg"
@@ -430,15 +468,16 @@ pictures = rearrange(shown, "n (c p q) -> n p q c", c=3, p=4).numpy()
 
 
 def draw(filter, pixels):
-    d = int(order[filter])
-    answers = answers_at[pixels][d]  # (rows, columns)
+    number = int(order[filter])
+    answers = answers_at[pixels][number]  # (rows, columns)
     row, column = divmod(int(answers.argmax()), answers.shape[1])
     words = (
-        f"Filter {d}, number {filter} by norm. Its answers to {answers.numel():,} patches run from "
-        f"{answers.min():.1f} to {answers.max():.1f}; the largest in row {row}, column {column}."
+        f"Filter {number}, number {filter} by length. Its answers to {answers.numel():,} patches run "
+        f"from {answers.min():.1f} to {answers.max():.1f}, the largest in row {row}, column {column}. "
+        f"The colours: blue −{answers.abs().max():.1f}, white 0, orange {answers.abs().max():.1f}."
     )
-    most, least = pictures[ranks[:4, d]], pictures[ranks[-4:, d]]
-    return plots.filter_view(weight[d].numpy(), square, answers.numpy(), most, least), words
+    most, least = pictures[ranks[:4, number]], pictures[ranks[-4:, number]]
+    return plots.filter_view(weight[number].numpy(), square, answers.numpy(), most, least), words
 
 
 # %%
@@ -460,9 +499,19 @@ print(words)
 plots.photo_row([still], ["filter number 3, the picture, and the answers to its 32×32 patches"])
 
 # %% [markdown]
-# A noisy filter, and yet a clear answer. The noise costs nothing: photographs hardly contain the fine patterns that
-# would meet it. Number 0 looks for an edge from dark, above, to light, below. Number 3 is as sure of what it is *not*
-# looking for: red.
+# A noisy filter, and yet a clear answer. Number 0 looks for an edge from dark, above, to light, below. Number 3 is sure
+# of what it is *not* looking for: the 50 patches of our photographs that it answers to with the smallest numbers are
+# red.
+
+# %% claim="Number 0 looks for an edge from dark, above, to light, below."
+best = world[ranks[:50, order[0]]].unflatten(1, (3, 4, 4)).mean(dim=(0, 1, 3))
+worst = world[ranks[-50:, order[0]]].unflatten(1, (3, 4, 4)).mean(dim=(0, 1, 3))
+assert best[3] - best[0] > 0.4
+assert worst[0] - worst[3] > 0.4
+
+# %% claim="the 50 patches of our photographs that it answers to with the smallest numbers are red"
+red, green, blue = world[ranks[-50:, order[3]]].unflatten(1, (3, 16)).mean(dim=(0, 2))
+assert red - max(green, blue) > 0.4
 
 # %% [markdown]
 # ## Which token speaks for the image?
@@ -477,29 +526,18 @@ plots.photo_row([still], ["filter number 3, the picture, and the answers to its 
 #   et al. 2018, arXiv 1810.04805).
 #
 # With CLS there are **T** = N + 1 tokens.
-#
-# **Predict.** How many numbers must the network learn for CLS: D, N·D, or B·D?
 
 # %%
 cls_token = vit.cls_token  # (1, 1, 128): 128 numbers, whatever the image and the batch
 print(tuple(cls_token.shape), [f"{value:.2f}" for value in cls_token[0, 0, :6].tolist()], "...")
 
 # %% [markdown]
-# There is one CLS token, but each image of the batch needs it in its own sequence. `expand` repeats an axis of
+# There is one CLS token, but each image of the batch needs it in its own sequence. `Tensor.expand` repeats an axis of
 # length 1 as often as you like, without copying a number; −1 means "leave this axis as it is".
 
-# %%
-B, D = 4, 128
-for shape in [(1, 1, D), (1, D), (D,)]:
-    try:
-        result = tuple(torch.zeros(shape).expand(B, -1, -1).shape)
-    except RuntimeError as error:
-        result = "error: " + str(error).splitlines()[0]
-    print(f"{shape!s:12} expanded to (B, -1, -1): {result}")
-
-# %% [markdown]
-# New axes may appear in front of the old ones, but only with a length that you give. Three axes from the start,
-# (1, 1, D), say best what is meant: one image, one token, D numbers.
+# %% claim="without copying a number"
+assert cls_token.expand(4, -1, -1).data_ptr() == cls_token.data_ptr()
+assert cls_token.expand(4, -1, -1).shape == (4, 1, 128)
 
 
 # %% exercise="02.5"
@@ -526,7 +564,7 @@ check("02.5", my_add_cls)
 # **The common wrong answer** puts CLS at the end. The network runs, but whatever reads token 0 now reads the
 # patch in the upper left corner.
 
-# %% [markdown]
+# %% [markdown] deeper=true
 # ## CLS in a module
 #
 # CLS is learned, so PyTorch must know of it. A module finds its parameters by itself, if they are an
@@ -549,14 +587,41 @@ class Attempts(nn.Module):
 print([name for name, _ in Attempts().named_parameters()])
 
 # %% [markdown]
-# One. `.to(...)` and `* 0.02` return *new* tensors that are no parameters any more, and PyTorch does not look
-# into Python lists. A network with such a CLS token runs, gives answers, and even trains (all but CLS); it
-# neither saves nor moves it. A common one is `nn.Parameter(...).to(device)`: on the CPU there is nothing to move, and
-# the parameter itself comes back; on a GPU the same line makes a CLS token that is never trained. So ask for the
-# names, always.
+# PyTorch finds one. `.to(...)` and `* 0.02` return *new* tensors that are no parameters any more, and PyTorch does not
+# look into Python lists. A network with such a CLS token runs and gives answers; it neither trains nor saves nor moves
+# it. (With `* 0.02` the second training step stops: the multiplication was done only once, and its gradients are used
+# up.) A common one is `nn.Parameter(...).to(device)`: on the CPU there is nothing to move, and the parameter itself
+# comes back; on a GPU the same line makes a CLS token that is never trained. So ask for the names, always.
 #
 # Another common mistake is to size CLS by the batch, `nn.Parameter(torch.zeros(B, 1, D))`. Then every *place in the
 # batch* has a CLS token of its own, and the last batch, which is smaller, stops with an error.
+
+# %% claim="PyTorch finds one."
+assert [name for name, _ in Attempts().named_parameters()] == ["parameter"]
+
+# %% claim="it neither trains nor saves nor moves it"
+assert list(Attempts().state_dict()) == ["parameter"]
+assert Attempts().double().scaled.dtype == torch.float32
+
+# %% claim="With `* 0.02` the second training step stops"
+attempt, stops = Attempts(), []
+for step in range(2):
+    try:
+        (attempt.scaled**2).sum().backward()
+    except RuntimeError as error:
+        stops.append((step, "second time" in str(error)))
+assert stops == [(1, True)]
+
+# %% claim="the last batch, which is smaller, stops with an error"
+by_batch, tokens_of_last = torch.zeros(4, 1, 8), torch.zeros(3, 64, 8)
+try:
+    joined = torch.cat([by_batch, tokens_of_last], dim=1)
+except RuntimeError:
+    joined = None
+assert joined is None
+
+# %% claim="on the CPU there is nothing to move, and the parameter itself comes back"
+assert isinstance(nn.Parameter(torch.zeros(1)).to("cpu"), nn.Parameter)
 
 
 # %% exercise="02.6"
@@ -594,7 +659,7 @@ check("02.6", MyTokens)
 # **The common wrong answer** does something *after* `nn.Parameter(...)`, and the result is no parameter.
 
 # %% [markdown]
-# ## What CLS has seen before the first block: nothing
+# ## What a token has seen before the first block
 #
 # **Predict.** Two different photographs go through the embedding. In which of their 65 tokens will they differ?
 
@@ -605,37 +670,63 @@ print("CLS differs:", differs[0].item())
 print("patch tokens that differ:", differs[1:].sum().item(), "of 64")
 
 # %% [markdown]
-# Gradients prove it for *every* image: they tell on which pixels a vector depends. We ask for four vectors: CLS
-# and patch token 27 as they enter the first block, the mean of the patch tokens there, and CLS after the first
-# block.
+# All patch tokens differ, and CLS does not. So what has a token seen of an image? Change one pixel after the other a
+# little, and measure how far the token moves. We ask for four vectors: CLS and the token of patch 27 as they enter the
+# first block, the mean of the patch tokens there, and CLS after the first block.
 
+# %% claim="All patch tokens differ, and CLS does not."
+assert not differs[0]
+assert differs[1:].all()
 
 # %%
+nudged = images + torch.eye(1024).reshape(1024, 1, 32, 32)  # in each another pixel
+
+
 def touched(vector_of):
-    """Measure how much each pixel changes a vector: (H, W), from 0 up."""
-    pixels = images.clone().requires_grad_()
-    vector = vector_of(vit.embed(pixels))  # (128,)
-    pull = torch.randn(128, generator=torch.Generator().manual_seed(0))
-    (gradient,) = torch.autograd.grad(vector @ pull, pixels, materialize_grads=True)
-    return gradient[0].norm(dim=0).numpy()
+    """Measure how far each pixel moves a vector: (H, W), from 0 up."""
+    moved = vector_of(vit.embed(nudged)) - vector_of(vit.embed(images))  # (1024, 128)
+    return moved.norm(dim=1).reshape(32, 32).numpy()
 
 
 # %%
 looks = {
-    "CLS, before": lambda x: x[0, 0],
-    "patch 27, before": lambda x: x[0, 1 + 27],
-    "mean, before": lambda x: x[0, 1:].mean(dim=0),
-    "CLS, after one block": lambda x: vit.blocks[0](x)[0, 0],
+    "CLS, before": lambda x: x[:, 0],
+    "patch 27, before": lambda x: x[:, 1 + 27],
+    "mean, before": lambda x: x[:, 1:].mean(dim=1),
+    "CLS, after one block": lambda x: vit.blocks[0](x)[:, 0],
 }
-plots.touched_pixels([touched(look) for look in looks.values()], list(looks))
+seen = {name: touched(look) for name, look in looks.items()}
+plots.touched_pixels([one**0.5 for one in seen.values()], list(seen))
 
 # %% [markdown]
+# Each panel is scaled to its own largest (and drawn as roots, so that small ones show).
+#
 # - **CLS** has seen no pixel at all.
 # - **A patch token** has seen its own 16 pixels and no other.
 # - **The mean** has seen all pixels, and all patches in exactly the same way: the pattern repeats.
-# - **CLS after one block** has seen all pixels too, but not all alike. In the block, *attention* lets it choose from
-#   whom it takes how much. Lesson 04 builds it.
-#
+# - **CLS after one block** has seen all pixels too, but not all alike: the four corners alone move it as much as a
+#   quarter of the picture would if all counted the same (they are a sixteenth). In the block, *attention* lets it choose
+#   from whom it takes how much. Lesson 04 builds it.
+
+# %% claim="**CLS** has seen no pixel at all."
+assert seen["CLS, before"].max() == 0
+
+# %% claim="**A patch token** has seen its own 16 pixels and no other."
+own = [[y, x] for y in range(12, 16) for x in range(12, 16)]
+assert np.argwhere(seen["patch 27, before"]).tolist() == own
+
+# %% claim="all patches in exactly the same way: the pattern repeats"
+assert seen["mean, before"].min() > 0.01
+assert np.allclose(seen["mean, before"], np.tile(seen["mean, before"][:4, :4], (8, 8)), atol=1e-5)
+
+# %% claim="**CLS after one block** has seen all pixels too"
+assert seen["CLS, after one block"].min() > 1e-3
+
+# %% claim="the four corners alone move it as much as a quarter of the picture would"
+by_patch = seen["CLS, after one block"].reshape(8, 4, 8, 4).sum(axis=(1, 3))
+assert 0.2 < by_patch[[0, 0, 7, 7], [0, 7, 0, 7]].sum() / by_patch.sum() < 0.29
+
+# %% [markdown] deeper=true
 # ## What the mean sees
 #
 # The mean of tokens is **linear**, and so is the embedding. So at the start, the mean token is the token of the mean
@@ -646,6 +737,9 @@ tokens = vit.patch_embed(images)  # (1, 64, 128)
 mean_patch = patchify(images, 4).mean(dim=1)  # (1, 48)
 torch.testing.assert_close(tokens.mean(dim=1), F.linear(mean_patch, weight.flatten(1), bias))
 print("the mean token is the token of the mean patch")
+
+# %% claim="at the start, the mean token is the token of the mean patch"
+assert torch.allclose(tokens.mean(1), F.linear(mean_patch, weight.flatten(1), bias), atol=1e-4)
 
 # %% [markdown]
 # So the mean, too, depends on the blocks: they must first write into each patch token what it means in this image.
@@ -666,8 +760,10 @@ train, test = digits("train"), digits("test")
 def streams(images):
     """Give the tokens after 0, 1, ... blocks: (B, T, D) each."""
     with torch.no_grad():
-        x = digits_vit.embed(normalize(images, digits_card.mean, digits_card.std))
-        return [x, *(x := block(x) for block in digits_vit.blocks)]
+        tokens = [digits_vit.embed(normalize(images, digits_card.mean, digits_card.std))]
+        for block in digits_vit.blocks:
+            tokens.append(block(tokens[-1]))
+    return tokens
 
 
 # %%
@@ -688,11 +784,25 @@ curves = {
 plots.readout_curves(curves, chance=10, title="Digits: what can be read off CLS and off the mean")
 
 # %% [markdown]
-# CLS knows nothing at first: guessing. The mean knows as much as one blurred patch of four pixels tells. One block
-# later both know most of the answer. In the end CLS is ahead, but this network was *trained* to put its answer there;
-# the questions below come back to that. (`rcond` tells the fit to ignore directions in which the vectors differ by
-# rounding alone. Without it, the mean before the first block seems to hold twice as much. Try it.)
-#
+# Before the first block, CLS knows nothing: guessing. The mean knows as much as one blurred patch of four pixels tells,
+# 20%. One block later both know most of the answer, and in the end nearly all of it, CLS and the mean within a few
+# percent of each other, though this network was *trained* to put its answer into CLS. (`rcond` tells the fit to ignore
+# directions in which the vectors differ by rounding alone.)
+
+# %% claim="Before the first block, CLS knows nothing: guessing."
+assert 5 < curves["CLS"][0] < 15
+
+# %% claim="as much as one blurred patch of four pixels tells, 20%"
+assert 15 < curves["mean of the patches"][0] < 27
+
+# %% claim="One block later both know most of the answer"
+assert min(curve[1] for curve in curves.values()) > 75
+
+# %% claim="in the end nearly all of it, CLS and the mean within a few percent of each other"
+assert min(curve[-1] for curve in curves.values()) > 91
+assert abs(curves["CLS"][-1] - curves["mean of the patches"][-1]) < 5
+
+# %% [markdown] deeper=true
 # ## Attention can choose, the mean cannot
 #
 # The weight of each patch in the mean is 1/64, in every image. In CLS's attention it depends on the image:
@@ -705,10 +815,17 @@ weights = record.weights[-1][0, :, 0, 1:]  # last layer, from CLS to the patches
 for head, row in enumerate(weights):
     print(f"CLS, head {head}: from {row.min():.1%} to {row.max():.1%}; the mean: {1 / 64:.1%}")
 
-
 # %% [markdown]
+# In every head one patch gets many times what it would get in a mean, and another next to nothing.
+#
 # That matters when some patches hold nothing. In lesson 00, `fit="pad"` framed a photograph with grey bars, so that
 # nothing was cut off. CLS can learn to pass over them. A mean takes the grey in, unless we leave it out.
+
+# %% claim="In every head one patch gets many times what it would get in a mean"
+assert (weights.max(dim=1).values * 64 > 5).all()
+
+# %% claim="and another next to nothing"
+assert (weights.min(dim=1).values * 64 < 0.1).all()
 
 
 # %% exercise="02.7"
@@ -750,9 +867,17 @@ check("02.7", mean_of_kept)
 # | CLS token | (1, 1, D) | (1, 1, 128) |
 # | tokens, T = N + 1 | (B, T, D) | (1, 65, 128) |
 #
-# Token 0 is CLS, token 1 + i is patch i. From here to the end of the network this shape does not change any more.
+# Token 0 is CLS, token 1 + i is patch i. From here to the end of the encoder this shape does not change any more.
 # What is missing is *where* each patch was: lesson 03.
-#
+
+# %% claim="From here to the end of the encoder this shape does not change any more."
+x, shapes = vit.embed(images), set()
+for block in vit.blocks:
+    x = block(x)
+    shapes.add(tuple(x.shape))
+assert shapes == {(1, 65, 128)}
+
+# %% [markdown] deeper=true
 # ## The questions people ask
 #
 # ### Why is a convolution used, if a ViT has no convolutions?
@@ -764,14 +889,17 @@ check("02.7", mean_of_kept)
 # %%
 nudged = images.clone()
 nudged[0, :, 12, 12] += 1  # one pixel
+changes = []
 for size, stride in ((4, 4), (3, 1), (7, 2)):
     layer = nn.Conv2d(3, 8, kernel_size=size, stride=stride)
     changed = ((layer(nudged) - layer(images)).abs() > 1e-6).any(dim=1)[0]
-    print(f"{size}×{size}, stride {stride}: {changed.sum():2} of {changed.numel()} places change")
+    changes += [changed.sum().item()]
+    print(f"{size}×{size}, stride {stride}: {changes[-1]:2} of {changed.numel()} places change")
 
 # %% [markdown]
-# With stride = kernel size, a pixel reaches one token, and no token knows its neighbour. In the whole network no two
-# tokens meet before attention. (Is it faster as a convolution, too? That depends on the machine; time it.)
+# With stride = kernel size, a pixel reaches one token, and no token knows its neighbour; where filters overlap it
+# reaches several. In the whole network no two tokens meet before attention. (Is it faster as a convolution, too? That
+# depends on the machine; time it.)
 #
 # ### Why is a token 128 wide, when a patch has only 48 numbers?
 #
@@ -779,17 +907,28 @@ for size, stride in ((4, 4), (3, 1), (7, 2)):
 # have to hold the position, and what is learned from other patches. If D ≥ C·P·P, nothing of the patch need be
 # lost. Here the way back exists, and we can compute the photograph from the tokens:
 
+# %% claim="a pixel reaches one token, and no token knows its neighbour; where filters overlap it reaches several"
+assert changes[0] == 1
+assert min(changes[1:]) > 4
+
 # %%
 matrix = weight.flatten(1).double()  # (128, 48)
 print("rank:", torch.linalg.matrix_rank(matrix).item(), "of 48")
 tokens = vit.patch_embed(images).double()
 recovered = (tokens - bias) @ torch.linalg.pinv(matrix).T  # (1, 64, 48)
-print(f"largest error of a pixel: {(recovered - patchify(images, 4)).abs().max():.0e}")
+error = (recovered - patchify(images, 4)).abs().max()
+print(f"largest error of a pixel: {error:.0e}")
 
 # %% [markdown]
+# All 48 numbers of a patch come back, up to rounding.
+#
 # ### ViT-B has D = 768 = 16·16·3. Must D equal C·P·P?
 #
 # No, it is a coincidence of one network of the family. The widths of ViT-B and ViT-L were taken over from BERT:
+
+# %% claim="All 48 numbers of a patch come back, up to rounding."
+assert torch.linalg.matrix_rank(matrix) == 48
+assert error < 1e-4
 
 # %%
 family = {"ViT-S/16": (16, 384), "ViT-B/16": (16, 768), "ViT-B/32": (32, 768)}
@@ -799,51 +938,64 @@ for name, (P, width) in family.items():
     print(f"{name:14} patch of {3 * P * P:5,} numbers, D = {width:5,}: {kept}")
 
 # %% [markdown]
-# Where D is smaller, the layer must choose. It can afford to, as neighbouring pixels say nearly the same. Here is
-# Chelsea, from the first k patterns of photographs alone, out of 48:
+# Where D is smaller, as in ViT-S/16 and ViT-B/32, the layer must choose. It can afford to, as neighbouring pixels say
+# nearly the same. Here is Chelsea, from the first patterns of photographs alone (deeper: "What has been learned"):
+
+# %% claim="Where D is smaller, as in ViT-S/16 and ViT-B/32"
+smaller = {name for name, (P, width) in family.items() if width < 3 * P * P}
+assert smaller == {"ViT-S/16", "ViT-B/32"}
 
 # %%
 fine = normalize(fit_image(photographs.chelsea(), 96).pixels[None], card.mean, card.std)
 cut, average = patchify(fine, 4)[0], world.mean(dim=0)  # (576, 48), (48,)
 
 
-def from_patterns(k):
-    few = (cut - average) @ patterns[:k].T  # (576, k): all that is kept
-    pixels = rearrange(
-        few @ patterns[:k] + average, "(r s) (c p q) -> (r p) (s q) c", r=24, c=3, p=4
-    )
-    return (
-        ((pixels * torch.tensor(card.std) + torch.tensor(card.mean)).clamp(0, 1) * 255)
-        .byte()
-        .numpy()
-    )
+def from_patterns(count):
+    kept = (cut - average) @ patterns[:count].T  # (576, count): all that is kept
+    flat = kept @ patterns[:count] + average
+    pixels = rearrange(flat, "(r s) (c p q) -> (r p) (s q) c", r=24, c=3, p=4)
+    pixels = pixels * torch.tensor(card.std) + torch.tensor(card.mean)
+    return (pixels.clamp(0, 1) * 255).byte().numpy()
 
 
-plots.photo_row([from_patterns(k) for k in (1, 4, 12)], [f"{k} of 48 numbers" for k in (1, 4, 12)])
+plots.photo_row([from_patterns(n) for n in (1, 4, 12)], [f"{n} of 48 numbers" for n in (1, 4, 12)])
 
 # %% [markdown]
+# One number of 48 gives blocks of light and dark, 12 give a cat: 98% of what patches of photographs differ in.
+#
 # ### What does CLS start from, zero or random numbers?
 #
-# Either works. Zeros are a bad start for a hidden *layer*: all its rows get the same gradient and stay equal for ever.
-# But CLS is a single vector, and there is nothing for it to be equal to. Both starts get a gradient at once:
+# Either works: both starts get a gradient at once.
+
+# %% claim="98% of what patches of photographs differ in"
+assert 0.975 < shares[:12].sum() < 0.995
 
 # %%
 torch.manual_seed(0)
 fresh_vit = VisionTransformer(digits_vit.config)
 sample = normalize(train.images[:64], digits_card.mean, digits_card.std)
+lengths = []
 for name, start in {"zeros": torch.zeros(1, 1, 64), "random": 0.02 * torch.randn(1, 1, 64)}.items():
     fresh_vit.cls_token.data = start
     loss = F.cross_entropy(fresh_vit(sample), train.labels[:64].long())
     (gradient,) = torch.autograd.grad(loss, fresh_vit.cls_token)
-    print(f"from {name:6}: loss {loss:.3f}, length of the gradient of CLS {gradient.norm():.3f}")
+    lengths += [gradient.norm().item()]
+    print(f"from {name:6}: loss {loss:.3f}, length of the gradient of CLS {lengths[-1]:.3f}")
 
 # %% [markdown]
-# The code of the ViT paper starts from zeros; this package from random numbers with a standard deviation of 0.02.
+# Neither gradient is small. The code of the ViT paper starts from zeros; this package from random numbers with a
+# standard deviation of 0.02.
 #
 # ### Must CLS stand in front?
 #
 # No, that is a habit. Attention does not care for the order of its tokens (lesson 03 proves it), so CLS may just
-# as well stand at the end, as long as the head reads the token that is CLS:
+# as well stand at the end, as long as the classifier (`vit.head`) reads the token that is CLS:
+
+# %% claim="Neither gradient is small."
+assert min(lengths) > 0.2
+
+# %% claim="this package from random numbers with a standard deviation of 0.02"
+assert 0.015 < VisionTransformer(vit.config).cls_token.std() < 0.025
 
 # %%
 x = vit.embed(images).roll(-1, dims=1)  # CLS moves to the end
@@ -851,17 +1003,21 @@ for block in vit.blocks:
     x = block(x)
 logits = vit.head(vit.norm(x))  # (1, 65, 10), of every token
 torch.testing.assert_close(logits[:, -1], vit(images))
-print(
-    f"read at the end: {logits[0, -1].max():.2f}; in front, as if nothing had happened: {logits[0, 0].max():.2f}"
-)
+print("read at the end, as ever:", logits[0, -1].topk(2).values)
+print("read in front, from a patch:", logits[0, 0].topk(2).values)
 
 # %% [markdown]
+# Read at the end, the logits are those of the network as it was; read in front, they are others.
+#
 # ### CLS or mean: which is better?
 #
 # The authors of the ViT paper tried both and found them about equal, once each had the learning rate that suits it
-# (appendix D.3). Our readouts say nearly the same: even in a network that was trained *for CLS*, the mean ends close
-# behind. What differs is how an answer comes about. A linear head on a mean is a **vote**: it is the mean of what the
-# head says to each patch alone.
+# (appendix D.3). Our readouts agree with that. What differs is how an answer comes about. A linear classifier on a mean
+# is a **vote**: it is the mean of what the classifier says to each patch alone.
+
+# %% claim="Read at the end, the logits are those of the network as it was; read in front, they are others."
+assert torch.allclose(logits[:, -1], vit(images), atol=1e-3)
+assert (logits[:, 0] - vit(images)).abs().max() > 0.1
 
 # %%
 final = digits_vit.norm(streams(test.images)[-1])  # (360, 17, 64)
@@ -874,7 +1030,8 @@ print("the answer to the mean is the mean of the patches' answers")
 # it wants from whom it wants, in every layer anew; it leaves the patch tokens free to describe their patches, and
 # gives you one row of attention to look at (lesson 08). This course trains with CLS, and the package knows both:
 # `ViTConfig(pool="cls")` and `ViTConfig(pool="mean")`.
-#
+
+# %% [markdown] deeper=true
 # ## A stretch
 #
 # Multiply `vit.cls_token` by 0, 2, 10 and 100 (in a copy of the digits network) and count how many of the 360 test

@@ -3,19 +3,21 @@
 #
 # **What does a layer do to a token, and why can so many of them be stacked?**
 #
-# Attention is half of a layer. The other half is a small network, an MLP, that works on each token alone.
-# Around the two stand a normalisation and an addition, and it is these two plain things that allow 12, 24
-# or 100 layers in a row. In this lesson you write all four, put them together, and get exactly what
-# PyTorch's own encoder layer computes.
+# Attention is half of a layer. The other half is a small network of two linear layers, an MLP. Around the two
+# stand a normalisation and an addition, and it is these two plain things that allow 12, 24 or 100 layers in a row.
 #
 # **You will**
 #
-# - follow the tokens of a photograph through a trained network, and see that a layer replaces nothing,
-# - normalise a token by hand, and learn the four ways to get it wrong,
-# - write the GELU and the MLP, and prove that the MLP mixes no tokens,
-# - build the block, count its parameters by formula, and prove it equal to the library's,
-# - compare pre-norm and post-norm over 24 layers,
-# - switch parts off at random in training, and not one moment longer.
+# - follow the tokens of a photograph through a trained network, layer by layer,
+# - normalise a token by hand, and write LayerNorm,
+# - see what sets MLP and attention apart, and build the block,
+# - *deeper:* write GELU, MLP and drop path, prove the block equal to the library's, compare pre-norm and
+#   post-norm over 24 layers.
+
+# %%
+from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, plots
+
+plots.network_map("block")
 
 # %% [markdown]
 # ## A stream
@@ -26,9 +28,9 @@
 # %%
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage import data as photographs
-
-from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, plots
+from torch import Tensor, nn
 
 MY_PHOTO = ""  # for example "my_dog.jpg"
 
@@ -51,6 +53,7 @@ def keep(module, inputs, output):
     added.append(output)
 
 
+# %%
 parts = [part for block in vit.blocks for part in (block.attn, block.mlp)]
 hooks = [part.register_forward_hook(keep) for part in parts]
 with torch.no_grad():
@@ -61,6 +64,9 @@ for hook in hooks:
     hook.remove()  # or it would go on listening
 print(len(added), "results of shape", tuple(added[0].shape), "= (B, T, D)")
 
+# %% claim="6 layers, two **half-blocks** each, 12 results"
+assert len(added) == 2 * len(vit.blocks) == 12
+
 # %% [markdown]
 # **Predict.** `x` is now what leaves the last block. How is it made from the input `start` and the 12 results?
 # Is it the last result? Their product? Something else?
@@ -70,99 +76,101 @@ torch.testing.assert_close(x, start + sum(added))
 print("what leaves the last block = the input + everything that the 12 half-blocks returned")
 
 # %% [markdown]
-# It is a plain sum. No layer ever replaces a token: each half-block reads it, and adds something to it.
-# The tokens are a **residual stream** that runs through the network from end to end, and every half-block
-# writes into it (residual, because it has to provide only what is still missing; He et al. 2015, arXiv
-# 1512.03385).
+# However many layers there are, it is a plain sum. No layer ever replaces a token. Each half-block reads it, and
+# adds something to it. The tokens are a **residual stream** that runs through the network from end to end
+# (residual, because a layer has to provide only what is still missing; He et al. 2015, arXiv 1512.03385).
 #
-# So the stream after half-block k is the sum of the input and the first k results. A vector's length is its
-# **norm**, the root of the sum of its squared numbers. The *cosine* of two vectors is 1 if they point the
-# same way, 0 at a right angle.
-#
-# **Predict.** Does the stream get longer or shorter on its way? And at the end, does a token still point in
-# the direction in which it started?
+# Hence the stream after so many half-blocks is the input and as many results, summed up. How long are these
+# vectors (the root of the sum of their squares)? And which way do they point? The *cosine* of two vectors is 1
+# for the same direction, 0 for a right angle.
+
+# %% claim="it is a plain sum"
+assert (x - start - sum(added)).abs().max() < 1e-4 * x.abs().max()
+assert (x - added[-1]).abs().max() > 1
+
+# %% [markdown]
+# **Predict.** Does a token get longer or shorter on its way? And at the end, does it still point in the direction
+# in which it started?
 
 # %%
 stream = torch.stack([start, *added]).cumsum(dim=0)[:, 0]  # (13, T, D)
 written = torch.cat(added)  # (12, T, D)
-norms, written_norms = stream.norm(dim=-1), written.norm(dim=-1)  # (13, T), (12, T)
+lengths, written_lengths = stream.norm(dim=-1), written.norm(dim=-1)  # (13, T), (12, T)
 cosines = torch.cosine_similarity(stream, stream[:1], dim=-1)  # (13, T)
-plots.stream_norms(norms.mean(1).numpy(), written_norms.mean(1).numpy(), cosines.mean(1).numpy())
+averages = [values.mean(1).numpy() for values in (lengths, written_lengths, cosines)]
+plots.stream_lengths(*averages)
 
 # %% [markdown]
-# The bars are what is added, the line is the stream. It grows, up to the last layer, and it turns away from where
-# it started: less and less of a token is what its patch was, more and more is what the layers have added.
+# The bars are what is added, the line is the stream. In the network of this course the first MLP more than
+# doubles a token's length; from there it grows slowly to almost four times its first length, and the last layer takes
+# a little back. All the way it turns: at the end, the cosine with the input is below 0.25. Little of a token is
+# what its patch was, most is what the layers have added.
 #
-# It does not grow by the full length of what is added, because what is added points elsewhere. At a right
-# angle, lengths add up as in Pythagoras' theorem: $\sqrt{a^2 + b^2}$.
+# The stream does not grow by the full length of what is added. Most half-blocks write nearly at a right angle to
+# what they find: something new. The two of the last layer point partly *against* it, and so take something away.
+
+# %% claim="the first MLP more than doubles a token's length"
+assert averages[0][2] > 2.2 * averages[0][1]
+
+# %% claim="it grows slowly to almost four times its first length, and the last layer takes a little back"
+mean = averages[0]
+assert (np.diff(mean[2:11]) > 0).all()
+assert np.diff(mean[2:11]).max() < 4
+assert 3.4 < mean.max() / mean[0] < 4
+assert mean.argmax() == 10
+assert 0.85 * mean[10] < mean[12] < mean[11] < mean[10]
+
+# %% claim="All the way it turns: at the end, the cosine with the input is below 0.25"
+assert (np.diff(averages[2]) < 0.01).all()
+assert averages[2][-1] < 0.2
+
+# %% claim="The stream does not grow by the full length of what is added"
+assert averages[0][-1] - averages[0][0] < 0.25 * averages[1].sum()
+
+# %% claim="Most half-blocks write nearly at a right angle to what they find"
+angles = torch.cosine_similarity(stream[:-1], written, dim=-1).mean(1)
+assert (angles.abs() < 0.2).sum() >= 8
+
+# %% claim="The two of the last layer point partly *against* it"
+angles = torch.cosine_similarity(stream[:-1], written, dim=-1).mean(1)
+assert (angles[-2:] < -0.2).all()
+
+# %% [markdown]
+# Which patches have the longest vectors?
 
 # %%
-before, after = norms[:-1].mean(1), norms[1:].mean(1)
-for k in range(len(written)):
-    name = f"layer {k // 2} {'MLP' if k % 2 else 'attention'}"
-    angle = torch.cosine_similarity(stream[k], written[k], dim=-1).mean()
-    right_angle = (norms[k] ** 2 + written_norms[k] ** 2).sqrt().mean()
-    print(f"{name:17} {before[k]:5.2f} -> {after[k]:5.2f}", end="")
-    print(f"   at a right angle {right_angle:5.2f}   cosine {angle:5.2f}")
+after = {"the input": 0, "after layer 0": 2, "after layer 2": 6, "after layer 5": 12}
+maps = [lengths[step, 1:].unflatten(0, (8, 8)).numpy() for step in after.values()]
+plots.map_row(np.asarray(fitted.view()), maps, list(after), form=plots.in_numbers)
 
 # %% [markdown]
-# Most half-blocks write nearly at a right angle to what is there: something new. A cosine clearly below 0,
-# as for the first attention and in the last layer, means that a half-block also *takes away* a part of what it finds.
+# At first, those on an eye and the nose: where a patch has strong contrast, its token is long. At the end nothing
+# is left of this order; a corner is as long as an eye. (In large ViTs a few very long background tokens
+# turned out to hold notes about the whole image: Darcet et al. 2023, arXiv 2309.16588. Ours shows nothing so clear.)
 #
-# **Play.** Which patches have the longest vectors, and when? Move `after` through the network: on the left
-# the stream, in the middle what the half-block has just added to it, on the right how the stream's norms are
-# spread.
+# So a layer has to read tokens of very different length: here from 7 to 48. Attention multiplies tokens with
+# tokens, so twice as long means four times the score. That is why a half-block normalises before it reads.
 
-# %%
-from vit_tutorial import flipbook
+# %% claim="where a patch has strong contrast, its token is long"
+contrast = fitted.pixels.float().unfold(1, 4, 4).unfold(2, 4, 4).std(dim=(0, 3, 4)).flatten()
+assert np.corrcoef(contrast, lengths[0, 1:])[0, 1] > 0.8
+eyes_and_nose = [(5, 4), (6, 4), (3, 3), (6, 5), (3, 2)]
+assert {divmod(i, 8) for i in lengths[0, 1:].topk(3).indices.tolist()} <= set(eyes_and_nose)
 
-longest = 1.05 * norms.max().item()  # one axis for all pictures
-steps = ["input"] + [f"{i} {half}" for i in range(len(vit.blocks)) for half in ("attention", "MLP")]
+# %% claim="At the end nothing is left of this order; a corner is as long as an eye"
+assert abs(np.corrcoef(lengths[0, 1:], lengths[-1, 1:])[0, 1]) < 0.25
+assert maps[-1][0, 7] > 0.95 * maps[-1].max()
+assert maps[-1][3, 2] > 0.95 * maps[-1].max()
 
-
-def draw(after):
-    k = steps.index(after)
-    name = f"layer {after}" if k else "the embedding"
-    maps = {f"the stream after {name}": norms[k], f"added by {name}": written_norms[k - 1]}
-    if k == 0:
-        maps.popitem()  # nothing has been added yet
-    heats = {title: values[1:].unflatten(0, (8, 8)).numpy() for title, values in maps.items()}
-    patches, cls = norms[k, 1:], norms[k, 0].item()
-    words = f"The stream after {name}: patches {patches.min():.1f} to {patches.max():.1f}, CLS {cls:.1f}."
-    if k:
-        words += f" Added to a patch: {written_norms[k - 1, 1:].mean():.1f} on average."
-    return plots.norm_map(
-        np.asarray(fitted.view()), heats, patches.numpy(), cls, longest, "the stream"
-    ), words
-
-
-flipbook(draw, after=steps, start={"after": "0 MLP"})
+# %% claim="tokens of very different length: here from 7 to 48"
+assert 6.5 < lengths[:, 1:].min() < 8
+assert 46.5 < lengths[:, 1:].max() < 49.5
 
 # %% [markdown]
-# Three of its settings as still pictures: the input, the stream after the first layer, and the stream at the
-# end.
-
-# %%
-from IPython.display import display
-
-for after in ("input", "0 MLP", steps[-1]):
-    display(draw(after)[0])
-
-# %% [markdown]
-# For the cat, the longest vectors first lie on the eyes and the nose, where a patch is full of contrast. At
-# the end they lie in the plain surroundings. In large ViTs, such long background tokens turned out to hold
-# notes about the whole image (Darcet et al. 2023, arXiv 2309.16588); our small one proves nothing of the kind.
-#
-# Two things make life hard for a layer that has to read this stream. Its tokens are of very different
-# length, and the deeper the layer, the longer they are. Attention, for one, multiplies tokens with tokens:
-# twice as long means four times the score. So before a half-block reads, it normalises.
-#
 # ## LayerNorm by hand
 #
-# **LayerNorm** (Ba et al. 2016, arXiv 1607.06450) takes one token, subtracts its mean, and divides by its
-# standard deviation. Here is a token of D = 4 numbers.
-#
-# **Predict.** Do it on paper: mean, deviations from it, mean of their squares, root. You will not need a
+# **LayerNorm** (Ba et al. 2016, arXiv 1607.06450), or **norm** for short, takes one token, subtracts its mean, and
+# divides by its standard deviation. Do it on paper for this token of D = 4 numbers; you will not need a
 # calculator until the last division.
 
 # %%
@@ -185,87 +193,12 @@ print("normalised  ", [round(number, 3) for number in (deviations / variance.sqr
 # - **At the end, each of the D entries is multiplied by a learned weight and gets a learned bias**, the same
 #   for all tokens. They start as 1 and 0, and give the layer back the freedom that the normalisation took.
 #
-# Together, for a token x with mean m and variance v: $\;y = \frac{x - m}{\sqrt{v + eps}} \cdot weight + bias$.
-#
-# ## A loop over tokens
+# $$\text{LayerNorm}(x) = \frac{x - \text{mean}}{\sqrt{\text{variance} + \text{eps}}} \cdot \text{weight} + \text{bias}$$
 
-# %%
-import torch.nn.functional as F
-
-
-def layer_norm_loop(x, eps=1e-6):
-    """LayerNorm of (B, T, D), without weight and bias, one token after the other."""
-    result = torch.empty_like(x)
-    for b, image in enumerate(x):
-        for t, token in enumerate(image):  # (D,)
-            mean = token.sum() / len(token)
-            deviations = token - mean
-            variance = (deviations**2).sum() / len(token)
-            result[b, t] = deviations / (variance + eps).sqrt()
-    return result
-
-
-# %%
-torch.manual_seed(0)
-x = torch.randn(2, 3, 4, dtype=torch.float64)  # (B, T, D)
-torch.testing.assert_close(layer_norm_loop(x), F.layer_norm(x, (4,), eps=1e-6))
-print("equal to the library's, in float64")
-
-# %% [markdown]
-# Whose mean is it? That is the whole difference between one normalisation and another. Below are B = 2 images
-# of T = 3 tokens with D = 4 numbers each. Cells with the same number share a
-# mean and a variance.
-
-# %%
-ids = torch.arange(2 * 3 * 4).view(2, 3, 4)
-groups = [
-    ids // 4,  # a group for each token
-    4 * (ids // 12) + ids % 4,  # for each entry, in each image
-    ids % 12,  # for each entry of each token, over the batch
-    ids // 12,  # for each image
-]
-titles = ["over entries: right", "over tokens", "over the batch", "over the image"]
-plots.token_stacks(torch.stack(groups).numpy(), titles)
-
-# %% [markdown]
-# The shapes are the same in all four, and nothing raises an error. To tell them apart, change one token and
-# see what else changes.
-#
-# **Predict.** We add something to token 2 of image 0. In which of the four do other *tokens of the image*
-# change, in which does the other *image* change?
-
-
-# %%
-def normalise(x, axes):
-    spread = x.var(dim=axes, correction=0, keepdim=True).add(1e-6).sqrt()
-    return (x - x.mean(dim=axes, keepdim=True)) / spread
-
-
-changed = x.clone()
-changed[0, 2] += torch.randn(4)
-for title, axes in zip(titles, [(2,), (1,), (0,), (1, 2)], strict=True):
-    moved = (normalise(changed, axes) - normalise(x, axes)).abs().amax(dim=2) > 1e-9  # (B, T)
-    where = [f"image {b} token {t}" for b, t in moved.nonzero().tolist()]
-    print(f"{title:20} {len(where)} of 6 tokens change: {', '.join(where)}")
-
-# %% [markdown]
-# Only in the first does nothing change but the token itself. And the third makes what is said of one image
-# depend on the others that happen to be in its batch.
-#
-# Now the eps. **Predict.** A very quiet token: its numbers differ by thousandths only. Will LayerNorm still
-# bring its standard deviation to 1? Does it matter whether eps is added inside or outside the root?
-
-# %%
-for size in (1.0, 1e-2, 1e-3, 1e-4, 0.0):
-    quiet = size * torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)  # deviation = size
-    inside = quiet / (quiet.var(correction=0) + 1e-6).sqrt()
-    outside = quiet / (quiet.std(correction=0) + 1e-6)
-    print(f"deviation {size:6g} becomes {inside[1]:.4f} inside, {outside[1]:.4f} outside")
-
-# %% [markdown]
-# Inside the root, eps = $10^{-6}$ is felt as soon as the standard deviation comes near $10^{-3}$. Outside, it
-# would be felt at $10^{-6}$ only. With weights trained for one, the other gives slightly different answers:
-# the kind of bug that no shape and no loss curve shows.
+# %% claim="The result has mean 0 and variance 1"
+normalised = deviations / variance.sqrt()
+assert normalised.mean().abs() < 1e-6
+assert abs(normalised.var(correction=0) - 1) < 1e-6
 
 
 # %% exercise="05.1"
@@ -296,37 +229,146 @@ check("05.1", my_layer_norm)
 # **The common wrong answer** is `x.std(dim=-1, keepdim=True) + eps`: two faults in one, since `std` divides by
 # D - 1 and eps stands outside the root. With D = 768 the first is off by 0.07%, too little to be noticed.
 
+# %% claim="With D = 768 the first is off by 0.07%"
+many = torch.arange(768.0, dtype=torch.float64)
+assert round(100 * (many.std() / many.std(correction=0) - 1).item(), 2) == 0.07
+
 # %% [markdown]
-# ## What LayerNorm forgets
-#
-# **Predict.** We multiply a token by 1000, or add 5 to all its numbers. What happens to its LayerNorm? And if
-# we multiply by -1?
+# What becomes of a token that is a thousand times as long, or shifted, or turned round? `F.layer_norm` is PyTorch's
+# own, here without weight and bias.
 
 # %%
-for name, other in (("1000 x", 1000 * x), ("x + 5", x + 5), ("-x", -x), ("x / 1000", x / 1000)):
+torch.manual_seed(0)
+x = torch.randn(2, 3, 4, dtype=torch.float64)  # (B, T, D)
+for name, other in (("1000 x", 1000 * x), ("x + 5", x + 5), ("-x", -x)):
     off = (F.layer_norm(other, (4,), eps=1e-6) - F.layer_norm(x, (4,), eps=1e-6)).abs().max()
-    print(f"LayerNorm({name:8}) differs from LayerNorm(x) by {off:.1e}")
-
-# %% [markdown]
-# Scale (by a positive number) and shift are forgotten; what is left is a direction. Only eps spoils this a
-# little, most where a token becomes as quiet as in the last line. Minus is not forgotten: it turns the
-# direction round.
-#
-# For the stream this means: however long a token has become on its way, a half-block always reads numbers of
-# the same size. D numbers with mean 0 and variance 1 have a sum of squares of D, so their norm is √D.
+    print(f"LayerNorm({name:6}) differs from LayerNorm(x) by {off:.1e}")
 
 # %%
-for k in (0, 6, 12):
-    read = F.layer_norm(stream[k], (128,), eps=1e-6).norm(dim=-1)  # (T,)
-    print(f"stream {norms[k].min():5.2f} to {norms[k].max():5.2f}   after LayerNorm", end=" ")
-    print(f"{read.min():.2f} to {read.max():.2f}   √D = {128**0.5:.2f}")
+for step in (0, 6, 12):
+    read = F.layer_norm(stream[step], (128,), eps=1e-6).norm(dim=-1)  # (T,)
+    print(f"stream: from {lengths[step].min():5.2f} to {lengths[step].max():5.2f} long,", end=" ")
+    print(f"after LayerNorm {read.min():.2f} to {read.max():.2f}; √D = {128**0.5:.2f}")
 
 # %% [markdown]
-# ## A bend: GELU
+# A positive factor and a shift are forgotten, but for the little that eps does; a minus is not. Numbers of mean 0 and
+# variance 1 have squares that sum up to D, so every token comes out √D long. However long a token has become on its
+# way, a half-block reads numbers of the same size.
+
+# %% claim="A positive factor and a shift are forgotten, but for the little that eps does; a minus is not"
+norm = F.layer_norm(x, (4,), eps=1e-6)
+assert (F.layer_norm(1000 * x, (4,), eps=1e-6) - norm).abs().max() < 1e-3
+assert (F.layer_norm(x + 5, (4,), eps=1e-6) - norm).abs().max() < 1e-9
+assert (F.layer_norm(-x, (4,), eps=1e-6) - norm).abs().max() > 1
+
+# %% claim="every token comes out √D long"
+assert (F.layer_norm(stream, (128,), eps=1e-6).norm(dim=-1) - 128**0.5).abs().max() < 0.01
+
+# %% [markdown] deeper=true
+# ## LayerNorm's neighbours
+#
+# Whose mean is it? That is the whole difference between one normalisation and another. Below are B = 2 images
+# of T = 3 tokens with D = 4 numbers each. Cells with the same number share a mean and a variance.
+
+# %%
+ids = torch.arange(2 * 3 * 4).view(2, 3, 4)
+groups = [
+    ids // 4,  # a group for each token
+    4 * (ids // 12) + ids % 4,  # for each entry, in each image
+    ids % 12,  # for each entry of each token, over the batch
+    ids // 12,  # for each image
+]
+titles = ["over entries", "over tokens", "over the batch", "over the image"]
+plots.token_stacks(torch.stack(groups).numpy(), titles)
+
+# %% [markdown]
+# The first is LayerNorm. The shapes are the same in all four, and nothing raises an error. To tell them apart,
+# change one token and see what else changes.
+#
+# **Predict.** We add something to token 2 of image 0. In which of the four do other *tokens of the image*
+# change, in which does the other *image* change?
+
+
+# %%
+def normalise(x, axes):
+    spread = x.var(dim=axes, correction=0, keepdim=True).add(1e-6).sqrt()
+    return (x - x.mean(dim=axes, keepdim=True)) / spread
+
+
+changed, touched = x.clone(), {}
+changed[0, 2] += torch.randn(4)
+for title, axes in zip(titles, [(2,), (1,), (0,), (1, 2)], strict=True):
+    moved = (normalise(changed, axes) - normalise(x, axes)).abs().amax(dim=2) > 1e-9  # (B, T)
+    touched[title] = moved.nonzero().tolist()
+    where = [f"image {b} token {t}" for b, t in touched[title]]
+    print(f"{title:15} {len(where)} of 6 tokens change: {', '.join(where)}")
+
+# %% [markdown]
+# Shapes do not show it, a change does: only in the first does nothing change but the token itself. And the third
+# makes what is said of one image depend on the others that happen to be in its batch.
+#
+# Now the eps, for a quiet token, whose numbers differ by thousandths only:
+
+# %% claim="only in the first does nothing change but the token itself"
+assert [len(places) == 1 for places in touched.values()] == [True, False, False, False]
+
+# %% claim="the third makes what is said of one image depend on the others"
+assert touched["over the batch"] == [[0, 2], [1, 2]]
+
+# %%
+results = {}
+for size in (1.0, 1e-2, 1e-3, 1e-4, 0.0):
+    quiet = size * torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)  # deviation = size
+    inside = quiet / (quiet.var(correction=0) + 1e-6).sqrt()
+    outside = quiet / (quiet.std(correction=0) + 1e-6)
+    results[size] = inside[1].item(), outside[1].item()
+    print(f"deviation {size:6g} becomes {inside[1]:.4f} inside, {outside[1]:.4f} outside")
+
+# %% [markdown]
+# Inside the root, eps = $10^{-6}$ takes almost a third at a standard deviation of $10^{-3}$, nine tenths at
+# $10^{-4}$. Outside, it takes 1% there. With weights trained for one, the other gives slightly different answers:
+# the kind of bug that no shape and no loss curve shows.
+
+# %% claim="takes almost a third at a standard deviation of $10^{-3}$, nine tenths at"
+assert abs(results[1e-3][0] - 0.707) < 0.01
+assert abs(results[1e-4][0] - 0.1) < 0.01
+
+# %% claim="Outside, it takes 1% there"
+assert abs(results[1e-4][1] - 0.99) < 0.002
+
+# %% [markdown]
+# ## The MLP
 #
 # The other half of a block is the **MLP** (multilayer perceptron): a linear layer, an activation function, a
-# second linear layer. The activation is what makes it more than linear. Two linear layers in a row, with
-# nothing between, are one linear layer.
+# second linear layer. The first, `fc1`, widens a token from D numbers to a *hidden width*: 4 D in the networks of
+# the ViT paper, 2 D in our small ones. The activation, **GELU**, lets large numbers pass and stops negative ones;
+# without it, two linear layers in a row would be one. The second, `fc2`, brings the token back to D.
+#
+# You may read a hidden number as a detector: its row of `fc1` says what it looks for in a token, and its column of
+# `fc2` says what it adds to the token when it finds it.
+#
+# **Predict.** In the sequence of 65 tokens we change token 3. How many outputs of the MLP change? How many outputs
+# of attention?
+
+# %%
+first = vit.blocks[0]
+tokens = first.norm1(start).detach()  # (1, T, D)
+changed, counts = tokens.clone(), {}
+changed[:, 3, 5] += 1
+for name, part in (("MLP", first.mlp), ("attention", first.attn)):
+    moved = (part(changed) - part(tokens)).abs().amax(dim=2)[0] > 1e-6  # (T,)
+    counts[name] = moved.sum().item()
+    print(f"{name:9} {counts[name]} of {len(moved)} tokens change")
+
+# %% [markdown]
+# So the two halves divide the work: **in attention tokens talk, in the MLP each thinks for itself.** Every token
+# heard of the change through attention; through the MLP, no other did.
+
+# %% claim="Every token heard of the change through attention; through the MLP, no other did"
+assert counts == {"MLP": 1, "attention": 65}
+
+# %% [markdown] deeper=true
+# ## GELU and MLP, written out
 #
 # ReLU, the simplest activation, is x where x is positive, and else 0: it multiplies x by 1 or by 0. **GELU**
 # (Hendrycks & Gimpel 2016, arXiv 1606.08415) multiplies x by a number *between* 0 and 1: by the share of a
@@ -336,8 +378,6 @@ for k in (0, 6, 12):
 # \Phi(x) = \tfrac{1}{2}\left(1 + \mathrm{erf}\left(\tfrac{x}{\sqrt 2}\right)\right)$$
 #
 # erf, the *error function*, is the integral of a bell curve, scaled to run from -1 to 1.
-#
-# **Predict.** Φ(0) = 0.5, Φ(1) is about 0.84. What is Φ(-1)? What are GELU(1) and GELU(-1)?
 
 # %%
 below = torch.distributions.Normal(0.0, 1.0).cdf
@@ -346,8 +386,15 @@ for number in (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0):
     print(f"x = {number:4}   Phi(x) = {phi:.3f}   x · Phi(x) = {number * phi:6.3f}")
 
 # %% [markdown]
-# Large numbers pass, very negative ones become 0, as with ReLU. Between them the curve is smooth, and for
+# Large numbers pass, very negative ones become almost 0, as with ReLU. Between them the curve is smooth, and for
 # negative x it dips a little below 0.
+
+# %% claim="Large numbers pass, very negative ones become almost 0, as with ReLU"
+assert abs(F.gelu(torch.tensor(3.0)) - 3) < 0.01
+assert abs(F.gelu(torch.tensor(-3.0))) < 0.01
+
+# %% claim="for negative x it dips a little below 0"
+assert -0.2 < F.gelu(torch.linspace(-3, -0.1, 50)).min() < -0.1
 
 
 # %% exercise="05.2"
@@ -384,41 +431,57 @@ curves = {
     "ReLU": F.relu(points),
     "tanh": F.gelu(points, approximate="tanh"),
 }
+
+# %%
 print("tanh is off by up to", f"{(curves['tanh'] - curves['GELU']).abs().max():.5f}")
 plots.activation_curves(points.numpy(), {name: curve.numpy() for name, curve in curves.items()})
 
 # %% [markdown]
-# Does it matter to a network that was trained with the exact one? We change the activation of all blocks, and look
-# at the answer for Chelsea and at the accuracy of the small network that knows digits, on its 360 test images.
+# Seen on the right, on an axis of powers of ten: half a thousandth for tanh, a sixth for ReLU. Does it matter to a
+# network that was trained with the exact one? We change the activation of all blocks, and look at the answer for
+# Chelsea and at the accuracy of the small network that knows digits, on its 360 test images.
+
+# %% claim="half a thousandth for tanh, a sixth for ReLU"
+assert 4e-4 < (curves["tanh"] - curves["GELU"]).abs().max() < 6e-4
+assert 0.15 < (curves["ReLU"] - curves["GELU"]).abs().max() < 0.18
 
 # %%
-from torch import nn
-
 from vit_tutorial import evaluate
 from vit_tutorial.data import digits
 
 tanh = nn.GELU(approximate="tanh")
 activations = {"exact": nn.GELU(), "tanh": tanh, "ReLU": nn.ReLU(), "none": nn.Identity()}
+cat, score = {}, {}
 for name, activation in activations.items():
     (changed_vit, _), (digits_vit, its) = load_checkpoint("cifar10"), load_checkpoint("digits")
     for block in [*changed_vit.blocks, *digits_vit.blocks]:
         block.mlp.act = activation
     shares = changed_vit(images).softmax(dim=1)[0]
-    print(f"{name:5}: {card.classes[shares.argmax()]}, {shares.max():.4f}", end="   ")
-    print(f"digits: {evaluate(digits_vit, digits('test'), its.mean, its.std).accuracy:.1f}%")
+    cat[name] = shares[card.classes.index("cat")].item()
+    score[name] = evaluate(digits_vit, digits("test"), its.mean, its.std).accuracy
+    print(f"{name:5}: cat {cat[name]:.4f}   digits: {score[name]:.1f}%")
 
 # %% [markdown]
-# The approximation moves the answer in the fourth digit: nobody would notice, until a test compares two
-# implementations and asks why they are not equal. ReLU has nearly the same bend, and gives another answer that is
-# hardly worse. Without an activation the digits network loses a third of its digits. And the cat? It is more of a cat
-# than ever. One picture proves nothing.
-#
-# ## The MLP
-#
-# The first layer, `fc1`, widens a token from D numbers to a *hidden width*, r times as wide: r = 4 in the
-# networks of the ViT paper, 2 in our small ones. Then GELU. The second, `fc2`, brings it back to D. You may
-# read a hidden number as a detector: its row of `fc1` says what it looks for in a token, and its column of
-# `fc2` says what it adds to the token when it finds it.
+# The approximation moves the cat in the fourth digit: nobody would notice, until a test compares two
+# implementations and asks why they are not equal. ReLU has nearly the same bend: the cat moves by several
+# hundredths, and hardly a digit is lost. Without an activation the digits network loses almost a third of its
+# digits. And the cat? It is more of a cat than ever. One picture proves nothing.
+
+# %% claim="The approximation moves the cat in the fourth digit"
+assert 1e-5 < abs(cat["tanh"] - cat["exact"]) < 1e-3
+
+# %% claim="the cat moves by several hundredths, and hardly a digit is lost"
+assert 0.04 < abs(cat["ReLU"] - cat["exact"]) < 0.15
+assert abs(score["ReLU"] - score["exact"]) < 1.5
+
+# %% claim="Without an activation the digits network loses almost a third of its"
+assert 0.22 < 1 - score["none"] / score["exact"] < 0.4
+
+# %% claim="It is more of a cat than ever"
+assert cat["none"] > max(cat["exact"], cat["tanh"], cat["ReLU"]) + 0.02
+
+# %% [markdown]
+# The MLP puts one such GELU between two linear layers.
 
 
 # %% exercise="05.3"
@@ -447,53 +510,28 @@ check("05.3", my_mlp)
 # **The common wrong answer** puts a second GELU behind `fc2`. A GELU never returns anything below
 # -0.17, so the MLP could add to the stream, but take nothing away.
 
+# %% claim="A GELU never returns anything below"
+assert -0.17 < F.gelu(torch.linspace(-5, 5, 10_001)).min() < -0.169
+
 # %% [markdown]
 # The package's MLP does the same with modules:
-
-# %%
-from torch import Tensor
 
 # %% definition="vit_tutorial.model.Mlp"
 
 # %% [markdown]
-# Proof, against the bare formula in float64:
+# Proof, against the bare formula in float64 (`ndtr` is the library's Φ). And one more that the MLP mixes no tokens:
+# each is sent through it *alone*, with no other to look at.
 
 # %%
 mlp = Mlp(dim=4, hidden_dim=16).double()
 hidden = F.linear(x, mlp.fc1.weight, mlp.fc1.bias)
 by_formula = F.linear(hidden * torch.special.ndtr(hidden), mlp.fc2.weight, mlp.fc2.bias)
-torch.testing.assert_close(mlp(x), by_formula)  # ndtr is the library's Phi
+torch.testing.assert_close(mlp(x), by_formula)
+alone = torch.cat([mlp(x[:, t : t + 1]) for t in range(3)], dim=1)  # (2, 3, 4)
+torch.testing.assert_close(alone, mlp(x))
 print("equal")
 
 # %% [markdown]
-# **Predict.** In a sequence of 6 tokens we change token 3. Which outputs of the MLP change? Which outputs of
-# attention?
-
-# %%
-from vit_tutorial.model import Attention
-
-torch.manual_seed(0)
-attention = Attention(dim=4, num_heads=2).double()
-tokens = torch.randn(1, 6, 4, dtype=torch.float64)  # (B, T, D)
-changed = tokens.clone()
-changed[:, 3] += 1
-for name, layer in (("MLP", mlp), ("attention", attention)):
-    moved = (layer(changed) - layer(tokens)).abs().amax(dim=2)[0] > 0  # (T,)
-    print(f"{name:9} changes the tokens", moved.nonzero().flatten().tolist())
-
-# %% [markdown]
-# Not even the last digit of another token has moved: the comparison is with 0. One example is not a proof,
-# though. This is: we send each token through the MLP *alone*, with no other to look at, and get the same.
-
-# %%
-alone = torch.cat([mlp(tokens[:, t : t + 1]) for t in range(6)], dim=1)  # (1, 6, 4)
-torch.testing.assert_close(alone, mlp(tokens))
-alone = torch.cat([attention(tokens[:, t : t + 1]) for t in range(6)], dim=1)
-print("attention, each token alone: off by", f"{(alone - attention(tokens)).abs().max():.2f}")
-
-# %% [markdown]
-# So the two halves divide the work: **in attention tokens talk, in the MLP each thinks for itself.**
-#
 # ## The block
 #
 # Now put them together. Here are the two ways in use. The thick line is the stream. In **pre-norm**, each
@@ -532,65 +570,65 @@ check("05.4", my_block)
 # thinks about what attention has just brought.
 #
 # **The common wrong answer** uses one norm for both halves. It runs, it trains, and it has 2D parameters too
-# few. Next comes `x += ...`, which changes the tensor of whoever called: the next cell shows what that does.
+# few. Next comes `x += ...`, which changes the tensor of whoever called, and with it what they have kept of the
+# stream.
 
 # %% [markdown]
-# Why so strict about `x` itself? Suppose somebody collects the stream, as we did above, from blocks that add
-# in place.
-#
-# **Predict.** What are the three norms that this prints?
+# The package's block:
 
 # %%
-x = torch.ones(1, 2, 4)
-collected = [x]
-for _ in range(2):
-    x += 1  # in place: no new tensor is made
-    collected.append(x)
-print([tensor.norm().item() for tensor in collected])
-
-# %% [markdown]
-# Three times the same tensor, in its last state. Written `x = x + 1`, there would be three.
-#
-# The package's block, whole. (Its `drop_path` passes on what it gets, as long as p is 0; the last part of this
-# lesson shows what else it can do.)
-
-# %%
-from vit_tutorial.model import drop_path
+from vit_tutorial.model import Attention, Mlp, drop_path
 
 # %% definition="vit_tutorial.model.Block"
 
 # %% [markdown]
+# Its `drop_path` passes on what it gets, outside training always. That is all: 12 such blocks in a row are the
+# encoder of ViT-B, 6 that of our network.
+
+# %% claim="6 that of our network"
+assert len(vit.blocks) == 6
+assert type(vit.blocks[0]).__name__ == "Block"
+
+# %% [markdown] deeper=true
 # ## Where the parameters are
 #
-# A linear layer from n to m numbers has nm weights and m biases. With the hidden width rD, a block has
+# A linear layer from D to M numbers has D·M weights and M biases. So a block whose MLP is M wide inside has
 #
 # - attention: 3D² + 3D for queries, keys and values, D² + D for the projection: **4D² + 4D**,
-# - MLP: rD² + rD for `fc1`, rD² + D for `fc2`: **2rD² + (r + 1)D**,
+# - MLP: D·M + M for `fc1`, M·D + D for `fc2`: **2D·M + M + D**,
 # - two norms, a weight and a bias of D each: **4D**.
 #
-# **Predict.** With r = 4, which share of a block is the MLP?
+# **Predict.** With M = 4D, which share of a block is the MLP?
 
 # %%
 shares = {}
-for name, D, heads, r in (("ours", 128, 4, 2), ("ViT-B", 768, 12, 4)):
-    formula = {"attention": 4 * D**2 + 4 * D, "MLP": 2 * r * D**2 + (r + 1) * D, "norms": 4 * D}
-    block = Block(dim=D, num_heads=heads, hidden_dim=r * D)
+for name, D, heads, M in (("ours, M = 2D", 128, 4, 256), ("ViT-B, M = 4D", 768, 12, 3072)):
+    formula = {"attention": 4 * D**2 + 4 * D, "MLP": 2 * D * M + M + D, "norms": 4 * D}
+    block = Block(dim=D, num_heads=heads, hidden_dim=M)
     assert sum(formula.values()) == sum(p.numel() for p in block.parameters())
-    shares[f"{name}, r = {r}"] = formula
+    shares[name] = formula
 totals = [f"{sum(formula.values()):,}" for formula in shares.values()]
 plots.share_bars(shares, totals, "The parameters of one block")
 
 # %% [markdown]
-# The formula and the count agree, or the cell would have stopped. Two thirds of a block with r = 4 are MLP.
-# The norms are too few to be seen.
-#
+# The formula and the count agree, or the cell would have stopped. In ours attention and MLP have half each; with
+# M = 4D two thirds are MLP. The norms have less than 1%.
+
+# %% claim="In ours attention and MLP have half each; with M = 4D two thirds are MLP"
+ours, large = ({key: value / sum(f.values()) for key, value in f.items()} for f in shares.values())
+assert abs(ours["MLP"] - 0.5) < 0.01
+assert abs(ours["attention"] - 0.5) < 0.01
+assert abs(large["MLP"] - 2 / 3) < 0.01
+
+# %% claim="The norms have less than 1%"
+assert all(formula["norms"] < 0.01 * sum(formula.values()) for formula in shares.values())
+
+# %% [markdown] deeper=true
 # ## The library's block
 #
 # PyTorch has a block of its own, `nn.TransformerEncoderLayer`. It was made for the first Transformer, a
-# translator, and so are its defaults.
-#
-# **Predict.** We ask for one with D = 12 and 3 heads, and leave all else as it is. In how many ways will it
-# differ from our block with hidden width 48?
+# translator, and so are its defaults. We ask for one with D = 12 and 3 heads, and leave all else as it is. Ours
+# is to have a hidden width of 48.
 
 # %%
 default = nn.TransformerEncoderLayer(12, 3)
@@ -604,6 +642,13 @@ print("eps                     ", default.norm1.eps, "          ours: 1e-06")
 # %% [markdown]
 # Five departures and a different eps. The first is the worst: given (B, T, D), the images of a batch attend
 # to each other, and all shapes are right.
+
+# %% claim="Five departures and a different eps"
+layer = default
+ways = [layer.self_attn.batch_first, layer.norm_first, layer.activation is F.gelu]
+ways += [layer.linear1.out_features == 48, layer.dropout.p == 0]
+assert ways == [False] * 5
+assert layer.norm1.eps == 1e-5
 
 
 # %% exercise="05.5"
@@ -637,9 +682,7 @@ check("05.5", my_encoder_layer)
 # **The common wrong answer** sets `batch_first` and stops, because after that the shapes fit.
 
 # %% [markdown]
-# ## Proof
-#
-# Our block and the library's, with the same random parameters, in float64. Only the names differ.
+# Now the proof: our block and the library's, with the same random parameters, in float64. Only the names differ.
 
 # %%
 ours = Block(dim=12, num_heads=3, hidden_dim=48).double()
@@ -675,19 +718,27 @@ faults = {
     "tanh GELU": dict(activation=lambda x: F.gelu(x, approximate="tanh")),
     "eps = 1e-5": dict(layer_norm_eps=1e-5),
 }
+off = {}
 for name, fault in faults.items():
     layer = nn.TransformerEncoderLayer(12, 3, 48, **(right | fault)).double()
     layer.load_state_dict(state)
-    print(f"{name:17} off by up to {(layer(x) - ours(x)).abs().max():.1e}")
+    off[name] = (layer(x) - ours(x)).abs().max().item()
+    print(f"{name:17} off by up to {off[name]:.1e}")
 
 # %% [markdown]
-# The last two are small. In float32 and with a generous tolerance they would pass for rounding; in float64
-# they stand out clearly. That is why this course proves things in float64.
-#
+# The last two are below a hundredth, where the others are above 0.5. In float32 and with a generous tolerance they
+# would pass for rounding; in float64 they stand out clearly. That is why this course proves things in float64.
+
+# %% claim="The last two are below a hundredth, where the others are above 0.5"
+*large, second, last = off.values()
+assert 1e-6 < last < second < 0.01
+assert min(large) > 0.5
+
+# %% [markdown] deeper=true
 # ## Pre-norm or post-norm?
 #
 # Both wirings are made of the same pieces, so we can build both and compare. `PostBlock` is our block with
-# another `forward`.
+# another `forward`. (This section trains a little; gradients, losses and AdamW are the subject of lesson 07.)
 
 
 # %%
@@ -700,15 +751,13 @@ class PostBlock(Block):
 
 
 # %% [markdown]
-# A training step changes each weight by its gradient, so the size of the gradients matters. We stack 24
-# blocks, fresh from their random start, send 8 sequences of random tokens through, read the answer from
-# token 0, take the loss against random labels, and note the norm of the gradient of each layer's `fc2`
-# weights. With pre-norm, a last LayerNorm stands before the head, as in every pre-norm network: the stream
-# has to be brought to size once at the end.
+# A training step changes each weight by its gradient, so the size of the gradients matters. We stack blocks, fresh
+# from their random start, send 8 sequences of random tokens through, read the answer from token 0, take the loss
+# against random labels, and note how long the gradient of each layer's `fc2` weights is. With pre-norm, a last
+# LayerNorm stands before the classifier, as in every pre-norm network.
 #
-# How the weights start matters too. The first Transformers drew them by *Xavier's* rule (Glorot & Bengio
-# 2010), which keeps numbers at about their size from layer to layer. Others, among them the networks of this
-# course, draw them smaller, with standard deviation 0.02. We try both.
+# The weights start by *Xavier's* rule (Glorot & Bengio 2010), as in the first Transformers: numbers keep about their
+# size from layer to layer. Or they start small, with standard deviation 0.02, as in the networks of this course.
 
 
 # %%
@@ -716,17 +765,17 @@ torch.set_num_threads(1)  # matrices as small as ours are fastest on one core
 
 
 def gradients(kind, small_start, depth=24, seed=0, D=64, heads=4):
-    """Norm of the gradient of fc2 in each layer, at the start of training: (depth,)."""
+    """Length of the gradient of fc2 in each layer, at the start of training: (depth,)."""
     torch.manual_seed(seed)
     blocks = nn.Sequential(*[kind(D, heads, 4 * D) for _ in range(depth)])
-    head = nn.Linear(D, 10)
-    for weight in (p for p in [*blocks.parameters(), head.weight] if p.ndim > 1):
+    classifier = nn.Linear(D, 10)
+    for weight in (p for p in [*blocks.parameters(), classifier.weight] if p.ndim > 1):
         nn.init.normal_(weight, std=0.02) if small_start else nn.init.xavier_normal_(weight)
     x, labels = torch.randn(8, 17, D), torch.randint(10, (8,))
     end = blocks(x)
     if kind is Block:
         end = F.layer_norm(end, (D,))
-    F.cross_entropy(head(end[:, 0]), labels).backward()
+    F.cross_entropy(classifier(end[:, 0]), labels).backward()
     return torch.stack([block.mlp.fc2.weight.grad.norm() for block in blocks])
 
 
@@ -742,45 +791,83 @@ panels = {
             for name, kind in kinds.items()}
     for title, small in starts.items()
 }  # fmt: skip
-plots.gradient_norms(panels)
+plots.gradient_lengths(panels)
 
 # %% [markdown]
-# Bands show the smallest and the largest of 4 random starts, lines their median. What is seen on the left:
+# Bands show the smallest and the largest of 4 random starts, lines their median. On the left:
 #
-# - Pre-norm: gradients are largest in the first layer and fall towards the last.
-# - Post-norm: they stay about as large as they begin. In the last layers they are nearly three times those of
-#   pre-norm, and they depend more on chance: the band is wide.
+# - Pre-norm: gradients are largest in the first layers and fall towards the last, to about a third.
+# - Post-norm: they stay about as large as they begin. In the last layers they are two to four times those of
+#   pre-norm, and they depend more on chance: the band is wider.
 #
-# Why do pre-norm's fall? Each half-block adds to the stream, so after many layers it is long: like √L after
-# L layers, by Pythagoras. The last LayerNorm divides by that length, and on the way back the gradients are
-# divided by it too. With post-norm each LayerNorm brings the stream back to size, and nothing is divided.
-# So the last layer's gradient should fall as 1/√L in one wiring and stay in the other (Xiong et al. 2020,
-# arXiv 2002.04745, prove this for a simplified network).
+# On the right, with the small start, the two can hardly be told apart: the branches add so little that a LayerNorm
+# hardly changes the stream.
+#
+# Why do pre-norm's fall? There are two halves to it. On the way back each branch *adds* to the gradient, so the
+# earlier a layer, the larger what arrives. And the stream has become long, like √L after L layers, since what is added
+# stands at right angles; the last LayerNorm divides by that length, and on the way back all gradients with it. With
+# post-norm each LayerNorm brings the stream back to size. So in a pre-norm network of more layers the last one
+# should get less, as 1/√L (Xiong et al. 2020, arXiv 2002.04745, prove this for a simplified network).
+
+# %% claim="gradients are largest in the first layers and fall towards the last, to about a third"
+pre = np.median(panels["Xavier's start"]["pre-norm"], axis=0)
+assert pre.argmax() < 4
+assert 0.2 < pre[-3:].mean() / pre[:2].mean() < 0.5
+
+# %% claim="they stay about as large as they begin. In the last layers they are two to four times those of"
+pre, post = (panels["Xavier's start"][kind] for kind in kinds)
+assert 0.6 < np.median(post, axis=0)[-3:].mean() / np.median(post, axis=0)[:3].mean() < 1.6
+assert 2 < np.median(post, axis=0)[-3:].mean() / np.median(pre, axis=0)[-3:].mean() < 4
+
+# %% claim="they depend more on chance: the band is wider"
+pre, post = (panels["Xavier's start"][kind] for kind in kinds)
+assert np.log(post.max(0) / post.min(0)).mean() > 1.2 * np.log(pre.max(0) / pre.min(0)).mean()
+
+# %% claim="with the small start, the two can hardly be told apart"
+pre, post = (np.median(panels["small start, std 0.02"][kind], axis=0) for kind in kinds)
+assert np.abs(post / pre - 1).max() < 0.25
 
 # %%
 depths = [3, 6, 12, 24, 48]
-last = {
-    name: np.array(
-        [[gradients(kind, False, depth, seed)[-1] for depth in depths] for seed in range(3)]
-    )
+runs = {
+    name: [[gradients(kind, False, depth, seed) for depth in depths] for seed in range(3)]
     for name, kind in kinds.items()
 }
-guide = ("falls as 1/√layers", last["pre-norm"][:, 0].mean() * np.sqrt(3 / np.array(depths)))
-axes = ("layers", "gradient norm of the last layer")
-plots.run_curves(depths, last, *axes, logarithmic=True, guide=guide)
+ends = {
+    f"{name}, {end} layer": np.array([[layers[place] for layers in run] for run in runs[name]])
+    for name in kinds
+    for end, place in (("first", 0), ("last", -1))
+}
+ends.pop("post-norm, first layer")
+guide = (
+    "falls as 1/√layers",
+    ends["pre-norm, last layer"][:, 0].mean() * np.sqrt(3 / np.array(depths)),
+)
+axes = ("layers", "length of the gradient")
+plots.run_curves(depths, ends, *axes, logarithmic=True, guide=guide)
 
 # %% [markdown]
-# That is what we see. And with the small start, on the right above, the two can hardly be told apart: the
-# branches add so little that the stream hardly grows, and a LayerNorm hardly changes it.
+# That is what we see. From 3 to 48 layers, the last layer's gradient falls to about a quarter in pre-norm, and not at
+# all in post-norm; the first layer's stays as it is in pre-norm, for the two halves outweigh each other.
 #
-# Does it matter for training? Two networks of 24 layers with Xavier's start learn the handwritten digits for
-# 40 steps, at the full learning rate from the first step on; two random starts each. (Both keep the last
-# LayerNorm before the head. Post-norm does not need it, and it does no harm.)
+# Does it matter for training? Networks of 24 layers with Xavier's start learn the handwritten digits for
+# 40 steps, at the full learning rate from the first step on; three random starts each. (Both keep the last
+# LayerNorm before the classifier. Post-norm does not need it, and it does no harm.)
 #
 # **Predict.** Guessing among ten digits costs a loss of ln 10 = 2.30. Where will the two be after 40 steps?
 
+# %% claim="the last layer's gradient falls to about a quarter in pre-norm, and not at"
+pre, post = ends["pre-norm, last layer"], ends["post-norm, last layer"]
+assert 0.15 < np.median(pre[:, -1] / pre[:, 0]) < 0.4
+assert np.median(post[:, -1] / post[:, 0]) > 0.8
+
+# %% claim="the first layer's stays as it is in pre-norm"
+pre = ends["pre-norm, first layer"]
+assert 0.6 < np.median(pre[:, -1] / pre[:, 0]) < 1.6
+
 # %%
 from vit_tutorial import VisionTransformer, ViTConfig
+from vit_tutorial.data import digits
 
 train = digits("train")
 _, digits_card = load_checkpoint("digits")
@@ -788,6 +875,7 @@ train_images = normalize(train.images, digits_card.mean, digits_card.std)
 config = ViTConfig(img_size=8, patch_size=4, in_chans=1, embed_dim=32, depth=24, num_heads=4)
 
 
+# %%
 def train_briefly(kind, seed, rate=2e-3, steps=40):
     torch.manual_seed(seed)
     model, losses = VisionTransformer(config), []
@@ -808,56 +896,83 @@ def train_briefly(kind, seed, rate=2e-3, steps=40):
 
 # %%
 losses = {
-    name: np.array([train_briefly(kind, seed) for seed in range(2)]) for name, kind in kinds.items()
+    name: np.array([train_briefly(kind, seed) for seed in range(3)]) for name, kind in kinds.items()
 }
 guide = ("guessing", np.full(40, np.log(10)))
 plots.run_curves(range(40), losses, "training step", "loss (cross-entropy)", guide=guide)
 
 # %% [markdown]
-# Pre-norm learns at once. Post-norm makes a beginning and falls back to the loss of guessing. What all this
-# shows, and what it does not:
+# All three pre-norm networks learn at once. All three post-norm networks are still close to guessing after
+# 40 steps. What this shows, and what it does not:
 #
 # - It shows that 24 layers of post-norm, started like this, do not get going at a rate that pre-norm likes.
 #   Pre-norm forgives haste.
-# - It does not show that post-norm is worse. At a tenth of this rate the two are nearly the same (try
-#   `train_briefly(PostBlock, 0, rate=2e-4)`). The first Transformer and BERT are post-norm; their training
-#   begins with a tiny rate and raises it slowly (*warm-up*, lesson 07).
+# - It does not show that post-norm is worse. Try a tenth of this rate: `train_briefly(PostBlock, 0, rate=2e-4)`.
+#   The first Transformer and BERT are post-norm; their training begins with a tiny rate and raises it slowly
+#   (*warm-up*, lesson 07).
 # - It does not show that gradients *vanish* in post-norm, as is often said: on the way back through our 24
 #   layers they did not. They stay large, up to the last layer.
 # - Gradients at the start are the start only, and AdamW divides by their size anyway. The figures are a
 #   reason to be careful, not a proof of what a training will do. Small networks, one data set, few steps.
-#
+
+# %% claim="All three pre-norm networks learn at once"
+assert (losses["pre-norm"][:, -10:].mean(1) < 1.7).all()
+
+# %% claim="All three post-norm networks are still close to guessing after"
+assert (losses["post-norm"][:, -10:].mean(1) > 1.85).all()
+assert (losses["post-norm"][:, -10:].mean(1) < 2.6).all()
+
+# %% claim="on the way back through our 24"
+post = np.median(panels["Xavier's start"]["post-norm"], axis=0)
+assert post.min() > 1
+
+# %% [markdown] deeper=true
 # ## Dropout and drop path
 #
-# Two ways to keep a network from relying on single numbers. Both work in training only.
+# Two ways to keep a network from relying on single parts of it. Both work in training only.
 #
-# **Dropout** (Srivastava et al. 2014) sets each number to 0 with probability p. So that the mean stays what
-# it was, the others are divided by 1 - p.
-#
-# **Predict.** A million ones, p = 0.2. Which numbers come out, and what is their mean?
+# **Dropout** (Srivastava et al. 2014) sets each number to 0 with probability p, and divides the others by 1 - p.
 
 # %%
 torch.manual_seed(0)
 dropped = F.dropout(torch.ones(1_000_000), p=0.2, training=True)
 print("numbers:", dropped.unique().tolist(), " mean:", round(dropped.mean().item(), 3))
-dropped = F.dropout(torch.ones(1_000_000), p=0.2, training=False)
-print("outside training:", dropped.unique().tolist())
+unchanged = F.dropout(torch.ones(1_000_000), p=0.2, training=False)
+print("outside training:", unchanged.unique().tolist())
 
 # %% [markdown]
+# A million ones become 0 or 1.25, and their mean stays 1.
+#
 # **Drop path** (also *stochastic depth*; Huang et al. 2016, arXiv 1603.09382) drops what a whole half-block
 # adds, for one image of the batch: for that image the layer is skipped, the stream flows on. It needs the
 # residual stream: without it, dropping a layer would drop everything.
 #
 # The picture shows what each number of a branch is multiplied by, for 4 images of 3 tokens.
 
+# %% claim="A million ones become 0 or 1.25, and their mean stays 1"
+assert dropped.unique().tolist() == [0, 1.25]
+assert abs(dropped.mean() - 1) < 0.003
+
 # %%
 torch.manual_seed(5)
-factors = [F.dropout(torch.ones(4, 3, 4), 0.5), F.dropout(torch.ones(4, 1, 1), 0.5).expand(4, 3, 4)]
+by_image = torch.tensor([0.0, 2.0, 0.0, 2.0]).repeat_interleave(12).view(4, 3, 4)
+factors = [F.dropout(torch.ones(4, 3, 4), 0.5), by_image]
 plots.token_stacks(torch.stack(factors).numpy(), ["dropout, p = 0.5", "drop path, p = 0.5"])
 
 # %% [markdown]
-# Our package's `Block` has drop path, in both of its branches, and no dropout: the recipes for large networks
-# (lesson 07) use the first and not the second. Unless a config asks for it, p is 0 and nothing is dropped.
+# On the left each number had a coin of its own, on the right each image one for all of its numbers. Our package's
+# `Block` has drop path, in both of its branches, and no dropout. Unless a config asks for it, p is 0 and nothing is
+# dropped.
+
+# %% claim="On the left each number had a coin of its own, on the right each image one for all of its numbers"
+left, right = (factor.flatten(1) for factor in factors)
+assert all(len(image.unique()) == 2 for image in left)
+assert all(len(image.unique()) == 1 for image in right)
+assert len(right.unique()) == 2
+
+# %% claim="Unless a config asks for it, p is 0"
+assert Block(12, 3, 48).drop_path == 0
+assert card.config.drop_path == 0
 
 
 # %% exercise="05.6"
@@ -894,30 +1009,34 @@ check("05.6", my_drop_path)
 # %% definition="vit_tutorial.model.drop_path"
 
 # %% [markdown]
-# And the mistake that everybody makes once: dropout that stays on when the network is used.
-#
-# **Predict.** We run each of these twice on the same input. Which of the three differ?
+# And a common mistake: dropout that stays on when the network is used. We run each of these twice on the same input.
 
 
 # %%
 def careless(x):
-    return ours(F.dropout(x, 0.1))  # `training` is True unless you say otherwise
+    return block(F.dropout(x, 0.1))  # `training` is True unless you say otherwise
 
 
-module = nn.Sequential(nn.Dropout(0.1), ours)
+block = Block(dim=12, num_heads=3, hidden_dim=48)
+module, tokens = nn.Sequential(nn.Dropout(0.1), block), torch.randn(2, 7, 12)
+differ = {}
 for name, layer, training in (
     ("module in training", module, True),
     ("module in eval", module, False),
     ("careless in eval", careless, False),
 ):
     module.train(training)
-    off = (layer(x) - layer(x)).abs().max()
-    print(f"{name:18}: two passes differ by {off:.2f}")
+    differ[name] = (layer(tokens) - layer(tokens)).abs().max().item()
+    print(f"{name:18}: two passes differ by {differ[name]:.2f}")
 
 # %% [markdown]
 # A module knows whether it is in training: `model.eval()` tells all its parts. A *function* must be told,
-# with `training=self.training`; ours has never heard of `eval()`. The test is one line, and worth having in
-# every project: run twice, compare.
+# with `training=self.training`; ours has never heard of `eval()`, and its two passes differ. The test is one line,
+# and worth having in every project: run twice, compare.
+
+# %% claim="ours has never heard of `eval()`, and its two passes differ"
+assert differ["careless in eval"] > 0.1
+assert differ["module in eval"] == 0
 
 # %%
 vit.eval()
@@ -932,13 +1051,13 @@ print("the bundled network: two passes are equal")
 # | the stream | (B, T, D) | (1, 65, 128) |
 # | mean and variance of LayerNorm | (B, T, 1) | one pair for each token |
 # | its weight and bias | (D,) each | (128,) |
-# | hidden numbers of the MLP | (B, T, rD) | (1, 65, 256) |
+# | hidden numbers of the MLP | (B, T, 4D) or (B, T, 2D) | (1, 65, 256) |
 # | what each half-block adds | (B, T, D) | (1, 65, 128) |
-# | parameters of a block | | (4 + 2r)D² + (9 + r)D |
 #
 # A block is two lines: `x = x + attention(norm1(x))`, then `x = x + mlp(norm2(x))`. In attention tokens talk,
-# in the MLP each thinks for itself, and the stream keeps everything.
-#
+# in the MLP each thinks for itself, and the stream carries all of it on.
+
+# %% [markdown] deeper=true
 # ## The questions people ask
 #
 # **Why LayerNorm and not BatchNorm?** BatchNorm takes its mean over the batch. So in training, what it
@@ -949,74 +1068,67 @@ print("the bundled network: two passes are equal")
 batch_norm, layer_norm = nn.BatchNorm1d(128), nn.LayerNorm(128)
 torch.manual_seed(0)
 batch = torch.randn(4, 128) + torch.arange(4)[:, None]  # four images, one token of each
+moved = {}
 for name, norm in (("BatchNorm", batch_norm), ("LayerNorm", layer_norm)):
     with_others, with_two = norm(batch)[0], norm(batch[:2])[0]
     in_use = norm.eval()(batch)[0]
+    moved[name] = [(with_others - other).abs().max().item() for other in (with_two, in_use)]
     print(
-        f"{name}: other company changes it by {(with_others - with_two).abs().max():.2f},", end=" "
+        f"{name}: other company changes it by {moved[name][0]:.2f}, eval() by {moved[name][1]:.2f}"
     )
-    print(f"eval() by {(with_others - in_use).abs().max():.2f}")
+
+# %% claim="LayerNorm does the same always, for one image or a thousand"
+assert max(moved["LayerNorm"]) < 1e-5
+assert min(moved["BatchNorm"]) > 0.5
 
 # %% [markdown]
 # This is no law of nature: convolutional networks do very well with BatchNorm.
 #
-# **Why is the MLP wider inside?** Each hidden number is one detector with one bend. To say something that a
-# linear layer cannot, a token needs several of them. Here an MLP has to learn the products of neighbouring
-# entries, $x_0 x_1$, $x_2 x_3$ and so on, for D = 8.
-
-
-# %%
-def error_with(hidden, steps=300):
-    torch.manual_seed(0)
-    mlp = Mlp(8, hidden)
-    optimizer = torch.optim.Adam(mlp.parameters(), lr=1e-2)
-    for _ in range(steps):
-        x = torch.randn(256, 8)
-        products = x * x.view(256, 4, 2).flip(-1).flatten(1)  # x0 x1 twice, x2 x3 twice, ...
-        loss = F.mse_loss(mlp(x), products)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return loss.item()
-
-
-for ratio in (0.5, 1, 2, 4, 8):
-    print(f"r = {ratio:3}: error {error_with(int(8 * ratio)):.3f} (1 = nothing learned)")
-
-# %% [markdown]
-# Wider is better, and costs parameters in proportion. That r = 4 became the custom is experience, not a
-# theorem; our small networks do with 2.
-#
 # **Why residuals?** Take them away and look what 24 random layers leave of the differences between tokens.
 # Attention averages; without the stream to keep what a token was, all tokens soon become the same (Dong et
-# al. 2021, arXiv 2103.03404). The cell prints the mean cosine of token 0 with the others; 1 means the same
-# direction.
+# al. 2021, arXiv 2103.03404). The cell prints the mean cosine of token 0 with the others.
+
 
 # %%
-torch.manual_seed(0)
-blocks = [Block(64, 4, 256) for _ in range(24)]
-kept = without = torch.randn(1, 17, 64)
-for depth, block in enumerate(blocks, start=1):
-    with torch.no_grad():
-        kept = block(kept)
-        without = block.mlp(block.norm2(block.attn(block.norm1(without))))
-    if depth in (1, 2, 4, 24):
-        alike = [F.cosine_similarity(t[0, :1], t[0, 1:]).mean().item() for t in (kept, without)]
-        print(f"after {depth:2} layers: {alike[0]:.3f} with residuals, {alike[1]:.3f} without")
+def alike(seed, depths=(1, 2, 4, 24)):
+    torch.manual_seed(seed)
+    kept = without = torch.randn(1, 17, 64)
+    cosines = {}
+    for depth in range(1, max(depths) + 1):
+        with torch.no_grad():
+            block = Block(64, 4, 256)
+            kept = block(kept)
+            without = block.mlp(block.norm2(block.attn(block.norm1(without))))
+        pair = [F.cosine_similarity(t[0, :1], t[0, 1:]).mean().item() for t in (kept, without)]
+        cosines[depth] = pair
+    return {depth: cosines[depth] for depth in depths}
+
+
+for depth, (kept, without) in alike(seed=0).items():
+    print(f"after {depth:2} layers: {kept:.3f} with residuals, {without:.3f} without")
 
 # %% [markdown]
+# Without residuals all tokens point the same way after two layers. With them, they are still different after 24.
+#
 # **Pre or post?** For a ViT: pre, with one more norm after the last block. The network of this course and
-# all networks of the ViT paper do it. You can tell it from the parameters: a pre-norm network of L layers
-# has 2L + 1 LayerNorms.
+# all networks of the ViT paper do it: two norms a layer, and one at the end. (Their number alone tells nothing:
+# BERT is post-norm and has as many, since it has a norm after the embedding.)
 
-# %%
-norm_count = sum(isinstance(module, nn.LayerNorm) for module in vit.modules())
-print(f"{len(vit.blocks)} layers, {norm_count} LayerNorms")
+# %% claim="Without residuals all tokens point the same way after two layers"
+assert all(alike(seed)[2][1] > 0.99 for seed in range(3))
 
-# %% [markdown]
+# %% claim="With them, they are still different after 24"
+assert all(alike(seed)[24][0] < 0.75 for seed in range(3))
+
+# %% claim="two norms a layer, and one at the end"
+kinds_of = [name for name, part in vit.named_modules() if isinstance(part, nn.LayerNorm)]
+assert len(kinds_of) == 2 * len(vit.blocks) + 1
+assert kinds_of[-1] == "norm"
+
+# %% [markdown] deeper=true
 # ## A stretch
 #
 # Can warm-up rescue post-norm at the high rate? In `train_briefly`, begin at 0 and raise the rate to 2e-3 over
-# the first 200 of 300 steps (`optimizer.param_groups[0]["lr"] = ...`; half a minute). Then leave Xavier's
-# start out, so that the weights start small, and go without warm-up. Which of the two cures works here?
-# Predict from the figures above, then try.
+# the first 200 of 300 steps (`optimizer.param_groups[0]["lr"] = ...`). Then leave Xavier's start out, so that the
+# weights start small, and go without warm-up. Which of the two cures works here? Guess from the figures above, then
+# try.

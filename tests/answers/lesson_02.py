@@ -171,6 +171,11 @@ def norm_unbiased(maps):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
 
 
+def norm_unbiased_without_epsilon(maps):
+    tokens = maps.flatten(2).mT
+    return (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, keepdim=True)
+
+
 def norm_default_epsilon(maps):
     return F.layer_norm(maps.flatten(2).mT, (maps.shape[1],))
 
@@ -413,7 +418,7 @@ RIGHT = {
     "02.1": [count_by_formula, count_by_layer, count_by_tensors],
     "02.2": [embed_by_linear, embed_by_einsum, embed_by_loops, embed_by_unfold],
     "02.3": [kernel_by_reshape, kernel_by_stride, kernel_by_einops],
-    "02.4": [norm_by_layer, norm_by_hand, norm_before_moving],
+    "02.4": [norm_by_layer, norm_by_hand, norm_before_moving, norm_default_epsilon],
     "02.5": [cls_by_repeat, cls_by_einops, cls_by_padding],
     "02.6": [ByConvolution, ByLinear, Nested],
     "02.7": [mean_by_where, mean_by_loop, mean_by_nanmean],
@@ -492,7 +497,7 @@ WRONG = {
         "no norm": (lambda m: m.flatten(2).mT, "not normalised"),
         "mean only": (lambda m: (m - m.mean(1, keepdim=True)).flatten(2).mT, "variance is not 1"),
         "unbiased": (norm_unbiased, "Divided by D - 1"),
-        "epsilon": (norm_default_epsilon, "epsilon is 1e-5"),
+        "no epsilon": (norm_unbiased_without_epsilon, "Divided by D - 1"),
         "by columns": (lambda m: norm_by_layer(m.mT), "counted down the columns"),
         "not moved": (lambda m: norm_by_layer(m).mT, r"are \(B, D, N\)"),
     },

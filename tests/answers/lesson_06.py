@@ -270,11 +270,11 @@ WRONG = {
         "no bias": (head(first, mean, lambda x, w, b: x @ w.T), "bias is missing"),
         "softmax": (
             head(first, mean, lambda x, w, b: F.linear(x, w, b).softmax(-1)),
-            "A softmax is in your head",
+            "A softmax is in your classifier",
         ),
         "log-softmax": (
             head(first, mean, lambda x, w, b: F.linear(x, w, b).log_softmax(-1)),
-            "A log-softmax is in your head",
+            "A log-softmax is in your classifier",
         ),
         "argmax": (head(first, mean, lambda x, w, b: F.linear(x, w, b).argmax(-1)), "all logits"),
         "two faults": (
@@ -294,7 +294,7 @@ WRONG = {
             vit(lambda e, c, p, b, n, h: [e, c, p, n, *b, n, h]),
             "before the blocks too",
         ),
-        "norm last": (vit(lambda e, c, p, b, n, h: [e, c, p, *b, h, n]), "norm comes after the he"),
+        "norm last": (vit(lambda e, c, p, b, n, h: [e, c, p, *b, h, n]), "norm comes after the cl"),
         "no blocks": (vit(lambda e, c, p, b, n, h: [e, c, p, n, h]), "blocks are missing"),
         "no positions": (vit(lambda e, c, p, b, n, h: [e, c, *b, n, h]), "positions are missing"),
         "positions before CLS": (
@@ -324,9 +324,9 @@ WRONG = {
         ),
         "softmax": (
             vit(lambda e, c, p, b, n, h: [e, c, p, *b, n, h, lambda x: x.softmax(-1)]),
-            "softmax comes after the head",
+            "softmax comes after the classifier",
         ),
-        "no head": (vit(lambda e, c, p, b, n, h: [e, c, p, *b, n]), "head is missing"),
+        "no head": (vit(lambda e, c, p, b, n, h: [e, c, p, *b, n]), "classifier is missing"),
         "no CLS": (vit(lambda e, c, p, b, n, h: [e, p, *b, n, h]), "CLS has a position too"),
     },
     "06.3": {

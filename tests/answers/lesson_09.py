@@ -405,7 +405,7 @@ WRONG = {
             "Column j is divided by the sum of row j",
         ),
         "own columns": (mix(lambda a: a.sum(1, keepdim=True)), "Every column sums to 1"),
-        "whole table": (mix(lambda a: a.sum((1, 2), keepdim=True)), "sum of its whole table"),
+        "whole table": (mix(lambda a: a.sum((1, 2), keepdim=True)), "sum of its whole matrix"),
         "first image": (mix(lambda a: a[:1].sum(-1, keepdim=True)), "sums of the first one"),
         "maximum": (mix(lambda a: a.amax(-1, keepdim=True), mend=False), "by their maximum"),
         "NaN": (mix(lambda a: a.sum(-1, keepdim=True), mend=False), "becomes NaN"),
@@ -462,7 +462,7 @@ WRONG = {
         "mispaired": (rule(positive, flip=(1, -1)), "gradients of another"),
         "mispaired weights": (rule(positive, flip=(-1, 1)), "that of the weights"),
         "forgets": (rule(positive, lambda r, a: a @ r), "forgotten in each layer"),
-        "adds tables": (rule(positive, lambda r, a: r + a), "adds its own table only"),
+        "adds tables": (rule(positive, lambda r, a: r + a), "adds its own matrix only"),
         "scaled": (
             rule(
                 positive,

@@ -33,15 +33,15 @@ PARAMETER_FAULTS = {
     "no_bias": "The linear layers have biases, too: one number per output.",
     "no_qkv_bias": "The projection to queries, keys and values has a bias, too: 3 * D numbers.",
     "no_patch_bias": "The patch projection has a bias, too.",
-    "no_head_bias": "The head has a bias, too: one number per class.",
-    "no_head": "The head is not counted.",
+    "no_head_bias": "The classifier has a bias, too: one number per class.",
+    "no_head": "The classifier is not counted.",
     "no_patch": "The patch projection is not counted.",
     "tables": (
-        'Sin-cos tables and rotations are computed, not learned: only pos_embed="learned" has '
+        'Sin-cos positions and rotations are computed, not learned: only pos_embed="learned" has '
         "positions to count."
     ),
     "no_positions": "The learned positions are not counted.",
-    "patch_rows": "The table of positions has a row for CLS too: T rows, not N.",
+    "patch_rows": "The positions have a row for CLS too: T rows, not N.",
     "always_cls": 'With pool="mean" there is no CLS token to count.',
     "no_cls": 'With pool="cls" the CLS token itself is D numbers more.',
     "no_final": "The final norm is not counted: a network of L blocks has 2 * L + 1 norms.",
@@ -71,8 +71,8 @@ FLOP_FAULTS = {
     "no_cls": "The CLS token goes through the blocks, too: T tokens, not N.",
     "patch_t": "The patch projection sees the N patches; CLS is no patch.",
     "no_patch": "The patch projection is not counted.",
-    "head_t": "The head reads one vector per image, not all tokens.",
-    "no_head": "The head is not counted.",
+    "head_t": "The classifier reads one vector per image, not all tokens.",
+    "no_head": "The classifier is not counted.",
     "one_mlp": "The MLP has two linear layers.",
     "four": "The hidden layer of the MLP is `hidden_dim` wide, which is not always 4 * D.",
     "no_proj": "Attention has an output projection, too.",
@@ -192,14 +192,14 @@ def by_part(c: ViTConfig) -> tuple[dict[str, int], dict[str, int]]:
     tokens, dim = c.num_tokens, c.embed_dim
     attention = c.depth * 4 * dim * (dim + 1)
     mlp = c.depth * (2 * dim * c.hidden_dim + c.hidden_dim + dim)
-    norms_head = (2 * c.depth + 1) * 2 * dim + c.num_classes * (dim + 1)
+    norms_classifier = (2 * c.depth + 1) * 2 * dim + c.num_classes * (dim + 1)
     numbers = {"attention, projections": attention, "attention, scores": 0, "MLP": mlp}
-    numbers["norms and head"] = norms_head
+    numbers["norms, classifier"] = norms_classifier
     operations = {
         "attention, projections": c.depth * 8 * tokens * dim * dim,
         "attention, scores": c.depth * 4 * tokens * tokens * dim,
         "MLP": c.depth * 4 * tokens * dim * c.hidden_dim,
-        "norms and head": 2 * dim * c.num_classes,
+        "norms, classifier": 2 * dim * c.num_classes,
     }
     before = "patches, positions"
     return (

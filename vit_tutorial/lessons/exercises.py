@@ -9,6 +9,9 @@ praise that says what was right:
         if call(answer, weights, grid) != (1, 2):
             raise Wrong("rows and columns look swapped")
         return "Right on every grid, square or not."
+
+An answer that stops is told in which line, with the whole message, what it was given, and, where
+the inputs for which it stops have something in common, what that is.
 """
 
 import _thread
@@ -18,6 +21,7 @@ import html
 import importlib
 import importlib.util
 import inspect
+import linecache
 import math
 import re
 import signal
@@ -41,6 +45,8 @@ _LIBRARIES = [
     Path(__file__).resolve().parent.parent,
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 ]
+_GIVEN = "It was given "  # how the note begins that tells the input
+_MOST_LINES = 12  # of an error's message
 _COLOURS = {"✓": "46, 158, 91", "✗": "214, 69, 65", "○": "128, 128, 128", "?": "58, 122, 196"}
 
 
@@ -224,7 +230,8 @@ def call(answer: Callable, *arguments: Any) -> Any:
     """
     names = _names(answer, arguments)
     copies = [_copy(argument) for argument in arguments]
-    output = answer(*copies)
+    with _input_noted(names, arguments):
+        output = answer(*copies)
     for name, before, after in zip(names, arguments, copies, strict=True):
         if not _same(before, after):
             raise Wrong(
@@ -296,6 +303,7 @@ def compare(
     reference: Callable[..., Tensor],
     inputs: Sequence[tuple],
     causes: Mapping[str, Callable],
+    stops: Mapping[str, Callable[..., bool]] | None = None,
 ) -> None:
     """Compare an answer with the reference, input by input.
 
@@ -305,11 +313,13 @@ def compare(
         inputs: tuples of arguments, chosen so that no two functions of `causes` always agree.
         causes: what to say -> a wrong function; said where the answer returns, for every input,
             what that function returns.
+        stops: what to say -> tells whether an input is of a kind; said where the answer stops for
+            just the inputs of that kind.
 
     Raises:
         Wrong: it differs for an input; the message names the cause, or else where it differs.
     """
-    outputs = [call(answer, *arguments) for arguments in inputs]
+    outputs = _outputs(answer, inputs, stops or {})
     expected = [reference(*arguments) for arguments in inputs]
     same = [_close(a, b) for a, b in zip(outputs, expected, strict=True)]
     if all(same):
@@ -333,6 +343,7 @@ def compare_numbers(
     causes: Mapping[str, Callable],
     case: Callable[..., str] = lambda *arguments: f"For ({', '.join(map(str, arguments))})",
     read: Callable[[Any], float] = as_number,
+    stops: Mapping[str, Callable[..., bool]] | None = None,
 ) -> None:
     """Compare an answer that returns one number, as `compare` does one that returns a tensor.
 
@@ -343,11 +354,12 @@ def compare_numbers(
         causes: what to say -> a wrong function.
         case: says what an input is, to begin a sentence with.
         read: makes a number of what the answer returned; ints must be equal, floats nearly so.
+        stops: as in `compare`.
 
     Raises:
         Wrong: it differs for an input; the message names the cause, or else where it differs.
     """
-    outputs = [read(call(answer, *arguments)) for arguments in inputs]
+    outputs = [read(output) for output in _outputs(answer, inputs, stops or {})]
     correct = [reference(*arguments) for arguments in inputs]
     tiny = 1e-6 * max(map(abs, correct))
 
@@ -369,6 +381,76 @@ def compare_numbers(
         f"Right for {sum(same)} of {len(inputs)} inputs. {case(*inputs[first])} it should be "
         f"{comparison}."
     )
+
+
+def _outputs(answer: Callable, inputs: Sequence[tuple], stops: Mapping[str, Callable]) -> list[Any]:
+    """Call an answer with each input; where it stops, note for which inputs it does."""
+    try:
+        return [call(answer, *arguments) for arguments in inputs]
+    except Wrong:
+        raise
+    except Exception as error:
+        if isinstance(error, NotImplementedError) and not str(error):  # the stub
+            raise
+        explained = len(getattr(error, "__notes__", ())) > 1  # by the check: more than the input
+        stopped = [explained or _stops(answer, arguments) for arguments in inputs]
+        if not all(stopped):
+            add_cause(error, _in_common(inputs, stopped, {**stops, **_KINDS}))
+        raise
+
+
+def _stops(answer: Callable, arguments: tuple) -> bool:
+    try:
+        call(answer, *arguments)
+    except Wrong:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def _in_common(
+    inputs: Sequence[tuple], stopped: Sequence[bool], kinds: Mapping[str, Callable[..., bool]]
+) -> str:
+    """Say for how many inputs an answer runs, and what those have in common for which it stops."""
+    runs = f"It runs for {len(inputs) - sum(stopped)} of {len(inputs)} inputs"
+    for words, is_of_kind in kinds.items():
+        try:
+            same = [bool(is_of_kind(*arguments)) for arguments in inputs] == [*stopped]
+        except Exception:  # other arguments than it knows
+            continue
+        if same:
+            return f"{runs}, and stops for just those {words}"
+    return f"{runs}."
+
+
+def _is_oblong(*arguments: Any) -> bool:
+    """Tell whether a grid (rows, columns) is given that is not square, or else such images."""
+    for value in arguments:
+        if isinstance(value, tuple) and [type(side) for side in value] == [int, int]:
+            return value[0] != value[1]
+    images, *others = arguments
+    has_patch_size = any(type(value) is int for value in others)
+    return images.ndim == 4 and has_patch_size and images.shape[2] != images.shape[3]
+
+
+# Of the inputs for which an answer stops -> what makes an input one of these.
+_KINDS: dict[str, Callable[..., bool]] = {
+    "that are not square: is a side guessed, as the square root of N?": _is_oblong,
+    "in float64: a tensor that is made inside the function needs the type of its input.": (
+        lambda *arguments: any(
+            isinstance(value, Tensor) and value.dtype == torch.float64 for value in arguments
+        )
+    ),
+    "of which the first axis is longer than 1: does a step forget the batch?": (
+        lambda *arguments: len(arguments[0]) > 1
+    ),
+}
+
+
+def add_cause(error: BaseException, cause: str) -> None:
+    """Let an error say, to the learner whose answer it stopped, what is probably behind it."""
+    error.add_note(cause)
 
 
 def name_cause(
@@ -431,7 +513,8 @@ def _gradients(function: Callable, arguments: tuple) -> Sequence[Any]:
     """
     copies = [_copy(argument) for argument in arguments]
     leaves = [copy for copy in copies if isinstance(copy, Tensor) and copy.requires_grad]
-    output = function(*copies)
+    with _input_noted(_names(function, arguments), arguments):
+        output = function(*copies)
     if not output.requires_grad:
         return [None] * len(leaves)
     weights = torch.linspace(-1, 2, output.numel()).view(output.shape)
@@ -511,15 +594,76 @@ def _same(before: Any, after: Any) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _input_noted(names: Sequence[str], arguments: Sequence) -> Generator[None]:
+    """Let an error that stops an answer tell what the answer was given."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if arguments and not isinstance(error, Wrong) and not _is_input_noted(error):
+            error.add_note(_given(names, arguments))
+        raise
+
+
+def _is_input_noted(error: BaseException) -> bool:
+    return any(note.startswith(_GIVEN) for note in getattr(error, "__notes__", ()))
+
+
+def _given(names: Sequence[str], arguments: Sequence) -> str:
+    """Say what a function was given, by the names that it has for it."""
+    told = [f"`{name}` {_told(value)}" for name, value in zip(names, arguments, strict=True)]
+    return f"{_GIVEN}{', '.join(told)}."
+
+
+def _told(value: Any) -> str:
+    """Say what an argument is: the shape and type of a tensor, a short value itself."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"of shape {tuple(value.shape)} and type {value.dtype}"
+    if isinstance(value, list | tuple) and len(repr(value)) > 60:
+        more = ", ..." if len(value) > 1 else ""
+        return f"({type(value).__name__} of {len(value)}: {_told(value[0])}{more})"
+    if isinstance(value, int | float | str | list | tuple) or value is None:
+        return f"= {repr(value)[:60]}"
+    return f"({getattr(value, '__name__', None) or describe(value)})"
+
+
 def _explain(error: BaseException) -> str:
-    """Say in which line of the learner's code an exception arose."""
-    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300].rstrip(": ")
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        made_up = frame.filename.startswith("<") and not frame.filename.startswith("<ipython")
-        path = Path(frame.filename)
-        if not made_up and not any(path.is_relative_to(library) for library in _LIBRARIES):
-            return f"Your line {frame.lineno}, `{frame.line}`, stopped with {reason}"
-    return f"The check could not use what your function returned ({reason})."
+    """Say in which line of the learner's code an exception arose, and what was given to it."""
+    reason = _whole_message(error)
+    frames = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if _is_learners(frame.f_code.co_filename)
+    ]
+    notes: list[str] = list(getattr(error, "__notes__", ()))
+    if not frames:
+        if _is_input_noted(error):
+            return "\n".join([f"Your function stopped with {reason}", *notes])
+        return f"The check could not use what your function returned ({reason})."
+    if not _is_input_noted(error):  # the check called it by itself: a module, say
+        given = inspect.getargvalues(frames[0][0])
+        names = [*given.args, given.varargs, given.keywords]
+        names = [name for name in names if name in given.locals and name != "self"]
+        if names:
+            notes.append(_given(names, [given.locals[name] for name in names]))
+    frame, line = frames[-1]
+    text = linecache.getline(frame.f_code.co_filename, line, frame.f_globals).strip()
+    return "\n".join([f"Your line {line}, `{text}`, stopped with {reason}", *notes])
+
+
+def _whole_message(error: BaseException) -> str:
+    """Return an error's kind and message, all of its lines but for those about C++."""
+    lines = [line.strip()[:300] for line in str(error).splitlines() if line.strip()]
+    inside = [n for n, line in enumerate(lines) if line.startswith("Exception raised from")]
+    lines = lines[: min([_MOST_LINES, *inside])]
+    return f"{type(error).__name__}: {chr(10).join(lines)}".rstrip(": ")
+
+
+def _is_learners(filename: str) -> bool:
+    """Tell whether code is the learner's, and neither Python's nor a library's."""
+    made_up = filename.startswith("<") and not filename.startswith("<ipython")
+    path = Path(filename)
+    return not made_up and not any(path.is_relative_to(library) for library in _LIBRARIES)
 
 
 @contextlib.contextmanager

@@ -139,6 +139,20 @@ PACKAGE: dict[str, Callable] = {
     "my_head": head,
     "my_vit": vit,
 }
+EXERCISES = {
+    "my_patchify": "01.3",
+    "my_patch_embed": "02.2",
+    "my_add_cls": "02.5",
+    "my_add_positions": "03.2",
+    "my_layer_norm": "05.1",
+    "my_attention": "04.2",
+    "my_multi_head": "04.5",
+    "my_gelu": "05.2",
+    "my_mlp": "05.3",
+    "my_block": "05.4",
+    "my_head": "06.1",
+    "my_vit": "06.2",
+}
 # A large piece -> a small one that is a step of it, and what the package's large one calls it.
 STEPS = {
     "my_patch_embed": ("my_patchify", "patchify"),
@@ -188,7 +202,8 @@ def own_pieces(*functions: Callable, folder: str | Path = ".") -> Pieces:
     """Collect the learner's pieces that pass their checks, and the package's for the others.
 
     Args:
-        functions: those of this notebook, which need not be saved, known by their names.
+        functions: those of this notebook, which need not be saved, known by their names, and each
+            judged by the check of `EXERCISES`.
         folder: where the notebooks lie; by default the one this notebook runs in.
 
     Raises:
@@ -199,7 +214,7 @@ def own_pieces(*functions: Callable, folder: str | Path = ".") -> Pieces:
     }
     if unknown := own.keys() - PACKAGE.keys():
         raise ValueError(f"not a piece: {', '.join(unknown)}; pieces are {', '.join(PACKAGE)}")
-    candidates = {name: (_THIS_LESSON[name], function) for name, function in own.items()}
+    candidates = {name: (EXERCISES[name], function) for name, function in own.items()}
     for path in sorted(Path(folder).glob("*.ipynb")):
         if NOTEBOOK.fullmatch(path.name):
             candidates = {**_read(path, PACKAGE.keys() - own.keys()), **candidates}
@@ -215,9 +230,6 @@ def own_pieces(*functions: Callable, folder: str | Path = ".") -> Pieces:
             pieces[large] = replace(pieces[large], function=function)
         pieces[small] = replace(pieces[small], why=why)
     return Pieces([*pieces.values()])
-
-
-_THIS_LESSON = {"my_head": "06.1", "my_vit": "06.2"}
 
 
 def _choose(name: str, candidate: tuple[str, Any] | None) -> Piece:

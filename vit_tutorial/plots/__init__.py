@@ -29,10 +29,9 @@ from vit_tutorial.plots.embedding import (
 from vit_tutorial.plots.encoder import (
     activation_curves,
     block_wirings,
-    gradient_norms,
-    norm_map,
+    gradient_lengths,
     run_curves,
-    stream_norms,
+    stream_lengths,
     token_stacks,
 )
 from vit_tutorial.plots.faithfulness import (
@@ -50,6 +49,7 @@ from vit_tutorial.plots.network import (
     share_bars,
     token_spreads,
 )
+from vit_tutorial.plots.overview import Drawing, network_map
 from vit_tutorial.plots.patches import (
     cut_up,
     number_tables,
@@ -100,6 +100,7 @@ from vit_tutorial.plots.training import (
 from vit_tutorial.plots.transfer import interval_bars, label_maps, probe_curve
 
 __all__ = [
+    "Drawing",
     "ablation_bars",
     "activation_curves",
     "attention_by_hand",
@@ -117,7 +118,7 @@ __all__ = [
     "few_label_curves",
     "filter_pictures",
     "filter_view",
-    "gradient_norms",
+    "gradient_lengths",
     "head_dots",
     "heat_colours",
     "image_predictions",
@@ -139,8 +140,8 @@ __all__ = [
     "map_shares",
     "merged_patches",
     "method_scores",
+    "network_map",
     "network_stages",
-    "norm_map",
     "number_tables",
     "offset_maps",
     "overlay",
@@ -170,7 +171,7 @@ __all__ = [
     "sick_curves",
     "spotlight",
     "step_timelines",
-    "stream_norms",
+    "stream_lengths",
     "token_cost",
     "token_paths",
     "token_spreads",

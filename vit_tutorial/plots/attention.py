@@ -167,7 +167,7 @@ def score_scales(
         dims: the widths.
         variances: of the scores, before any scale.
         entropies: for each scale by name, entropy as a share of the greatest, 0 to 1.
-        reactions: for each scale, how much the weights change with the scores.
+        reactions: for each scale, how much the weights change with the query.
 
     Raises:
         ValueError: a curve of another length than `dims`.
@@ -188,7 +188,7 @@ def score_scales(
             axes.set_ylim(0, max(1.08 * max(map(max, curves.values())), 1e-3))
         middle.axhline(1, color=FAINT, linewidth=0.8, linestyle=":")
         middle.set_title("entropy of the weights / ln T")
-        right.set_title("how much weights react to scores")
+        right.set_title("how much weights react to the query")
         figure.legend(
             *middle.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
         )
@@ -271,7 +271,7 @@ def offset_maps(maps: NDArray, titles: Sequence[str], even: float) -> Figure:
         raise ValueError(f"expected maps (n, odd, odd), got {maps.shape}")
     if len(titles) != len(maps):
         raise ValueError(f"{len(maps)} maps need as many titles, got {len(titles)}")
-    reach, columns = maps.shape[1] // 2, min(len(maps), 6)
+    reach, columns = maps.shape[1] // 2, min(len(maps), 4)
     rows = -(-len(maps) // columns)
     edges = (-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5)
     with plt.rc_context(STYLE):

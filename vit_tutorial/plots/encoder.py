@@ -10,9 +10,7 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.photographs import photo_axes
-from vit_tutorial.plots.spotlight import map_pair
-from vit_tutorial.plots.style import ACCENT, FAINT, HEAT, INK, PALETTE, STYLE, closed
+from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed
 
 STREAM, ATTENTION, MLP, NORM = INK, PALETTE[0], PALETTE[1], PALETTE[2]
 WIRINGS = ("pre-norm", "post-norm")
@@ -79,34 +77,34 @@ def _box(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
     axes.text(x, y - 0.02, name, color="white", ha="center", va="center", weight="bold", zorder=4)
 
 
-def stream_norms(norms: NDArray, added: NDArray, cosines: NDArray) -> Figure:
+def stream_lengths(lengths: NDArray, added: NDArray, cosines: NDArray) -> Figure:
     """Draw how long the stream's vectors are after each half-block, and how like the input.
 
     Half-blocks stand as they come: attention of layer 0, MLP of layer 0, attention of layer 1 ...
 
     Args:
-        norms: (1 + n,) the mean norm of the stream, at the input and after each of n half-blocks.
-        added: (n,) the mean norm of what each half-block added.
+        lengths: (1 + n,) the mean length of the stream, at the input and after each half-block.
+        added: (n,) the mean length of what each half-block added.
         cosines: (1 + n,) the mean cosine of the stream with the input.
 
     Raises:
         ValueError: another shape, or a number of half-blocks that is not even.
     """
     count = len(added)
-    if norms.shape != (1 + count,) or cosines.shape != (1 + count,) or count % 2:
+    if lengths.shape != (1 + count,) or cosines.shape != (1 + count,) or count % 2:
         raise ValueError(
-            f"expected norms and cosines of an even number of half-blocks and one more, got "
-            f"{norms.shape} and {cosines.shape} with {count} half-blocks"
+            f"expected lengths and cosines of an even number of half-blocks and one more, got "
+            f"{lengths.shape} and {cosines.shape} with {count} half-blocks"
         )
     positions = np.arange(1 + count)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), width_ratios=[1.35, 1])
         for first, name, colour in ((0, "attention adds", ATTENTION), (1, "MLP adds", MLP)):
             left.bar(positions[1 + first :: 2], added[first::2], 0.62, color=colour, label=name)
-        left.plot(positions, norms, "o-", color=STREAM, label="the stream")
-        left.set(ylabel="mean norm of a token", title="How long the vectors are", ylim=(0, None))
+        left.plot(positions, lengths, "o-", color=STREAM, label="the stream")
+        left.set(ylabel="mean length of a token", title="How long the vectors are", ylim=(0, None))
         left.legend(frameon=False, loc="upper left", ncols=3, columnspacing=1.0)
-        left.set_ylim(0, 1.28 * max(norms.max(), added.max()))
+        left.set_ylim(0, 1.28 * max(lengths.max(), added.max()))
         right.plot(positions, cosines, "o-", color=STREAM)
         right.axhline(0, color=FAINT, linewidth=0.8)
         right.set(
@@ -118,49 +116,6 @@ def stream_norms(norms: NDArray, added: NDArray, cosines: NDArray) -> Figure:
             axes.set(xlim=(-0.6, count + 0.6), xlabel="layer (attention, then MLP)")
             for edge in positions[:-1:2] + 0.5:
                 axes.axvline(edge, color="#e4e4e4", linewidth=0.8, zorder=0)
-    return closed(figure)
-
-
-def norm_map(
-    photo: NDArray,
-    heats: Mapping[str, NDArray],
-    norms: NDArray,
-    cls_norm: float,
-    longest: float,
-    title: str,
-) -> Figure:
-    """Draw norms of the patches' vectors as maps, beside them how they are spread.
-
-    Args:
-        photo: uint8 (H, W, 3), what the patches cover.
-        heats: title of a map -> (rows, columns), norms; drawn by `map_pair`.
-        norms: (N,), one for each patch.
-        cls_norm: that of the CLS token.
-        longest: where the axis ends, so that pictures can be compared.
-        title: of the norms' axes.
-
-    Raises:
-        ValueError: norms that are not in a row.
-    """
-    if norms.ndim != 1:
-        raise ValueError(f"expected norms (N,), got {norms.shape}")
-    with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):  # faster
-        figure = plt.figure(figsize=(9.2, 2.6))
-        for i, (name, heat) in enumerate(heats.items()):
-            axes = figure.add_axes((0.01 + 0.345 * i, 0.12, 0.33, 0.74))
-            photo_axes(axes, map_pair(photo, heat), name)
-        note = "norm of each patch; bright: greatest"
-        figure.text(0.01, 0.03, note, color=FAINT)
-        axes = figure.add_axes((0.76, 0.22, 0.225, 0.6))
-        counts, edges = np.histogram(norms, bins=24, range=(0, longest))
-        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=ACCENT)
-        axes.axvline(cls_norm, color=PALETTE[1], linewidth=2)
-        room = cls_norm < 0.75 * longest
-        step = longest * (0.015 if room else -0.015)
-        word = axes.text(cls_norm + step, 0.97, "CLS", transform=axes.get_xaxis_transform())
-        word.set(color=PALETTE[1], weight="bold", va="top", ha="left" if room else "right")
-        axes.set(xlabel="norm", ylabel="patches", xlim=(0, longest), title=title)
-        axes.set_ylim(0, max(0.5 * len(norms), 1.05 * counts.max()))
     return closed(figure)
 
 
@@ -234,8 +189,8 @@ def activation_curves(x: NDArray, curves: Mapping[str, NDArray]) -> Figure:
     return closed(figure)
 
 
-def gradient_norms(panels: Mapping[str, Mapping[str, NDArray]]) -> Figure:
-    """Draw gradient norms layer by layer on a logarithmic axis: a line through the middle run.
+def gradient_lengths(panels: Mapping[str, Mapping[str, NDArray]]) -> Figure:
+    """Draw gradient lengths layer by layer on a logarithmic axis: a line through the middle run.
 
     Args:
         panels: title -> name of a curve -> (runs, layers), positive.
@@ -247,7 +202,7 @@ def gradient_norms(panels: Mapping[str, Mapping[str, NDArray]]) -> Figure:
         raise ValueError("expected at least one panel, got none")
     for runs in (runs for curves in panels.values() for runs in curves.values()):
         if runs.ndim != 2 or not (runs > 0).all():
-            raise ValueError(f"expected positive norms (runs, layers), got {runs.shape}")
+            raise ValueError(f"expected positive lengths (runs, layers), got {runs.shape}")
     with plt.rc_context(STYLE):
         figure, row = plt.subplots(
             1, len(panels), figsize=(min(9.0, 4.6 * len(panels)), 3.5), sharey=True, squeeze=False
@@ -262,7 +217,7 @@ def gradient_norms(panels: Mapping[str, Mapping[str, NDArray]]) -> Figure:
                 )  # fmt: skip
             axes.set(xlabel="layer", title=title, yscale="log")
             _plain_log(axes)
-        row[0, 0].set_ylabel("norm of the gradient")
+        row[0, 0].set_ylabel("length of the gradient")
         row[0, 0].legend(frameon=False)
     return closed(figure)
 

@@ -79,13 +79,13 @@ def method_scores(
 ) -> Figure:
     """Draw scores of methods with their intervals, one panel per metric; random ones as a band.
 
-    A method is drawn filled and in blue where it is better than random by its difference on the
-    same images, and else hollow and in orange.
+    By its difference on the same images a method is drawn filled and in blue where it is better
+    than random, filled and in orange where it is worse, and hollow where neither is shown.
 
     Args:
         rows: as `faithfulness.faithfulness_table` gives them: "method", "metric", "mean", "low" and
-            "high", and "gain_low", the lower end of its gain over random on the same images. The
-            method "random" is the floor.
+            "high", and "gain_low" and "gain_high", the ends of its gain over random on the same
+            images. The method "random" is the floor.
         metrics: the metrics to draw -> whether a higher value is better.
         title: stands above all panels.
 
@@ -128,11 +128,11 @@ def method_scores(
 
 
 def _interval(axis: Axes, y: int, row: Mapping[str, Any]) -> None:
-    """Draw a mean with its interval; filled where the method is better than random."""
-    better = row["gain_low"] > 0
-    colour = ACCENT if better else PALETTE[1]
+    """Draw a mean with its interval; filled where the method is better or worse than random."""
+    better, worse = row["gain_low"] > 0, row["gain_high"] < 0
+    colour = ACCENT if better else PALETTE[1] if worse else FAINT
     axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
-    face = colour if better else "white"
+    face = colour if better or worse else "white"
     axis.plot(row["mean"], y, "o", color=colour, markerfacecolor=face, markersize=6)
 
 

@@ -105,11 +105,11 @@ def _pair(output: Any) -> tuple[int, int]:
     if not isinstance(output, tuple | list) or len(output) != 2:
         raise Wrong(f"Expected two numbers, (rows, columns), got {describe(output)}.")
     for value in output:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):  # NumPy's ints have it, too
             raise Wrong(
                 f"Rows and columns are counted: they must be whole numbers, got {describe(value)}."
             )
-    return output[0], output[1]
+    return operator.index(output[0]), operator.index(output[1])
 
 
 # ---- 01.2 ----------------------------------------------------------------------------------------
@@ -163,12 +163,16 @@ def cut_patch(answer: Any) -> str:
 def my_patchify(answer: Any) -> str:
     """Check `my_patchify(images (B, C, H, W), patch_size) -> (B, N, C*P*P)`."""
     inputs = _image_batches()
-    compare(answer, mistakes.unfold, inputs, mistakes.PATCHIFIES)
+    other_channels = {OTHER_CHANNELS: lambda images, p: images.shape[1] != 3}
+    compare(answer, mistakes.unfold, inputs, mistakes.PATCHIFIES, other_channels)
     require_gradients(answer, inputs[1], mistakes.unfold)
     return (
         f"Right for {len(inputs)} batches: square or not, one channel or several, and equal to "
         f"PyTorch's own `F.unfold` number by number."
     )
+
+
+OTHER_CHANNELS = "of other than 3 channels: take C from the input."
 
 
 def _image_batches() -> list[tuple[Tensor, int]]:
@@ -210,7 +214,8 @@ def my_unpatchify(answer: Any) -> str:
             (torch.randn_like(mistakes.unfold(images, p)).requires_grad_(len(inputs) == 1), p, grid)
         )
     inputs.append((torch.randn(12, 6, 2).permute(2, 1, 0), 2, (3, 2)))  # not in reading order
-    compare(answer, mistakes.fold, inputs, mistakes.UNPATCHIFIES)
+    other_channels = {OTHER_CHANNELS: lambda patches, p, grid: patches.shape[2] != 3 * p * p}
+    compare(answer, mistakes.fold, inputs, mistakes.UNPATCHIFIES, other_channels)
     require_gradients(answer, inputs[1], mistakes.fold)
     return (
         f"Right for {len(inputs)} batches, with 1, 3 and 4 channels: every pixel is back in its "

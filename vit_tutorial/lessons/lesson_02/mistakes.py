@@ -166,10 +166,10 @@ def _tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).mT
 
 
-def _scaled(x: Tensor, dims: tuple[int, ...], correction: int = 0, eps: float = 1e-6) -> Tensor:
+def _scaled(x: Tensor, dims: tuple[int, ...], correction: int = 0) -> Tensor:
     """Normalise over some dimensions."""
     variance, mean = torch.var_mean(x, dims, correction=correction, keepdim=True)
-    return (x - mean) / (variance + eps).sqrt()
+    return (x - mean) / (variance + 1e-6).sqrt()
 
 
 # 02.4
@@ -198,9 +198,6 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "Divided by D - 1, as `torch.var` and `torch.std` do by default. LayerNorm divides by D.": (
         lambda maps: _tokens(_scaled(maps, (1,), correction=1))
     ),
-    "The epsilon is 1e-5, PyTorch's default; here it is 1e-6, as in ViT.": (
-        lambda maps: _tokens(_scaled(maps, (1,), eps=1e-5))
-    ),
     "The mean and the variance are right, but the tokens are counted down the columns.": (
         lambda maps: _scaled(maps.transpose(2, 3).flatten(2).mT, (2,))
     ),
@@ -211,8 +208,8 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 # 02.5 and 02.6
 CLS_PLACES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "CLS stands at the end. It belongs in front: the head reads token 0, and row 0 of the position "
-    "table is its own.": lambda tokens, cls: torch.stack(
+    "CLS stands at the end. It belongs in front: the classifier reads token 0, and row 0 of the "
+    "positions is its own.": lambda tokens, cls: torch.stack(
         [torch.vstack([image, cls[0]]) for image in tokens]
     ),
     "You added CLS to every token. It is a token of its own: there is one more afterwards.": (

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_tutorial.lessons.exercises import Wrong, call, expect_tensor
+from vit_tutorial.lessons.exercises import Wrong, add_cause, call, expect_tensor
 from vit_tutorial.lessons.lesson_02 import mistakes
 
 # A part of PyTorch's message -> what is behind it, in this lesson.
@@ -29,22 +29,16 @@ TORCH_ERRORS = {
 
 
 def with_explained_errors(answer: Callable) -> Callable:
-    """Say in the lesson's words what PyTorch says when shapes do not fit.
-
-    Raises:
-        Wrong: instead of an error that is known.
-    """
+    """Add in the lesson's words what is behind it when PyTorch says that shapes do not fit."""
 
     @wraps(answer)
     def explained(*arguments: Any) -> Any:
         try:
             return answer(*arguments)
         except RuntimeError as error:
-            if isinstance(error, NotImplementedError):
-                raise
             for part, cause in TORCH_ERRORS.items():
                 if part in str(error):
-                    raise Wrong(f"{cause} (PyTorch: {str(error).splitlines()[0]})") from None
+                    add_cause(error, cause)
             raise
 
     return explained
@@ -145,9 +139,11 @@ def require_training(model: nn.Module, c: int, height: int, width: int) -> None:
     try:
         moved = model.double()(images.double())
     except RuntimeError as error:
-        raise Wrong(
-            f"After `.double()`, which moves all parameters to float64, it stops: something was "
-            f"left behind. ({str(error).splitlines()[0]})"
-        ) from None
+        add_cause(
+            error,
+            "This is after `.double()`, which moves all parameters to float64: something was left "
+            "behind.",
+        )
+        raise
     if moved.dtype != torch.float64:
         raise Wrong("After `.double()` the tokens are not float64: something was left behind.")

@@ -67,10 +67,10 @@ def _truth(output: Any) -> bool:
     difficulty=1,
     minutes=8,
     hints=(
-        "The table has a row for every token, and the same table serves every image of the batch. "
+        "There is a row for every token, and the same rows serve every image of the batch. "
         "Adding is one operation; PyTorch repeats an axis of length 1 as often as needed.",
-        "That repeating is also the danger: a table with a single row is repeated for every "
-        "token, and nobody complains. Compare the shape of the table with the one it must have.",
+        "That repeating is also the danger: positions of a single row are repeated for every "
+        "token, and nobody complains. Compare their shape with what it must be.",
         "The shape must be (1, T, D), with T and D read from the tokens. A shape can be compared "
         "with a tuple. If they differ, `raise ValueError(...)` with both in the message.",
     ),
@@ -107,7 +107,7 @@ def my_add_positions(answer: Any) -> str:
             f"Right for tables that fit. But tokens of shape (3, 5, 4) and a table of shape "
             f"{shape}, which is {what}, are added without a word; expected a ValueError."
         )
-    return "Right: every token gets its own row, and five tables that do not fit are refused."
+    return "Right: every token gets its own row, and five shapes that do not fit are refused."
 
 
 # ---- 03.3 ----------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def my_similarity(answer: Any) -> str:
         "`torch.arange` with a step of 2 gives all values of 2i. An axis of length 1 behind the "
         "positions makes PyTorch multiply each with every frequency.",
         "To let them take turns, lay the sines and the cosines on top of each other along a new "
-        "last axis, then join the last two axes. Or make an empty table and fill every second "
+        "last axis, then join the last two axes. Or make an empty matrix and fill every second "
         "column of it.",
     ),
 )
@@ -221,7 +221,7 @@ def my_sincos_2d(answer: Any) -> str:
                 f"Expected {dim} entries for each patch, got {2 * dim}: row and column share them."
             )
     compare(in_float32, mistakes.grid_by_hand, inputs, mistakes.GRID_CAUSES)
-    return f"Right on {len(inputs)} grids, wide ones and high ones."
+    return f"Right on {len(inputs)} grids, wide ones and tall ones."
 
 
 # ---- 03.6 ----------------------------------------------------------------------------------------
@@ -260,14 +260,14 @@ def my_rotate(answer: Any) -> str:
 
 @exercise(
     "03.7",
-    title="Stretch the table",
+    title="Stretch the positions",
     difficulty=3,
     minutes=15,
     hints=(
         "Four steps: take the row of CLS out; lay the other rows out as an image with D channels, "
         "(1, D, rows, columns); stretch it; read it row by row again, with CLS in front.",
         "einops says the second step in one line; without it, move the channels to the front "
-        "before you lay out the grid. Draw on paper where row 0, 1, ... of the table must land.",
+        "before you lay out the grid. Draw on paper where row 0, 1, ... must land.",
         "`F.interpolate` takes `size=(rows, columns)`, `mode=` and `antialias=True`.",
     ),
 )
@@ -287,6 +287,6 @@ def my_resample(answer: Any) -> str:
             raise Wrong("The row of CLS is lost: the new table needs it too, in front.")
     compare(answer, mistakes.resampled, inputs, mistakes.RESAMPLE_CAUSES)
     return (
-        f"Right for {len(inputs)} tables: larger and smaller grids, high ones and wide ones, and "
+        f"Right for {len(inputs)} tables: larger and smaller grids, tall ones and wide ones, and "
         f"CLS keeps its row to the bit."
     )

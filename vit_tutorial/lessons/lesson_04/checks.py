@@ -217,8 +217,8 @@ def _layer(batch: int, tokens: int, width: int) -> list[Tensor]:
         "and column.",
         "Add the step to row and column, then ask of each whether it is still inside. Only then "
         "turn the two back into one number: how many patches lie in the rows above?",
-        "Start with a table of zeros and set one entry in each row to 1. For an empty step, what "
-        "does the table look like?",
+        "Start with a matrix of zeros and set one entry in each row to 1. For an empty step, what "
+        "does the matrix look like?",
     ),
 )
 def my_looking_head(answer: Any) -> str:

@@ -30,7 +30,7 @@ FLOAT64 = torch.float64
     difficulty=2,
     minutes=12,
     hints=(
-        "The loop above has four steps for each token: mean, deviations, variance, division. Every "
+        "By hand there were four steps: mean, deviations, variance, division. Every "
         "token needs a mean of its own, so along which axis is it taken? (The last one, whatever "
         "stands in front.)",
         "A mean of shape (..., D) with its last axis gone no longer fits to x. `keepdim=True` "

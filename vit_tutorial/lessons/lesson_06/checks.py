@@ -20,12 +20,12 @@ from vit_tutorial.lessons.exercises import (
 from vit_tutorial.lessons.lesson_06 import mistakes
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
-# ---- 06.1 The head -------------------------------------------------------------------------------
+# ---- 06.1 The classifier ------------------------------------------------------------------
 
 
 @exercise(
     "06.1",
-    title="The head",
+    title="The classifier",
     difficulty=1,
     minutes=8,
     hints=(
@@ -33,8 +33,8 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
         "of the three dimensions must go?",
         'With pool="cls" it is the token in front. With pool="mean" there is no such token, and '
         "every token is a patch.",
-        "Then the head is a linear layer, one row of `weight` per class. `F.linear` takes the "
-        "weight as it is.",
+        "Then the classifier is a linear layer, one row of `weight` per class. `F.linear` takes "
+        "the weight as it is.",
     ),
 )
 def my_head(answer: Any) -> str:
@@ -125,9 +125,9 @@ def _positions(table: Tensor) -> Callable:
     hints=(
         "Follow the table of shapes above: each row is one call, and gets what the row before "
         "returned.",
-        "The table of positions has one row for CLS too. So which comes first, CLS or positions?",
+        "There is a position for CLS too. So which comes first, CLS or positions?",
         "The blocks come in a list, in order: each gets the tokens that the one before returned. "
-        "What stands between the last block and the head?",
+        "What stands between the last block and the classifier?",
     ),
 )
 def my_vit(answer: Any) -> str:
@@ -330,7 +330,7 @@ def loss_floor(answer: Any) -> str:
     minutes=15,
     hints=(
         "Go through the network in order: patch projection, CLS, positions, a block, final norm, "
-        "head. A linear layer from m to n has m * n weights and n biases.",
+        "classifier. A linear layer from m to n has m * n weights and n biases.",
         "A block is two norms, the projections of attention (to 3 * D, and back from D to D) and "
         "the two layers of the MLP. Which parts are there only for some configs?",
         "Learned positions have a row for every token, CLS included. The number of heads changes "
@@ -350,12 +350,12 @@ def count_parameters(answer: Any) -> str:
     difficulty=3,
     minutes=15,
     hints=(
-        "A product of an (m, k) and a (k, n) matrix is 2 * m * k * n operations. A linear layer is "
-        "such a product with m tokens. Count only these products, and go through the network.",
+        "A product of an (m, n) and an (n, l) matrix is 2 * m * n * l operations. A linear layer "
+        "is such a product with m tokens. Count only these products, and go through the network.",
         "Which products of a block have weights in them, and run once per token? Which two have "
         "none, and grow with T * T?",
-        "Patch projection: N patches. Blocks: T tokens. Head: one vector. For the scores, add up "
-        "all heads: h heads of width d are as wide as D.",
+        "Patch projection: N patches. Blocks: T tokens. Classifier: one vector. For the scores, "
+        "add up all heads: h heads of width d are as wide as D.",
     ),
 )
 def count_flops(answer: Any) -> str:

@@ -35,11 +35,11 @@ READINGS: list[tuple[Callable, str]] = [
     (lambda x, w, b: x @ w.T, "The bias is missing."),
     (
         lambda x, w, b: (x @ w.T + b).softmax(-1),
-        "A softmax is in your head. Logits are wanted: the loss brings its own softmax.",
+        "A softmax is in your classifier. Logits are wanted: the loss brings its own softmax.",
     ),
     (
         lambda x, w, b: (x @ w.T + b).log_softmax(-1),
-        "A log-softmax is in your head. Logits are wanted: the loss brings its own.",
+        "A log-softmax is in your classifier. Logits are wanted: the loss brings its own.",
     ),
     (lambda x, w, b: (x @ w.T + b).argmax(-1), "Return all logits, not the class of the largest."),
 ]
@@ -52,10 +52,10 @@ def chain(x: Tensor, functions: Iterable[Callable]) -> Tensor:
 
 # 06.2. i: images, then the pieces in their order; b: the blocks, n: the norm, h: the head.
 VITS: dict[str, Callable] = {
-    "The final norm is missing, between the last block and the head.": (
+    "The final norm is missing, between the last block and the classifier.": (
         lambda i, e, c, p, b, n, h: h(chain(p(c(e(i))), b))
     ),
-    "The norm comes before the blocks; here it is the last thing before the head.": (
+    "The norm comes before the blocks; here it is the last thing before the classifier.": (
         lambda i, e, c, p, b, n, h: h(chain(n(p(c(e(i)))), b))
     ),
     "The norm is applied after every block; it comes once, after the last.": (
@@ -64,7 +64,7 @@ VITS: dict[str, Callable] = {
     "The norm is applied before the blocks too; it comes once, after the last.": (
         lambda i, e, c, p, b, n, h: h(n(chain(n(p(c(e(i)))), b)))
     ),
-    "The norm comes after the head; the head reads normalised tokens.": (
+    "The norm comes after the classifier, which reads normalised tokens.": (
         lambda i, e, c, p, b, n, h: n(h(chain(p(c(e(i))), b)))
     ),
     "The blocks are missing.": lambda i, e, c, p, b, n, h: h(n(p(c(e(i))))),
@@ -86,10 +86,12 @@ VITS: dict[str, Callable] = {
     "The positions are added again for every block; they are added once.": (
         lambda i, e, c, p, b, n, h: h(n(chain(c(e(i)), [f for block in b for f in (p, block)])))
     ),
-    "A softmax comes after the head. Logits are wanted: the loss brings its own softmax.": (
+    "A softmax comes after the classifier. Logits are wanted: the loss brings its own softmax.": (
         lambda i, e, c, p, b, n, h: h(n(chain(p(c(e(i))), b))).softmax(-1)
     ),
-    "The head is missing: these are tokens.": lambda i, e, c, p, b, n, h: n(chain(p(c(e(i))), b)),
+    "The classifier is missing: these are tokens.": lambda i, e, c, p, b, n, h: n(
+        chain(p(c(e(i))), b)
+    ),
 }
 
 # 06.5. The floor for c classes.

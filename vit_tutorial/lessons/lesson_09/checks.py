@@ -61,10 +61,10 @@ def _works_without_one_prefix(answer: Callable) -> None:
         try:
             call(answer, torch.rand(2, prefix + 6), (2, 3), prefix)
         except (RuntimeError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0][:120]
+            reason = " ".join(str(error).split())
             raise Wrong(
-                f"It works for one prefix token, and for {prefix} it stops ({reason}): is "
-                f"`num_prefix` used?"
+                f"It works for one prefix token. For a row (2, {prefix + 6}), the grid (2, 3) and "
+                f"num_prefix={prefix} it stops ({reason}): is `num_prefix` used?"
             ) from None
 
 
@@ -77,8 +77,8 @@ def _works_without_one_prefix(answer: Callable) -> None:
     difficulty=2,
     minutes=10,
     hints=(
-        "Mix first: both parts have shapes that fit, since a table (T, T) repeats itself along the "
-        "batch.",
+        "Mix first: both parts have shapes that fit, since a matrix (T, T) repeats itself along "
+        "the batch.",
         "Which shape must the sums have so that each stands beside its own row? Reductions have an "
         "option that keeps the axis that they sum over.",
         "For rows without anything there is a function that takes one tensor where a condition "
@@ -106,7 +106,7 @@ def my_mixed(answer: Any) -> str:
         (torch.zeros(1, 3, 3), 0.0),
     ]
     compare(answer, mistakes.mixed, inputs, mistakes.MIXES)
-    return f"Right for {len(inputs)} tables: every row sums to 1, and an empty row keeps its token."
+    return f"Right for {len(inputs)} layers: every row sums to 1, and an empty row keeps its token."
 
 
 # ---- 09.3 ----------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def my_law(answer: Any) -> str:
         "Start with the identity and go through both lists together, from the first layer on.",
         "In each layer: multiply number by number, drop what is below zero, and only then take the "
         "mean over heads. Which axis is that of the heads?",
-        "R grows by a matrix product with the layer's table on its left. A table (T, T) fits "
+        "R grows by a matrix product with the layer's matrix on its left. A matrix (T, T) fits "
         "itself to a batch. At the end, one row is wanted.",
     ),
 )

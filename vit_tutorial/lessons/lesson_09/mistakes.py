@@ -102,7 +102,7 @@ _COLUMNS = (
     "the axis that is summed."
 )
 _OWN_COLUMNS = "Every column sums to 1, not every row: summed over the wrong axis?"
-_TOTAL = "Each image is divided by the sum of its whole table: every row has a sum of its own."
+_TOTAL = "Each image is divided by the sum of its whole matrix: every row has a sum of its own."
 _FIRST = "All images are divided by the sums of the first one: images must not know of each other."
 _PAIRS = [
     (_COLUMNS, lambda a: a.sum(-1)[:, None]),
@@ -195,7 +195,7 @@ RULES: dict[str, Callable] = {
         _rule(lambda w, g: (w * g).clamp_min(0).amax(1))
     ),
     "The product stands the wrong way round: token i collects what the others had *below*, so the "
-    "layer's table stands on the left of R.": _rule(step=lambda r, a: r + r @ a),
+    "layer's matrix stands on the left of R.": _rule(step=lambda r, a: r + r @ a),
     "The layers are taken from the last to the first: R grows from the first layer on.": (
         _rule(turn=(-1, -1))
     ),
@@ -205,9 +205,9 @@ RULES: dict[str, Callable] = {
     "What a token had already collected is forgotten in each layer: the rule adds to R.": (
         _rule(step=lambda r, a: a @ r)
     ),
-    "Each layer adds its own table only. It must be multiplied with what the tokens have collected "
-    "so far.": _rule(step=lambda r, a: r + a),
-    "The rows are scaled to a sum of 1. That is rollout; here they are parts of a logit.": (
+    "Each layer adds its own matrix only. It must be multiplied with what the tokens have "
+    "collected so far.": _rule(step=lambda r, a: r + a),
+    "The rows are scaled to a sum of 1. That is rollout; here nothing is scaled.": (
         _rule(step=lambda r, a: F.normalize(a + torch.eye(a.shape[-1]).to(a), p=1, dim=-1) @ r)
     ),
     "This is a column of R: who reads the query's token. A row says what has come to it.": (

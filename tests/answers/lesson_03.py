@@ -111,8 +111,8 @@ def adds_in_place(tokens, table):
 
 
 ADD_WRONG = {
-    "first row": (guarded(lambda x, p: x + p[:, :1]), "the first of the table"),
-    "mean": (guarded(lambda x, p: x + p.mean(1, keepdim=True)), "the mean of the table"),
+    "first row": (guarded(lambda x, p: x + p[:, :1]), "that of token 0"),
+    "mean": (guarded(lambda x, p: x + p.mean(1, keepdim=True)), "the mean of all positions"),
     "not CLS": (
         guarded(lambda x, p: torch.cat([x[:, :1], (x + p)[:, 1:]], 1)),
         "CLS gets no position",
@@ -124,10 +124,10 @@ ADD_WRONG = {
     "backwards": (guarded(lambda x, p: x + p.flip(1)), "wrong way round"),
     "product": (guarded(lambda x, p: x * p), "you multiply"),
     "nothing": (guarded(lambda x, p: x + 0), "without positions"),
-    "no guard": (lambda x, p: x + p, r"\(1, 1, 4\), which is one row for all tokens, are added"),
+    "no guard": (lambda x, p: x + p, r"\(1, 1, 4\), which are one row for all tokens, are added"),
     "guards one row only": (
         lambda x, p: x + p if p.shape[1] == x.shape[1] else by_shape(x, p),
-        "another table for each image, are added without a word",
+        "other ones for each image, are added without a word",
     ),
     "another error": (
         lambda x, p: x + p.expand(1, *x.shape[1:]).clone().view(1, *p.shape[1:]),
@@ -168,7 +168,7 @@ ALIKE_WRONG = {
         "squared lengths",
     ),
     "axis": (lambda t: F.normalize(t, dim=0) @ F.normalize(t, dim=0).T, "wrong axis"),
-    "whole": (lambda t: t @ t.T / (t**2).sum(), "length of the whole table"),
+    "whole": (lambda t: t @ t.T / (t**2).sum(), "length of all rows together"),
     "distance": (lambda t: (t[:, None] - t[None]).norm(dim=-1), "These are distances"),
     "1 - cosine": (lambda t: 1 - by_norm(t), "1 minus the cosine"),
     "correlation": (lambda t: by_norm(t - t.mean(1, keepdim=True)), "gives correlations"),
@@ -445,7 +445,7 @@ RESAMPLE_WRONG = {
     "a line": (patches_as_a_line, "as one long line"),
     "old swapped": (
         resampling(lambda x, old: rearrange(x, "b (r c) d -> b d r c", r=old[1])),
-        "swapped when the old table",
+        "swapped when the old positions",
     ),
     "new swapped": (
         resampling(

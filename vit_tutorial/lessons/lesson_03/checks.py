@@ -76,7 +76,7 @@ def _truth(output: Any) -> bool:
     ),
 )
 def my_add_positions(answer: Any) -> str:
-    """Check `my_add_positions(tokens (B, T, D), table (1, T, D)) -> (B, T, D)`."""
+    """Check `my_add_positions(tokens (B, T, D), positions (1, T, D)) -> (B, T, D)`."""
     inputs = [
         (torch.randn(2, 5, 4), torch.randn(1, 5, 4)),
         (torch.randn(3, 3, 3), torch.randn(1, 3, 3)),
@@ -92,7 +92,7 @@ def my_add_positions(answer: Any) -> str:
         ((3, 1, 4), "one row for each image, the same for all of its tokens"),
         ((1, 4), "one row and two axes"),
         ((1, 4, 4), "a row too few: CLS has none"),
-        ((3, 5, 4), "another table for each image"),
+        ((3, 5, 4), "other ones for each image"),
     ):
         try:
             call(answer, tokens, torch.randn(shape))
@@ -100,12 +100,12 @@ def my_add_positions(answer: Any) -> str:
             continue
         except (RuntimeError, IndexError) as error:
             raise Wrong(
-                f"Right for tables that fit. A table of shape {shape} is {what}: your function "
-                f"stops with {type(error).__name__}; expected a ValueError of your own."
+                f"Right for positions that fit. Positions of shape {shape} are {what}: your "
+                f"function stops with {type(error).__name__}; expected a ValueError of your own."
             ) from None
         raise Wrong(
-            f"Right for tables that fit. But tokens of shape (3, 5, 4) and a table of shape "
-            f"{shape}, which is {what}, are added without a word; expected a ValueError."
+            f"Right for positions that fit. But tokens of shape (3, 5, 4) and positions of shape "
+            f"{shape}, which are {what}, are added without a word; expected a ValueError."
         )
     return "Right: every token gets its own row, and five shapes that do not fit are refused."
 
@@ -126,7 +126,7 @@ def my_add_positions(answer: Any) -> str:
     ),
 )
 def my_similarity(answer: Any) -> str:
-    """Check `my_similarity(table (N, D)) -> (N, N)`."""
+    """Check `my_similarity(positions (N, D)) -> (N, N)`."""
     inputs = [
         (torch.randn(6, 4),),
         (torch.randn(4, 7).double(),),
@@ -141,7 +141,7 @@ def my_similarity(answer: Any) -> str:
         inputs,
         mistakes.ALIKE_CAUSES,
     )
-    return f"Right for {len(inputs)} tables, also where some vectors are 10,000 times longer."
+    return f"Right for {len(inputs)} sets of vectors, also where some are 10,000 times longer."
 
 
 # ---- 03.4 ----------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def my_rotate(answer: Any) -> str:
     ),
 )
 def my_resample(answer: Any) -> str:
-    """Check `my_resample(table (1, 1 + N, D), old_grid, new_grid) -> (1, 1 + N', D)`."""
+    """Check `my_resample(positions (1, 1 + N, D), old_grid, new_grid) -> (1, 1 + N', D)`."""
     inputs = [
         (torch.randn(1, 1 + 4 * 4, 3), (4, 4), (6, 6)),
         (torch.randn(1, 1 + 3 * 5, 4), (3, 5), (5, 4)),
@@ -281,12 +281,12 @@ def my_resample(answer: Any) -> str:
         (torch.randn(1, 1 + 2 * 3, 4, requires_grad=True), (2, 3), (3, 2)),
         (torch.randn(1, 1 + 7 * 7, 2), (7, 7), (14, 14)),
     ]
-    for table, old, new in inputs:
-        output = call(answer, table, old, new)
-        if isinstance(output, Tensor) and output.shape[1:] == (new[0] * new[1], table.shape[2]):
-            raise Wrong("The row of CLS is lost: the new table needs it too, in front.")
+    for positions, old, new in inputs:
+        output = call(answer, positions, old, new)
+        if isinstance(output, Tensor) and output.shape[1:] == (new[0] * new[1], positions.shape[2]):
+            raise Wrong("The row of CLS is lost: the new positions need it too, in front.")
     compare(answer, mistakes.resampled, inputs, mistakes.RESAMPLE_CAUSES)
     return (
-        f"Right for {len(inputs)} tables: larger and smaller grids, tall ones and wide ones, and "
+        f"Right for {len(inputs)} pairs of grids: larger and smaller ones, tall and wide ones, and "
         f"CLS keeps its row to the bit."
     )

@@ -108,19 +108,19 @@ def networks(tokens: int, width: int) -> dict[str, tuple[Callable[[Tensor], Tens
 # ---- 03.2 ----------------------------------------------------------------------------------------
 
 ADD_CAUSES: dict[str, Callable] = {
-    "All tokens get the same row, the first of the table: then no token knows its place.": (
+    "All tokens get the same row, that of token 0: then no token knows its place.": (
         lambda x, p: x + p[:, :1]
     ),
-    "All tokens get the same vector, the mean of the table: then no token knows its place.": (
+    "All tokens get the same vector, the mean of all positions: then no token knows its place.": (
         lambda x, p: x + p.mean(dim=1, keepdim=True)
     ),
-    "CLS gets no position. The table has a row for every token, CLS included.": (
+    "CLS gets no position. There is a row for every token, CLS included.": (
         lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, 1:]], dim=1)
     ),
     "One place off: the patches get the rows before theirs.": (
         lambda x, p: torch.cat([x[:, :1], x[:, 1:] + p[:, :-1]], dim=1)
     ),
-    "The table runs the wrong way round.": lambda x, p: x + p.flip(1),
+    "The positions run the wrong way round.": lambda x, p: x + p.flip(1),
     "Positions are added to the tokens; you multiply.": lambda x, p: x * p,
     "You return the tokens as they came, without positions.": lambda x, p: x.clone(),
 }
@@ -148,10 +148,10 @@ ALIKE_CAUSES: dict[str, Callable] = {
     "You divide by squared lengths: each vector's length counts once.": (
         lambda x: _products(x) / (_lengths(x) * _lengths(x).mT) ** 2
     ),
-    "The lengths are taken along the wrong axis: a position is a row of the table.": (
+    "The lengths are taken along the wrong axis: a position is one row.": (
         lambda x: _products(F.normalize(x, dim=0))
     ),
-    "You divide everything by the length of the whole table; each row has its own.": (
+    "You divide everything by the length of all rows together; each row has its own.": (
         lambda x: _products(x / x.norm())
     ),
     "These are distances, which are 0 where positions are the same; expected cosines.": (
@@ -391,7 +391,7 @@ RESAMPLE_CAUSES: dict[str, Callable] = {
     "first: a patch is also a neighbour of the one below.": lambda t, old, new: torch.cat(
         [t[:, :1], F.interpolate(t[:, 1:].mT, size=new[0] * new[1], mode="linear").mT], dim=1
     ),
-    "Rows and columns are swapped when the old table is laid out as an image.": (
+    "Rows and columns are swapped when the old positions are laid out as an image.": (
         lambda t, old, new: _as_table(t[:, :1], _stretched(_as_image(t, old[::-1]), new))
     ),
     "The new grid is taken as (columns, rows): it is (rows, columns).": (
@@ -400,8 +400,8 @@ RESAMPLE_CAUSES: dict[str, Callable] = {
     "The stretched image is read down its columns; patches are counted along the rows.": (
         lambda t, old, new: _as_table(t[:, :1], _stretched(_as_image(t, old), new).mT)
     ),
-    "A `reshape` alone scrambles the table: its channels are last, an image has them first. Move "
-    "the axis, then lay out the grid.": lambda t, old, new: _as_table(
+    "A `reshape` alone scrambles the positions: their channels are last, an image has them first. "
+    "Move the axis, then lay out the grid.": lambda t, old, new: _as_table(
         t[:, :1], _stretched(t[:, 1:].reshape(1, -1, *old), new)
     ),
     "This takes the nearest old row for each new place; asked for is bicubic.": (

@@ -642,6 +642,10 @@ def test_the_address_keeps_what_was_changed(opened):
     assert kept == "#picture=1&hidden=3.4&how=drop&positions=off&silenced=1&temperature=2"
     view.get_by_role("button", name="Undo all").click()
     unchanged(view)
+    view.evaluate("location.hash = '#picture=0&hidden=7'")  # as typed into the page that is open
+    view.locator(".li-sample[aria-pressed=true]").first.wait_for()
+    view.wait_for_function("() => document.querySelector('.li-sample').ariaPressed === 'true'")
+    assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [7]}))
 
 
 @pytest.mark.parametrize("width", [390, 320])  # a phone, and a window of 1280 at 400%
@@ -654,6 +658,13 @@ def test_a_finger_hides_and_nothing_is_wider_than_the_window(width, opened):
     stage.tap(position={"x": 0.1 * box["width"], "y": 0.1 * box["height"]})
     assert says(view, "Without your changes").startswith(expected_words(network(), {"hidden": [0]}))
     assert stage.evaluate("(node) => getComputedStyle(node).touchAction") == "none"
+    view.get_by_role("button", name="Undo all").tap()
+    unchanged(view)
+    view.get_by_role("button", name="Hide a square").tap()
+    for _ in range(2):  # the second tap on a square takes it away
+        stage.tap(position={"x": 0.5 * box["width"], "y": 0.5 * box["height"]})
+        says(view, "Without your changes")
+    unchanged(view)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -724,6 +735,11 @@ def test_a_digit_is_drawn(opened):
     view.get_by_role("button", name="Positions off").click()
     says(view, "Without your changes")
     assert view.evaluate("location.hash") == "", "an address cannot keep a drawing"
+    drawn = view.locator(".li-answer").inner_text()
+    view.get_by_role("button", name="Empty the sheet").click()
+    view.wait_for_function(
+        "drawn => document.querySelector('.li-answer').innerText !== drawn", arg=drawn
+    )
 
 
 def test_an_own_picture_is_opened_and_what_is_none_is_refused(opened, tmp_path):

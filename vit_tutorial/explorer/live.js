@@ -112,9 +112,7 @@ class LiveView {
       const reading = { mean: model.get("mean"), std: model.get("std") };
       [this.network, this.counted] = [0, 1].map(() => new LiveNetwork(this.engine, config, reading));
       this.size = config.img_size;
-      const asked = new URLSearchParams(this.hash().slice(1));
-      await this.openSample(clamp(Math.trunc(Number(asked.get("picture") ?? 0)) || 0, this.samples.length), asked);
-      if (!asked.size) this.hint();
+      if (!(await this.openLinked())) this.hint();
     } catch (error) {
       this.says.textContent = `The network could not be started: ${error.message}`;
     }
@@ -124,10 +122,16 @@ class LiveView {
     return this.linked ? window.location.hash : "";
   }
 
+  async openLinked() { // what the page's address asks for; returns whether it asks for anything
+    const asked = new URLSearchParams(this.hash().slice(1));
+    await this.openSample(clamp(Math.trunc(Number(asked.get("picture") ?? 0)) || 0, this.samples.length), asked);
+    return asked.size > 0;
+  }
+
   async openSample(n, asked = null) {
     const picture = await decodeImage(new Blob([bytesOf(this.model.get("pictures")[n])]));
     const size = Number(asked?.get("size"));
-    if (this.tools.sizes.includes(size)) this.size = size;
+    if (asked) this.size = this.tools.sizes.includes(size) ? size : this.config.img_size;
     await this.openDecoded(picture, n, asked);
   }
 
@@ -388,8 +392,10 @@ class LiveView {
         if (event.pointerType !== "touch" || this.tool === "hide") event.preventDefault();
         this.view.lit.box.focus({ preventScroll: true });
         if (this.tool === "square") {
-          this.held = event.pointerType === "touch" || !this.held;
-          return void this.square.set(around(event));
+          const touch = event.pointerType === "touch";
+          const again = touch && this.square.at && this.square.patchesAt(this.square.at).includes(under(event));
+          this.held = touch ? !again : !this.held;
+          return void this.square.set(again ? null : around(event));
         }
         this.held = !this.held || this.settings.query !== under(event);
         if (this.tool !== "hide") return void this.choose({ query: under(event) });
@@ -424,6 +430,8 @@ class LiveView {
     });
     this.pasted = (event) => { if (event.clipboardData?.files.length) this.openFile(event.clipboardData.files[0]); };
     document.addEventListener("paste", this.pasted);
+    this.readdressed = () => { if (this.linked && this.network) this.openLinked(); };
+    window.addEventListener("hashchange", this.readdressed);
     this.resized = new ResizeObserver(() => { if (this.scene && this.root.clientWidth !== this.room) { this.room = this.root.clientWidth; this.draw(); } });
     this.resized.observe(this.root);
   }
@@ -500,6 +508,7 @@ class LiveView {
     this.engine?.stop();
     this.resized.disconnect();
     document.removeEventListener("paste", this.pasted);
+    window.removeEventListener("hashchange", this.readdressed);
     this.urls.revoke();
   }
 }

@@ -13,7 +13,10 @@ export class Sheet {
     [this.canvas.width, this.canvas.height] = [SHEET, SHEET];
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", "A sheet to draw on with a pointer. With the keyboard, choose one of the samples.");
-    addButton(beside, "Empty the sheet", () => this.clear());
+    addButton(beside, "Empty the sheet", () => {
+      this.clear();
+      drawn(this.image()); // an answer there is to an empty sheet, too
+    });
     this.pen = this.canvas.getContext("2d", { willReadFrequently: true });
     this.clear();
     this.follow(drawn);

@@ -5,10 +5,10 @@
 #
 # A Vision Transformer (ViT) cuts an image into patches, lets every patch look at every other, and names
 # what it sees. In this course you build one by hand, piece by piece, and prove each piece right. Today you
-# meet a finished one. It comes with the course, and everything below runs on an ordinary laptop with no network.
+# meet a finished one. It comes with the course, and everything below runs on an ordinary laptop without internet.
 #
 # **Have you one evening only?** Then open [A ViT in one evening](a_vit_in_one_evening.ipynb) instead: from the photograph to
-# a network of your own, in 90 minutes.
+# a network of your own, in 90 minutes with a break.
 
 # %% [markdown]
 # ## How the lessons work
@@ -60,7 +60,7 @@ print("trained on:", card.data)
 print("accuracy:  ", f"{card.evaluation['accuracy']:.1f}% of {card.evaluation['n']:,} test images")
 
 # %% [markdown]
-# The photograph is Chelsea the cat, by Stéfan van der Walt (public domain), from scikit-image.
+# The photograph is Chelsea the cat, by Stéfan van der Walt (CC0), from scikit-image.
 #
 # The network reads 32×32 pixels, no more. `fit_image` takes the largest square from the middle and shrinks
 # it. Here is what comes out, every pixel a square: this is *all* that the network gets.
@@ -130,7 +130,8 @@ print("a row adds up to", round(record.weights[0][0, 0, 0].sum().item(), 4))
 # The first row of each 65×65 matrix is what CLS collects. Its 64 numbers for the patches, laid back over the photograph,
 # make a map; there is one per layer and head.
 #
-# **Predict.** Will all heads look at the same place?
+# **Predict.** The network has 6 layers of 4 heads. In how many of these 24 maps does the strongest patch lie on one of
+# Chelsea's eyes?
 
 # %%
 import torch
@@ -143,18 +144,27 @@ seen = np.asarray(fitted.view())
 plots.map_grid(seen, maps.numpy(), rows, columns, "What CLS attends to")
 
 # %% [markdown]
-# Heads divide the work. In the last layer, head 2 looks at the forehead, while heads 1 and 3 take most from a single corner
-# each; head 1 of layer 0 looks nearly everywhere, and no patch gets more than 8%. What heads are good for is a question for
-# lesson 08; whether such a map tells the truth about the network's *reasons* is one for lesson 09.
+# In 6 of 24: the eyes take up one patch in eight. Heads divide the work. In the last layer, head 2 looks at the forehead,
+# while heads 1 and 3 take their largest share, about a third, from one corner patch each; head 1 of layer 0 spreads over most
+# of the picture, and no patch gets more than 8%. What heads are good for is a question for lesson 08; whether such a map
+# tells the truth about the network's *reasons* is one for lesson 09.
 #
 # **Play.** The network itself runs in the page below. Point at a patch: what does *it* look at? Choose *Hide
 # patches*, brush over the cat, and watch the answer. Then drop a picture of your own on it. (It opens on all layers together,
 # which is explained below. Under *shows* you find single heads.)
 
-# %% claim="head 2 looks at the forehead, while heads 1 and 3 take most from a single corner each"
+# %% claim="In 6 of 24: the eyes take up one patch in eight"
+eyes = [18, 19, 26, 27, 30, 31, 38, 39]
+assert sum(i in eyes for i in maps.flatten(2).argmax(dim=2).flatten().tolist()) == 6
+assert 8 * len(eyes) == maps[0, 0].numel()
+
+# %% claim="head 2 looks at the forehead"
 assert maps[5, 2, :3].sum() > 0.5
+
+# %% claim="heads 1 and 3 take their largest share, about a third, from one corner patch each"
 assert maps[5, 1].argmax() == 7
 assert maps[5, 3].argmax() == 56
+assert all(0.26 < maps[5, head].max() < 0.36 for head in (1, 3))
 
 # %% claim="no patch gets more than 8%"
 assert 0.05 < maps[0, 1].max() < 0.08
@@ -172,11 +182,13 @@ page
 page.figure(hidden=[19, 20, 27, 28])
 
 # %% [markdown]
-# With four patches between its eyes grey, the cat has become a dog.
+# With four patches between its eyes grey, the cat has become a dog. (Grey is a colour too, and not the same as nothing: lesson
+# 09 tells the two apart.)
 #
 # A single layer tells little: what CLS collects from a token in layer 3, that token has collected from others in the layers
-# before. **Attention rollout** (Abnar & Zuidema 2020, arXiv 2005.00928) multiplies the matrices of all layers, and so follows
-# attention all the way from CLS down to the patches.
+# before. **Attention rollout** (Abnar & Zuidema 2020, arXiv 2005.00928) takes the mean of each layer's heads, lets
+# every token keep half of itself, and multiplies these matrices over all layers. So it follows attention all the way from CLS
+# down to the patches.
 
 # %% claim="the cat has become a dog"
 hidden = images.clone()
@@ -190,13 +202,17 @@ followed = rollout(record)[0]  # (8, 8)
 plots.explanation(np.asarray(photo), fitted.box, card.classes, shares.tolist(), followed.numpy())
 
 # %% [markdown]
-# Rollout finds nose and muzzle brightest, and all patches close together: none gets more than 2.1%, and an even share would
-# be 1.6%.
+# Brightest are the bridge of the nose and the muzzle beside it; the nose itself gets no more than an even share. And all
+# patches are close together: an even share is 1.6%, and none gets more than 2.1%.
 #
 # ## Your turn
 
-# %% claim="Rollout finds nose and muzzle brightest"
-assert all(i // 8 in (5, 6) and i % 8 in (2, 3, 4, 5) for i in followed.flatten().topk(5).indices)
+# %% claim="Brightest are the bridge of the nose and the muzzle beside it"
+best = {divmod(i, 8) for i in followed.flatten().topk(5).indices.tolist()}
+assert best == {(6, 3), (5, 4), (5, 5), (5, 3), (5, 2)}
+
+# %% claim="the nose itself gets no more than an even share"
+assert followed[6, 4:6].max() < 0.0156
 
 # %% claim="none gets more than 2.1%"
 assert 1 / 64 < followed.max() < 0.021
@@ -252,6 +268,13 @@ mine_shares = mine_record.logits.softmax(dim=1)[0].tolist()
 mine_followed = rollout(mine_record)[0].numpy()
 plots.explanation(np.asarray(mine), mine_fitted.box, card.classes, mine_shares, mine_followed)
 
+# %% [markdown]
+# Cropped to its middle, the coffee was a truck; with all of the picture and bars of grey above and below, it is an automobile.
+# It is neither, and how a picture is made to fit changes what is made of it.
+
+# %% claim="Cropped to its middle, the coffee was a truck; with all of the picture and bars of grey"
+assert answers["coffee"][0] == "truck"
+assert card.classes[np.argmax(mine_shares)] == "automobile"
 # %% [markdown] deeper=true
 # ## A larger image
 #
@@ -270,9 +293,15 @@ print("patches:", large_record.grid, " tokens:", large_record.num_tokens)
 plots.explanation(np.asarray(photo), large.box, card.classes, large_shares.tolist(), large_followed)
 
 # %% [markdown]
-# The map is finer, and the network is surer of its cat than before. But one photograph proves nothing; a
+# The map is finer, though its brightest patch is now the upper right corner, and the network is surer of its cat than before.
+# But one photograph proves nothing; a
 # test set does. Here is the digits network, measured on its 360 test images at their own size and at larger
 # ones. It takes a few seconds.
+
+# %% claim="its brightest patch is now the upper right corner"
+best = divmod(large_followed.argmax().item(), 16)
+assert best[0] <= 2
+assert best[1] == 15
 
 # %% claim="the network is surer of its cat than before"
 cat = card.classes.index("cat")
@@ -303,15 +332,16 @@ for size in (8, 12, 16, 24):
 # (Enlarged from 32×32 pixels, so the larger images hold no more detail; measured by
 # `benchmarks/input_size.py` on {{results.input_size.hardware}}.)
 #
-# So a ViT *accepts* any size and is right less often all the same: each patch now shows a smaller piece of the
-# world than any patch that it learned from. "A ViT does not care about the input size" is a common mistake.
-# Lesson 03 takes the positions apart.
+# So these networks *accept* any size and are right less often all the same. A likely reason: each patch now shows a smaller
+# piece of the world than any patch that they learned from. (After some training at the new size, larger images do help:
+# Touvron et al. 2019, arXiv 1906.06423.) "A ViT does not care about the input size" is a common mistake. Lesson 03 takes the
+# positions apart.
 
 # %% claim="At twice the size and more, only about half are right"
 assert all(42 < accuracy < 55 for accuracy in accuracies[2:])
 assert accuracies[0] > 95
 
-# %% claim="*accepts* any size and is right less often all the same"
+# %% claim="*accept* any size and are right less often all the same"
 import itertools
 import json
 from pathlib import Path
@@ -339,5 +369,5 @@ assert all(larger < before - 2 for before, larger in itertools.pairwise(measured
 # ## A stretch
 #
 # Add the rocket to the explorer: `explorer.add(photographs.rocket(), name="rocket")`. In which layer do the heads find its
-# edge? Then flip Chelsea (`photo.transpose(0)`) and look again: does the attention flip with it? Lesson 03 will explain what
-# you see.
+# edge? Then flip Chelsea (`photo.transpose(0)`) and look again: does the attention flip with it? Lesson 03 has a
+# reason for what you see.

@@ -3,20 +3,21 @@
 #
 # **A network looks at a photograph and says "cat". How does it do that, and may one believe the picture of where it looked?**
 #
-# The whole course in one notebook: for somebody with one evening, or a class with one double period. You should know
-# some Python and what a matrix product is. Six exercises become a Vision Transformer (ViT) that you train here, and at
-# the end you catch a map in a lie. What is left out stands in the lessons; each section names its own.
+# The whole course in one notebook: for somebody with one evening, or a class with one double period (90 minutes, with a
+# break). You should know some Python, a little PyTorch (tensors and their shapes), and what a matrix product is. Six exercises
+# become a Vision Transformer (ViT) that you train here, and at the end you catch a map in a lie. What is left out stands in the
+# lessons; each section names its own.
 #
 # | minutes | what | more of it in |
 # |---|---|---|
 # | 5 | a picture, explained | [00](00_start_here.ipynb) |
 # | 9 | patches, and what a shuffle loses | [01](01_images_to_patches.ipynb) |
 # | 19 | tokens, CLS, positions | [02](02_patch_embedding.ipynb), [03](03_positions.ipynb) |
-# | 15 | attention: three tokens by hand, matrices, heads | [04](04_attention.ipynb) |
+# | 13 | attention: three tokens by hand, matrices, heads | [04](04_attention.ipynb) |
 # | 11 | the block | [05](05_encoder_block.ipynb) |
 # | 16 | the whole network, of your pieces | [06](06_the_vision_transformer.ipynb) |
-# | 5 | training | [07](07_training.ipynb) |
-# | 10 | your own photograph, and a map that lies | [08](08_looking_inside.ipynb), [09](09_is_the_map_right.ipynb) |
+# | 3 | training | [07](07_training.ipynb) |
+# | 6 | your own photograph, and a map that lies | [08](08_looking_inside.ipynb), [09](09_is_the_map_right.ipynb) |
 #
 # Run a cell with **Shift + Enter**, from top to bottom. An exercise is a cell with a gap; `check` says what is wrong,
 # `hint` helps. If one takes you more than twice its minutes, go on: everything below runs all the same.
@@ -34,7 +35,7 @@ plots.network_map()
 # asking.
 #
 # The course brings a trained one, `cifar10`. It knows ten classes and reads images of 32×32 pixels. Here it gets Chelsea
-# the cat (photograph by Stéfan van der Walt, public domain).
+# the cat (photograph by Stéfan van der Walt, CC0).
 
 # %%
 import copy
@@ -77,21 +78,24 @@ figure
 
 # %% [markdown]
 # It says cat, with 61%; next comes dog. The right half is *attention rollout*, which many tools draw. It claims that the
-# network looked at nose and muzzle most, though no patch gets more than 2.1%, where an even share would be 1.6%. Remember
-# the picture: its left half is what the network answered, its right half a claim about the reason, which you will test.
+# network looked at the bridge of the nose and the muzzle beside it most, though no patch gets more than 2.1%, where an even
+# share would be 1.6%. (In every layer each token takes from others, who took from others before: rollout multiplies these
+# shares over all layers. You will meet them below.) Remember the picture: its left half is what the network answered, its right half a claim about the reason, which you will test.
 #
 # ## Patches
 #
 # To a computer an image is a block of numbers with **C** channels (red, green, blue), **H** rows and **W** columns of
 # pixels. A Transformer reads a *sequence of vectors*. So the image is cut into squares of **P**×**P** pixels, the
-# **patches**, numbered row by row from 0, like the words on a page. There are **N** = H/P · W/P of them.
+# **patches**, numbered row by row from 0, like the words on a page. There are **N** = H/P · W/P of them. **B** images are
+# read at once, as a *batch*: (B, C, H, W) says what the axes of such a block are, in their order.
 
 # %% claim="It says cat, with 61%; next comes dog"
 assert [card.classes[c] for c in shares.topk(2).indices] == ["cat", "dog"]
 assert 0.59 < shares.max() < 0.63
 
-# %% claim="looked at nose and muzzle most, though no patch gets more than 2.1%"
-assert all(i // 8 in (5, 6) and i % 8 in (2, 3, 4, 5) for i in heat.flatten().topk(5).indices)
+# %% claim="the bridge of the nose and the muzzle beside it most, though no patch gets more than 2.1%"
+best = {divmod(i, 8) for i in heat.flatten().topk(5).indices.tolist()}
+assert best == {(6, 3), (5, 4), (5, 5), (5, 3), (5, 2)}
 assert 1 / 64 < heat.max() < 0.021
 
 # %%
@@ -159,6 +163,7 @@ print(f"tokens {tuple(tokens.shape)}; from the network's own they differ by {dif
 # %% [markdown]
 # But for rounding, these are the network's own tokens. Which of them should speak for the whole image? None: one more
 # stands in front, called **CLS**. It is learned, and the same for every image. From here on there are **T** = N + 1 tokens.
+# (`x.expand(B, -1, -1)` repeats a tensor of one image for B of them; `torch.cat([a, b], dim=1)` joins two along axis 1.)
 
 # %% claim="But for rounding, these are the network's own tokens"
 assert difference < 1e-3
@@ -187,8 +192,8 @@ check("02.5", my_add_cls)
 # **The common wrong answer** puts CLS at the end. The network runs, but whatever reads token 0 now reads a patch.
 
 # %% [markdown]
-# And where was each patch? Nothing that follows asks for it. So each place has a vector of its own, its **position**, also
-# learned, and it is added to the token that stands there.
+# And where was each patch? Each place has a vector of its own, its **position**, also learned, and it is added to the token
+# that stands there.
 
 
 # %% exercise="03.2"
@@ -262,7 +267,8 @@ print("output ", [round(number, 2) for number in output.tolist()])
 # the exponential of each, which is positive, divided by their sum. The output is the mean of the values with these weights.
 #
 # For all tokens at once these are two products of matrices. And since a dot product of d numbers grows with d, scores are
-# first divided by √d, which keeps the softmax from choosing a single token:
+# first divided by √d, which keeps the softmax from choosing a single token (`k.transpose(-2, -1)` turns the last two axes
+# round, `scores.softmax(dim=-1)` makes each row add up to 1):
 #
 # $$\mathrm{attention}(q, k, v) = \mathrm{softmax}\left(\frac{q\,k^\top}{\sqrt{d}}\right) v$$
 
@@ -309,14 +315,14 @@ plots.map_row(seen, [m.numpy() for m in maps], [f"layer {la}, head {he}" for la,
 
 # %% [markdown]
 # Heads look at different things. The first takes most from an eye, the second from the lower edge, the third from the
-# forehead; the last takes a third of all it gets from the upper right corner, where there is hardly any cat.
+# forehead; the last takes a third of all it gets from the upper right corner, a bit of ear.
 #
 # ## The block
 #
 # Attention mixes what is there. Something new is made by the **MLP**: two linear layers with a bend (GELU) between, for
 # each token alone. Attention and MLP are the two halves of a block. Each reads a *normalised* copy of the tokens
-# (**LayerNorm**: mean 0 and variance 1 in every token) and its result is **added** to the tokens, so that nothing is lost
-# on the way and many blocks can be stacked. The upper drawing is the one in use; the thick line is the stream of tokens.
+# (**LayerNorm**: mean 0 and variance 1 in every token) and its result is **added** to the tokens, so that a block
+# has to write only what changes, and many can be stacked. The upper drawing is the one in use; the thick line is the stream of tokens.
 
 # %% claim="takes most from an eye, the second from the lower edge, the third from the forehead"
 strongest = [divmod(m.argmax().item(), 8) for m in maps]
@@ -404,18 +410,31 @@ check("06.2", my_vit)
 own = own_pieces(my_patchify, my_add_cls, my_add_positions, my_attention, my_block, my_vit)
 print(own)
 
+# %% [markdown] solved_only=true
+# (Beside this notebook lie the solved lessons, so here all twelve count as yours. After tonight's six exercises it is seven:
+# `my_patchify` is made of the first.)
+
 # %%
 
 
+def own_norm(norm):
+    return lambda x: own.my_layer_norm(x, norm.weight, norm.bias, norm.eps)
+
+
 def own_block(block):
-    qkv, proj, h = block.attn.qkv, block.attn.proj, block.attn.num_heads
+    qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+    norms, h = (own_norm(block.norm1), own_norm(block.norm2)), block.attn.num_heads
 
     def attention(x):
         return own.my_multi_head(x, qkv.weight, qkv.bias, proj.weight, proj.bias, h)
 
-    return lambda x: own.my_block(x, block.norm1, attention, block.norm2, block.mlp)
+    def mlp(x):
+        return own.my_mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+
+    return lambda x: own.my_block(x, norms[0], attention, norms[1], mlp)
 
 
+# %%
 class OwnViT(VisionTransformer):
     def forward(self, images):
         projection, classifier = self.patch_embed.proj, self.head
@@ -425,7 +444,7 @@ class OwnViT(VisionTransformer):
             lambda x: own.my_add_cls(x, self.cls_token),
             lambda x: own.my_add_positions(x, self.pos_embed),
             [own_block(block) for block in self.blocks],
-            self.norm,
+            own_norm(self.norm),
             lambda x: own.my_head(x, classifier.weight, classifier.bias, pool="cls"),
         )
 
@@ -481,16 +500,17 @@ config = TrainConfig(epochs=8, batch_size=64, lr=5e-3, **fixed)
 rows = fit(model, train, test, config, on_epoch=LiveCurve(chance=math.log(10)))
 
 # %% [markdown]
-# Most are, more than nine in ten, after some seconds of training. The loss falls from where it began, the dashed line; the
-# accuracy on the test digits rises.
+# Most are, more than nine in ten, after some seconds of training. The loss falls from the 2.3 of before the first step, the
+# dashed line; the accuracy on the test digits rises.
 #
 # Photographs take longer. With `FULL = True` the next cell trains a larger network for ten minutes on the 50,000 photographs
-# of CIFAR-10, if they are on this computer.
+# of CIFAR-10, if they are on this computer: {{results.accuracy_laptop.rows[0].test_accuracy_mean:.0f}} of 100 it then gets right.
 
 # %% claim="Most are, more than nine in ten"
 assert rows[-1]["test_accuracy"] > 93
 
-# %% claim="The loss falls from where it began, the dashed line"
+# %% claim="The loss falls from the 2.3 of before the first step"
+assert round(loss, 1) == 2.3
 assert rows[0]["loss"] < math.log(10) - 0.2
 assert rows[-1]["loss"] < rows[0]["loss"] / 2
 
@@ -509,7 +529,7 @@ if FULL:
 # ## Your own photograph
 #
 # Drag an image file into the list of files on the left, put its name between the quotation marks, and run the cell. Until
-# then it shows a rocket (photograph by SpaceX, public domain). The network must name one of its ten classes: airplane,
+# then it shows a rocket (photograph by SpaceX, CC0). The network must name one of its ten classes: airplane,
 # automobile, bird, cat, deer, dog, frog, horse, ship or truck.
 
 # %%
@@ -536,13 +556,12 @@ page = live("cifar10")
 display(page, page.figure(hidden=[19, 20, 27, 28]))  # the second is a still picture of it
 
 # %% [markdown]
-# In the still picture four patches between Chelsea's eyes are hidden, and the cat has become a dog. Rollout had given these
-# four no more than an even share.
+# In the still picture four patches between Chelsea's eyes are grey, and the cat has become a dog. Was it what is missing?
 #
 # ## A map that lies
 #
-# A grey square is something to see, too. A ViT allows a cleaner test: leave the tokens of some patches *out*, since attention
-# takes any number of them. And there is something to compare with: as many patches drawn at random, a hundred times.
+# A grey square is something to see, too. Leave the tokens of the same four patches *out*, since attention takes any number of
+# them, and it says cat with 58%: what made the dog was the grey. So the clean test of a map leaves tokens out. And there is something to compare with: as many patches drawn at random, a hundred times.
 #
 # **Predict.** Rollout's best 12 of the 64 patches are left out, of the rocket (or of your photograph) and of Chelsea. If the map
 # is right, what must happen? Does it?
@@ -554,8 +573,12 @@ with torch.inference_mode():
     names = [card.classes[vit(x).argmax()] for x in (images, hidden)]
 assert names == ["cat", "dog"]
 
-# %% claim="Rollout had given these four no more than an even share"
-assert heat[2:4, 3:5].mean() < heat.mean() + 1e-4
+# %% claim="it says cat with 58%: what made the dog was the grey"
+visible = torch.tensor([[i for i in range(64) if i not in (19, 20, 27, 28)]])
+with torch.inference_mode():
+    left_out = vit(images, visible=visible).softmax(dim=1)[0]
+assert card.classes[left_out.argmax()] == "cat"
+assert abs(left_out.max() - 0.578) < 0.02
 
 
 # %%
@@ -582,9 +605,9 @@ for name, (best, others) in tested.items():
     print(f"{name:13} without the map's 12: {best:.0%}, without random 12: {np.mean(others):.0%}")
 
 # %% [markdown]
-# For the rocket the map tells the truth: without those patches 4% is left of the ship's 72%, without random ones 58%. For
+# For the rocket the map passes: without those patches 4% is left of the ship's 72%, without random ones 58%. For
 # Chelsea the same method, computed by the same code, **lies**. Take away what it calls most important,
-# and the network is *surer* of the cat than it was, and surer than after most random removals. (Why? Attention says where
+# and the network is *surer* of the cat than it was, and surer than after 99 of the 100 random removals. (Why? Attention says where
 # numbers come from, not what is made of them.)
 #
 # Is there a better map of Chelsea? One that asks about the *class*: weighted by the gradient of the cat's logit, attention
@@ -596,13 +619,13 @@ assert best < 0.06
 assert 0.68 < my_shares.max() < 0.76
 assert 0.54 < np.mean(others) < 0.62
 
-# %% claim="surer* of the cat than it was, and surer than after most random removals"
+# %% claim="surer* of the cat than it was, and surer than after 99 of the 100 random removals"
 best, others = tested["Chelsea"]
 assert best > shares.max() + 0.1
-assert best > np.quantile(others, 0.9)
+assert sum(best > other for other in others) == 99
 
 # %%
-record = record_attention(vit, images, gradients_of=lambda logits: logits[:, 3])  # the cat's
+record = record_attention(vit, images, gradients_of=lambda logits: logits[:, 3])  # 3 is cat
 asked = relevance(record)[0]
 best, others = removal(images, asked)
 print(
@@ -612,7 +635,8 @@ both = [(m / m.sum()).numpy() for m in (heat, asked)]
 plots.map_row(seen, both, ["rollout", "relevance for cat"])
 
 # %% [markdown]
-# This map marks other places: bits of forehead, nose and eye. Without its 12 patches almost nothing of the cat is left, less
+# Of its 12 patches 9 are others: bits of forehead, eye and nose; its strongest, on the bridge of the nose, rollout had, too.
+# Without its 12 patches almost nothing of the cat is left, less
 # than after any of the hundred random removals. For this photograph it passes.
 #
 # So that is how one notices. A map is not tested by looking at it, and a nose is believable. Take away what it marks, ask the
@@ -634,6 +658,9 @@ plots.map_row(seen, both, ["rollout", "relevance for cat"])
 assert best < 0.05
 assert best + 0.04 < min(others)
 
-# %% claim="This map marks other places: bits of forehead, nose and eye"
-marked = [divmod(i, 8) for i in asked.flatten().topk(3).indices.tolist()]
-assert set(marked) == {(1, 4), (2, 2), (5, 4)}
+# %% claim="Of its 12 patches 9 are others: bits of forehead, eye and nose; its strongest, on the bridge"
+theirs, ours = ([*map(int, m.flatten().topk(12).indices)] for m in (heat, asked))
+assert len({*ours} - {*theirs}) == 9
+assert {divmod(i, 8) for i in ours} >= {(1, 4), (2, 2), (6, 4)}
+assert divmod(ours[0], 8) == (5, 4)
+assert ours[0] in theirs

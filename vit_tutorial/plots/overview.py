@@ -29,7 +29,7 @@ NAMES = {
 }
 SHAPES = (  # below the arrow that begins here: what flows, and in the network of lesson 00
     (1.2, "(C, H, W)", "3, 32, 32"),
-    (2.9, "(N, P·P·C)", "64, 48"),
+    (2.9, "(N, C·P·P)", "64, 48"),
     (4.65, "(T, D)", "65, 128"),
     (6.2, "(T, D)", "65, 128"),
     (11.4, "(T, D)", "65, 128"),

@@ -13,7 +13,7 @@
 # - follow a sum around a ring of workers, and count what is sent,
 # - start two real processes, and train with the package's `fit` in both,
 # - make the batch larger, and measure what the rules for the learning rate are worth,
-# - measure what must fit into memory, and make it a ninth by computing twice,
+# - measure what must fit into memory, and cut the largest part to a ninth by computing it twice,
 # - *deeper:* share out the images, write the ring, send gradients while others are still computed, see where the rules
 #   come from, divide a network too large for one GPU, work out what a training costs.
 
@@ -321,9 +321,9 @@ check("14.3", my_share)
 # %% [markdown]
 # ## The sum, by post
 #
-# Processes have numbers, their **ranks**, from 0. Each has a gradient, and each needs the mean of all. That operation is
-# called **all-reduce**. The simple way: all send theirs to rank 0, it adds them up and sends the sum back to all. Let us
-# count what goes over its line, in gradients.
+# Processes have numbers, their **ranks**, from 0. Each has a gradient, and each needs the mean of all. That operation
+# is called **all-reduce**. The simple way: all send theirs to rank 0, it adds them up and sends the sum back to all.
+# Let us count what goes over its line, in gradients.
 
 
 # %%
@@ -661,7 +661,7 @@ assert any(not torch.equal(of_two[0][0][name], alone[name]) for name in alone)
 assert all(torch.equal(of_two[0][0][name], of_two[1][0][name]) for name in alone)
 
 # %% [markdown]
-# ## What is sent when
+# ## What is sent, and how long it takes
 #
 # How much is it? The gradient has one number for each parameter, here in float32: four bytes. (In half precision
 # `fit` computes in 16 bits, and keeps weights and gradients in 32.)
@@ -724,8 +724,8 @@ for name, ms in sending.items():
 # The fastest is several hundred times as fast as the slowest. For ViT-B/16 that is a millisecond in every step, or
 # half a second. Is that much? It depends on what there is to compute in the meantime: a bucket (25 MB by default) is
 # sent while `backward` goes on with the layers before it. With many images for each GPU there is much to compute, and
-# still only one gradient to send. So sending costs next to nothing where the lines are fast and the shares are large,
-# and nearly all of the time where they are slow and small.
+# still only one gradient to send. So sending costs next to nothing where the line is fast and the shares are large, and
+# nearly all of the time where it is slow and they are small. (The next section computes it.)
 #
 # Two processes on the two cores of a CPU can be **measured**: in turns, in one start, with the recipes' networks. (In
 # brackets the range over all turns. The laptop recipe's network then had a CLS token, 192 parameters more.)
@@ -746,6 +746,17 @@ assert 200 < max(LINKS.values()) / min(LINKS.values()) < 900
 # %% claim="For ViT-B/16 that is a millisecond in every step, or half a second"
 assert 0.8 < sending["ViT-B/16"][0] < 1.7
 assert 400 < sending["ViT-B/16"][-1] < 600
+
+# %% claim="sending costs next to nothing where the line is fast and the shares are large"
+from vit_tutorial.lessons.lesson_14.cluster import step_timeline
+
+lost = []
+for share, link in ((256, "NVLink (H100)"), (16, "10 Gbit")):
+    seconds = 3 * flops(configs["ViT-B/16"]) * share / (0.4 * 989e12)
+    step = step_timeline(seconds, 4 * parameters(configs["ViT-B/16"]), LINKS[link], 8)
+    lost.append(step.lost)
+assert lost[0] < 0.01
+assert lost[1] > 0.95
 
 # %% claim="In the median, processes win by a little in all three networks; for the largest, some turns went the other way"
 import json
@@ -838,8 +849,8 @@ assert [round(step.end, 6) for step in by_hand] == [3.25, 5.5]
 # To use it we need the seconds that a step computes. Lesson 06 counted the operations of a forward pass; the backward
 # pass takes twice as many. The peak of a GPU stands in its data sheet, and a program gets a share of it. From the
 # training speeds that timm publishes for an RTX 3090 (`benchmark-train-amp-nchw-pt112-cu113-rtx3090.csv`) one computes
-# 24% of its peak for ViT-Ti, 41% for ViT-S and 58% for ViT-B: **the wider, the better**. We assume 40% for ViT-B, and
-# 10 to 25% for our small networks.
+# 24% of its peak (71 million million a second) for ViT-Ti, 41% for ViT-S and 58% for ViT-B: **the wider, the better**.
+# We assume 40% for ViT-B, and 10 to 25% for our small networks.
 #
 # **All that follows about GPUs is computed, not measured.** No number in this lesson was measured on a GPU of ours.
 
@@ -1066,7 +1077,7 @@ for batch, rule, rate in (
 #   with the rate kept, {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% root,
 #   {{results.batch_size_digits.rows[what=AdamW, 512, linear].accuracy_warm:.1f}}% linear). With warm-up these seeds do not
 #   tell root and linear apart at 512; at 128 linear has the lower loss, though it was not made for Adam.
-# - **Warm-up shows no effect**: with and without it, the intervals overlap in every row.
+# - **Warm-up has no effect that five seeds could show.** With and without it, the intervals overlap in every row.
 #
 # In the papers the rules are tried over thousands of steps. A rule tells where to begin to search, not where to end.
 
@@ -1179,7 +1190,7 @@ assert linear["loss_warm_high"] > root["loss_warm_low"]
 root, linear = (of[f"AdamW, 128, {rule}"] for rule in ("root", "linear"))
 assert linear["loss_warm_high"] < root["loss_warm_low"]
 
-# %% claim="with and without it, the intervals overlap in every row"
+# %% claim="With and without it, the intervals overlap in every row"
 import json
 
 import vit_tutorial
@@ -1226,15 +1237,15 @@ for k in (2, 4):
         print(f"{k} steps of rate {rate}, and one of {k * rate}: {apart[k, rate]:.0f}% apart")
 
 # %% [markdown]
-# A tenth or less for the lower rate, half of the way or more for the higher one. A rule for the learning rate is an
-# approximation, and it is worst at the beginning, where the gradient changes fastest. That is why it comes with a
-# **warm-up**: begin with the rate that is known to be safe, and rise to the scaled one. (Ways that part at the
+# About a tenth at most for the lower rate, nearly half of the way or more for the higher one. A rule for the learning
+# rate is an approximation, and it is worst at the beginning, where the gradient changes fastest. That is why it comes
+# with a **warm-up**: begin with the rate that is known to be safe, and rise to the scaled one. (Ways that part at the
 # beginning may still lead to the same place: plain descent in the table above does, at far higher rates.)
 #
 # Now Adam. It divides the gradient by its own root mean square, and in a small batch that is mostly noise. Four times
 # the images: how much less noise?
 
-# %% claim="A tenth or less for the lower rate, half of the way or more for the higher one"
+# %% claim="About a tenth at most for the lower rate, nearly half of the way or more for the higher one"
 assert max(apart[2, 0.001], apart[4, 0.001]) < 15
 assert apart[2, 0.01] > 25
 assert apart[4, 0.01] > 50
@@ -1443,8 +1454,14 @@ for what, size in need.items():
     print(f"{what:26} {size / 1e9:6.2f} GB")
 
 # %% [markdown]
-# All in float32; what the libraries need for themselves comes on top. If it does not fit, take these steps in this
-# order: half precision, smaller shares with accumulation, checkpointing. Then the next section.
+# For 64 images of the flagship on each of 8 GPUs, activations are the most, about a gigabyte; checkpointed they are
+# less than the rest. All in float32; what the libraries need for themselves comes on top. If it does not fit, take
+# these steps in this order: half precision, smaller shares with accumulation, checkpointing. Then the next section.
+
+# %% claim="activations are the most, about a gigabyte; checkpointed they are less than the rest"
+assert 0.85e9 < need["activations"] < 1.15e9
+assert need["activations"] > 3 * need["weights, gradients, AdamW"]
+assert need["activations, checkpointed"] < 0.6 * need["weights, gradients, AdamW"]
 
 # %% [markdown] deeper=true
 # ## When it does not fit
@@ -1527,7 +1544,8 @@ assert max(each_has["flagship"][0], each_has["ViT-B/16"][0]) < 2
 #
 # All others are **computed**: the operations of an image (lesson 06), times three for training, times the images,
 # divided by what the hardware does. We assume 10 to 25% of the peak, as small networks get; eight GPUs share the
-# recipe's batch, and lose what the timeline says for NVLink.
+# recipe's batch, and lose what the timeline says for NVLink. (As if every step saw all patches; the laptop recipe leaves
+# half of them out in most of its steps.)
 #
 # **Predict.** The flagship recipe shows 50,000 images 400 times. How long would one core of this computer need? And
 # are eight GPUs eight times as fast as one?

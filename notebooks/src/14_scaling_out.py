@@ -54,7 +54,9 @@ uneven_means = [each[:1].mean().item(), each[1:].mean().item()]
 # %%
 print("whole batch:   ", whole_mean)
 print("two halves:    ", half_means, "  their mean:", sum(half_means) / 2)
-print(f"one and three:  [0.0, {uneven_means[1]:.2f}]  their mean: {sum(uneven_means) / 2:.2f}")
+print(
+    f"one and three:  [{uneven_means[0]}, {uneven_means[1]:.2f}]  their mean: {sum(uneven_means) / 2:.2f}"
+)
 
 # %% [markdown]
 # Two equal halves: the mean of the means is the mean. One image and three: it is not. The lonely image has counted
@@ -1069,9 +1071,9 @@ for batch, rule, rate in (
 #   ({{results.batch_size_digits.rows[what=plain descent, 512, root].accuracy_warm:.1f}}%).
 # - **From the best rates, no rule brings 512 to where 32 is.** 16 steps do not do the work of 256 here.
 # - **SGD from its best rate: at 512 the linear rule ends in guessing.** A rate of
-#   {{results.batch_size_digits.rows[what=SGD, 512, linear].lr:g}} is too high, and no warm-up helps: with one over half
-#   of all steps it comes to {{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_long:.1f}}%. A larger
-#   batch makes the gradient less noisy; it does not make every rate safe. The root rule goes up to
+#   {{results.batch_size_digits.rows[what=SGD, 512, linear].lr:g}} is too high, with a warm-up over half of all steps, too
+#   ({{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_long:.1f}}%). A larger batch makes the gradient less
+#   noisy; it does not make every rate safe. The root rule goes up to
 #   {{results.batch_size_digits.rows[what=SGD, 512, root].lr:g}}, and works.
 # - **AdamW: any scaling is far better than none** ({{results.batch_size_digits.rows[what=AdamW, 512, kept].accuracy_warm:.1f}}%
 #   with the rate kept, {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% root,

@@ -69,7 +69,7 @@ def test_both_ways_are_timed_in_turns_and_written(results_root, monkeypatch, tmp
 # ---- batch_size.py ----
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("optimizer", ["plain descent", "SGD", "AdamW"])
 def test_a_training_learns_and_can_be_repeated(optimizer, monkeypatch):
     monkeypatch.setattr(batch_size, "NETWORK", TINY)
     data = batch_size.digits("train")[:64]
@@ -84,6 +84,26 @@ def test_a_training_learns_and_can_be_repeated(optimizer, monkeypatch):
     assert batch_size.loss_on(one, data, data) < batch_size.loss_on(fresh, data, data)
 
 
+def test_plain_descent_goes_along_the_gradient_as_long_as_it_is(monkeypatch):
+    monkeypatch.setattr(batch_size, "NETWORK", TINY)
+    monkeypatch.setattr(batch_size, "EPOCHS", 1)
+    monkeypatch.setattr(batch_size, "lr_factor", lambda step, total, warmup: 1.0)
+    data = batch_size.digits("train")[:16]
+    torch.manual_seed(0)
+    fresh = batch_size.VisionTransformer(TINY)
+    pixels = batch_size.normalize(data.images, *batch_size.channel_stats(data.images))
+    nn.functional.cross_entropy(fresh(pixels), data.labels).backward()
+    gradient = torch.cat([p.grad.flatten() for p in fresh.parameters()])
+    assert gradient.norm() > 1.1  # long enough to be clipped where that is done
+    start = nn.utils.parameters_to_vector(fresh.parameters())
+    for optimizer, length in (("plain descent", gradient.norm()), ("SGD", 1.0)):
+        model = batch_size.trained(optimizer, 16, 0.1, 0.0, 0, data)  # one step
+        step = start - nn.utils.parameters_to_vector(model.parameters())
+        torch.testing.assert_close(
+            step / 0.1, gradient * length / gradient.norm(), rtol=1e-2, atol=1e-5
+        )
+
+
 def test_rules_are_powers_of_the_ratio_and_every_row_is_written(results_root, monkeypatch):
     seen = []
 
@@ -96,13 +116,15 @@ def test_rules_are_powers_of_the_ratio_and_every_row_is_written(results_root, mo
     assert batch_size.main(["--seeds", "2"]) == 0
     torch.set_num_threads(threads)
     rows = {row["what"]: row for row in stored(results_root, "batch_size_digits")["rows"]}
-    assert len(rows) == 2 * (1 + 2 * 3)
+    assert len(rows) == 3 * (1 + 2 * 3)
     base = batch_size.RATES["AdamW"]
     assert rows["AdamW, 512, kept"]["lr"] == base
     assert rows["AdamW, 512, root"]["lr"] == pytest.approx(4 * base)
     assert rows["AdamW, 512, linear"]["lr"] == pytest.approx(16 * base)
     assert rows["SGD, 128, kept"]["steps"] == 8 * 1024 // 128
-    assert {(warmup, seed) for *_, warmup, seed in seen} == {(0.0, 0), (0.0, 1), (0.2, 0), (0.2, 1)}
+    assert {(warmup, seed) for *_, warmup, seed in seen} == {
+        (warmup, seed) for warmup in (0.0, 0.2, 0.5) for seed in (0, 1)
+    }
     for row in rows.values():
         assert row["loss_warm_low"] <= row["loss_warm"] <= row["loss_warm_high"]
     table = tables.results_table(results_root, "batch_size_digits")

@@ -83,6 +83,16 @@ def test_a_timeline_says_how_long_a_step_is_and_how_much_of_it_is_waiting():
 def test_a_timeline_can_end_where_it_is_told():
     (axes,) = plots.step_timelines({"one": STEPS["one"]}, limit=10.0).axes
     assert axes.get_xlim()[1] >= 10_000
+    assert not axes.lines  # nothing goes on beyond the end
+
+
+def test_a_step_that_goes_on_beyond_the_end_of_the_axis_has_an_arrow():
+    (axes,) = plots.step_timelines(STEPS, limit=3.6).axes
+    assert axes.get_xlim()[1] < 4000
+    (arrow,) = axes.lines
+    assert arrow.get_marker() == ">"
+    assert list(STEPS)[round(arrow.get_ydata()[0] - 0.53)] == "slow"
+    assert arrow.get_xdata()[0] >= axes.get_xlim()[1]
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ SECRETS = {
     "14.1": ("counts > 0", "[filled]", "@", "nansum"),
     "14.2": ("len(part) / len(images)", "zip(", "reduction"),
     "14.3": ("[rank::", "rank::world_size", "step * batch_size"),
-    "14.4": ("worker - step", "% N", "clone("),
+    "14.4": ("worker - step", "% G", "clone("),
     "14.5": ("1e9 / 8", "/ processes", "2 * (processes"),
     "14.6": ("max(", "free ="),
     "14.7": ("**", "(step + 1)", "high - base"),

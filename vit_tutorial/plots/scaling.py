@@ -104,7 +104,8 @@ def step_timelines(
     Args:
         steps: name -> when its forward pass ends, when its backward pass ends, and for each bucket
             when it begins and ends to be sent; seconds from the beginning of the step.
-        limit: the end of the time axis, in seconds; by default that of the longest step.
+        limit: the end of the time axis, in seconds; by default that of the longest step. What goes
+            on beyond it has an arrow there.
 
     Raises:
         ValueError: no steps, or a forward pass that ends after the backward pass.
@@ -133,6 +134,8 @@ def step_timelines(
             axes.annotate(f"{1e3 * ends[index]:.3g} ms, {lost:.0%} of it only waiting",
                           (0, index - 0.04), (2, 0), textcoords="offset points", va="bottom",
                           fontsize=8.5, color=INK)  # fmt: skip
+            if ends[index] > last:
+                axes.plot(1e3 * last * 1.03, index + 0.53, ">", color=SENDING, clip_on=False)
         axes.set_yticks([index + 0.34 for index in range(len(steps))], list(steps))
         axes.tick_params(axis="y", length=0)
         axes.set(

@@ -38,7 +38,7 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
     ),
 )
 def my_joint_gradient(answer: Any) -> str:
-    """Check `my_joint_gradient(gradients (N, k), counts (N,)) -> (k,)`."""
+    """Check `my_joint_gradient(gradients (G, k), counts (G,)) -> (k,)`."""
     inputs = []
     for counts in ([4, 4], [1, 3], [5, 2, 2, 7], [6], [100, 1, 1], [0, 3, 5], [2, 0, 6, 0]):
         # sixteenths and eighths, which float32 has exactly: weights need not be float64
@@ -213,11 +213,11 @@ def _judge_shares(shares: list[Any], wanted: Tensor, order: Tensor, step: int) -
         "Which chunk does a worker send? In round 0 that of its own number. In each later round "
         "the one that it received in the round before: what had its left neighbour sent?",
         "Numbers of workers and of chunks go round: after the last comes the first. For the first "
-        "N - 1 rounds what arrives is added, afterwards it replaces.",
+        "G - 1 rounds what arrives is added, afterwards it replaces.",
     ),
 )
 def my_ring_round(answer: Any) -> str:
-    """Check `my_ring_round(parts (N, N, k), step) -> (N, N, k)`."""
+    """Check `my_ring_round(parts (G, G, k), step) -> (G, G, k)`."""
     inputs: list[tuple] = []
     for workers, width in ((3, 1), (2, 2), (4, 3), (5, 1)):
         for step in range(2 * (workers - 1)):

@@ -9,11 +9,11 @@ LATENCY = 20e-6  # seconds before a message begins to arrive, assumed
 
 
 def ring_all_reduce(parts: Tensor) -> list[tuple[Tensor, list[tuple[int, int, int]]]]:
-    """Add up what N workers hold, each of them sending to its right neighbour alone.
+    """Add up what G workers hold, each of them sending to its right neighbour alone.
 
-    `parts` (N, N, ...) is what each worker holds of each of N chunks. In a round every worker sends
-    one chunk, all at the same time. For N - 1 rounds what arrives is added to what is there, for
-    N - 1 more it takes its place. Gives for every round the parts after it, and the messages:
+    `parts` (G, G, ...) is what each worker holds of each of G chunks. In a round every worker sends
+    one chunk, all at the same time. For G - 1 rounds what arrives is added to what is there, for
+    G - 1 more it takes its place. Gives for every round the parts after it, and the messages:
     (from, to, chunk).
     """
     workers, rounds = len(parts), []

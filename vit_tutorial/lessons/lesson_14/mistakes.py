@@ -141,13 +141,13 @@ RINGS: dict[str, Callable] = {
     "number.": _ring(chunk=lambda worker, step, n: worker - step - 1),
     "The number of the chunk is one too high: in round 0 a worker sends the chunk of its own "
     "number.": _ring(chunk=lambda worker, step, n: worker - step + 1),
-    "What arrives always takes the place of what was there: in the first N - 1 rounds it must be "
+    "What arrives always takes the place of what was there: in the first G - 1 rounds it must be "
     "added.": _ring(add=lambda step, n: False),
-    "What arrives is always added: from round N - 1 on the chunks are whole sums, and take the "
+    "What arrives is always added: from round G - 1 on the chunks are whole sums, and take the "
     "place of what was there.": _ring(add=lambda step, n: True),
-    "The adding goes on for a round too long: N chunks of N workers are complete after N - 1 "
+    "The adding goes on for a round too long: G chunks of G workers are complete after G - 1 "
     "rounds.": _ring(add=lambda step, n: step < n),
-    "The adding ends a round too early: N - 1 others have something to add.": (
+    "The adding ends a round too early: G - 1 others have something to add.": (
         _ring(add=lambda step, n: step < n - 2)
     ),
     "A sender keeps what it has: it sends a copy.": _ring(keeps=False),
@@ -180,15 +180,15 @@ SENDINGS: dict[str, Callable] = {
     "A factor of 64 is between yours and the truth: bits and bytes, the wrong way round.": (
         _sending(bits=1 / 8)
     ),
-    "The whole gradient is counted once. Each process sends (N - 1) chunks of N while they are "
+    "The whole gradient is counted once. Each process sends (G - 1) chunks of G while they are "
     "added up, and as many while they are handed out.": _sending(share=lambda n: 1.0),
-    "The whole gradient is counted twice: of its N chunks each process sends N - 1, twice.": (
+    "The whole gradient is counted twice: of its G chunks each process sends G - 1, twice.": (
         _sending(share=lambda n: 2.0)
     ),
     "Only half of the way is counted: first the chunks are added up, then the sums are handed "
     "out.": _sending(share=lambda n: (n - 1) / n),
     "You count what one process would send that hands everything to every other: the ring sends "
-    "chunks, each an N-th of the gradient.": _sending(share=lambda n: 2.0 * (n - 1)),
+    "chunks, each a G-th of the gradient.": _sending(share=lambda n: 2.0 * (n - 1)),
     "You count what all processes send together. Their lines are different ones, and work at the "
     "same time.": _sending(share=lambda n: 2.0 * (n - 1) / n * n),
     "Giga is a thousand million in networks, not 2 to the power of 30.": _sending(giga=2.0**30),

@@ -158,8 +158,8 @@ def rows_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> list[
     corner, patches = heads(model, pixels)
     corners, border = places(model.config.grid)
     favourite = favourites(model, pixels)
-    in_corner = torch.isin(favourite, torch.tensor(corners)).sum().item()
-    on_border = torch.isin(favourite, torch.tensor(border)).sum().item()
+    in_corner = int(torch.isin(favourite, torch.tensor(corners)).sum())
+    on_border = int(torch.isin(favourite, torch.tensor(border)).sum())
     count = math.prod(model.config.grid)
     looks = {
         "table": "looks",

@@ -67,11 +67,11 @@ def test_the_favourite_is_that_of_a_plain_loop(network):
     first, weights = network.config.num_prefix, record.weights[-1]
     for image, favourite in enumerate(attention_sinks.favourites(network, images).tolist()):
         given = [
-            sum(weights[image, h, q, first + n] for h in range(2) for q in queries)
+            sum(weights[image, h, q, first + n].item() for h in range(2) for q in queries)
             for n in range(6)
             for queries in [[0] if first else range(6)]
         ]
-        assert favourite == max(range(6), key=lambda n: given[n].item())
+        assert favourite == max(range(6), key=lambda n: given[n])
 
 
 def test_corners_and_border_of_a_grid_by_hand():

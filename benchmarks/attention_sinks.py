@@ -38,7 +38,7 @@ BATCH = 250  # images that are recorded together
 SINK = 0.25  # of a head's attention in the four corners: four times a uniform head's share
 FEW = 3.0  # patches: a head that looks at fewer shows a dot, whatever the image
 CORNERS, RANDOM = "the four corners", "four random patches"  # what is left out, in the results
-BORDER = "four random patches of the border"
+BORDER, INTACT = "four random patches of the border", "nothing"
 
 
 def places(grid: tuple[int, int]) -> tuple[list[int], list[int]]:
@@ -118,10 +118,11 @@ def probabilities(model: nn.Module, images: Tensor, visible: Tensor | None = Non
 def rows_without(name: str, model: Any, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
     """Leave tokens out; return a row of results for each way, and for the intact network.
 
-    `difference` is the accuracy less that without four random patches, image by image, and
-    `true_class_difference` the same for the probability of the true class, both in points.
+    `change` is the accuracy less that of the intact network, `difference` less that without four
+    random patches; `true_class_difference` is the latter for the probability of the true class. All
+    are in points, image by image. `rises` counts the images where that probability rises, percent.
     """
-    visible = {"nothing": None, **stays(model.config.grid, len(images))}
+    visible = {INTACT: None, **stays(model.config.grid, len(images))}
     said = {what: probabilities(model, images, some) for what, some in visible.items()}
     correct = {what: p.argmax(dim=1) == labels for what, p in said.items()}
     true = {what: p.gather(1, labels[:, None])[:, 0].double() for what, p in said.items()}
@@ -129,7 +130,6 @@ def rows_without(name: str, model: Any, images: Tensor, labels: Tensor) -> list[
     for what in visible:
         gaps = 100 * (true[what] - true[RANDOM])
         gap, margin = gaps.mean().item(), 1.96 * gaps.std().item() / len(gaps) ** 0.5
-        change = accuracy_change(correct[RANDOM], correct[what])
         row = {
             "table": "dropped",
             "network": name,
@@ -138,8 +138,11 @@ def rows_without(name: str, model: Any, images: Tensor, labels: Tensor) -> list[
             "accuracy": round(100 * correct[what].double().mean().item(), 2),
             "true_class": round(100 * true[what].mean().item(), 2),
         }
+        if what != INTACT:
+            row |= interval_fields("change", *accuracy_change(correct[INTACT], correct[what]))
+            row["rises"] = round(100 * (true[what] > true[INTACT]).double().mean().item(), 1)
         if what != RANDOM:
-            row |= interval_fields("difference", *change)
+            row |= interval_fields("difference", *accuracy_change(correct[RANDOM], correct[what]))
             row |= interval_fields("true_class_difference", gap, gap - margin, gap + margin)
         rows.append(row)
     return rows
@@ -179,8 +182,8 @@ def rows_of(name: str, model: Any, test: ImageSet, mean: Any, std: Any) -> list[
         "favourite_on_border_high": round(wilson_interval(on_border, len(test))[1], 2),
         "border_share_uniform": round(100 * len(border) / count, 2),
         "patches_mean": round(patches.mean().item(), 1),
-        "corner_share_each": (100 * corner).round(decimals=1).tolist(),
-        "patches_each": patches.round(decimals=1).tolist(),
+        "corner_share_each": (100 * corner.double()).round(decimals=1).tolist(),
+        "patches_each": patches.double().round(decimals=1).tolist(),
     }
     return [looks, *(rows_without(name, model, pixels, test.labels) if names_classes else [])]
 

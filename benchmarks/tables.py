@@ -63,8 +63,8 @@ def between(row: dict) -> str:
     return f"{text} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
 
 
-def against_random(name: str) -> Column:
-    """Return what shows a difference from four random patches, with its interval."""
+def signed(name: str) -> Column:
+    """Return what shows a difference with its interval, or a dash where a row has none."""
     form = f"{{{name}:+.2f}} ({{{name}_low:+.2f}} to {{{name}_high:+.2f}})"
     return lambda row: form.format(**row) if name in row else "–"
 
@@ -237,15 +237,17 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
     "attention_sinks.dropped": (
-        "Tokens of four patches left out, {images:,} test images (difference from four random "
-        "patches image by image, in points, with its 95% interval)",
+        "Tokens of four patches left out, {images:,} test images (differences image by image, in "
+        "points, with their 95% interval)",
         {
             "network": "{network}",
             "left out": "{left_out}",
             "test accuracy": "{accuracy:.2f}%",
-            "difference": against_random("difference"),
+            "less the intact network": signed("change"),
+            "less four random patches": signed("difference"),
             "probability of the true class": "{true_class:.2f}%",
-            "difference ": against_random("true_class_difference"),
+            "less four random patches ": signed("true_class_difference"),
+            "images where it rises": lambda row: f"{row['rises']:.1f}%" if "rises" in row else "–",
         },
     ),
     "coverage.counts": (

@@ -123,7 +123,13 @@ def test_differences_are_those_of_the_same_images(monkeypatch):
     assert rows["the four corners"]["true_class"] == 25
     assert rows["four random patches"]["accuracy"] == share
     assert "difference" not in rows["four random patches"]
+    assert "change" not in rows["nothing"]
+    assert rows["the four corners"]["change"] == -100
+    assert rows["four random patches"]["change"] == pytest.approx(share - 100)
+    assert rows["the four corners"]["rises"] == 0
     assert rows["the four corners"]["difference"] == pytest.approx(-share)
+    turned = attention_sinks.rows_without("by corner", ByCorner(), images, 1 - labels)
+    assert {row["left_out"]: row for row in turned}["the four corners"]["rises"] == 100
     gaps = [-1.0 if 0 in row else 0.0 for row in drawn.tolist()]
     error = 100 * statistics.stdev(gaps) / 200**0.5
     low, high = (rows["the four corners"][f"difference_{end}"] for end in ("low", "high"))

@@ -535,6 +535,18 @@ stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "at
 rows = json.loads(stored.read_text())["rows"]
 assert rows[2]["change"] > rows[3]["change"] - 0.1
 assert rows[2]["difference_low"] > -0.5
+
+# %% claim="They do no harm, and they are not needed more than others either."
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[2]["change_high"] < 0.5
+assert rows[2]["true_class"] < rows[1]["true_class"]
+assert rows[2]["true_class_difference_low"] > -0.3
 # %% [markdown]
 # ## How far does a head look?
 #
@@ -1184,7 +1196,7 @@ for name in sums:
 # %% [markdown]
 # The maximum turns the skip connection *down*, below a third in five of six layers, and the minimum turns it *up*, to
 # more than four fifths in the same five, by amounts that nobody chose. Whoever compares "max" with "mean" compares two
-# things at once. (The last step of the table is for a row of mean sum; rows differ among themselves, too.)
+# things at once. (Each number is that of a row with the layer's mean sum; rows differ among themselves, too.)
 
 # %% claim="below a third in five of six layers"
 assert sorted(stays["max"])[4] < 0.33

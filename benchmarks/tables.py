@@ -63,6 +63,12 @@ def between(row: dict) -> str:
     return f"{text} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
 
 
+def signed(name: str) -> Column:
+    """Return what shows a difference with its interval, or a dash where a row has none."""
+    form = f"{{{name}:+.2f}} ({{{name}_low:+.2f}} to {{{name}_high:+.2f}})"
+    return lambda row: form.format(**row) if name in row else "–"
+
+
 def with_interval(name: str, form: str, unit: str = "") -> str:
     """Return the form of a mean with its interval."""
     return f"{{{name}:{form}}}{unit} ({{{name}_low:{form}}}–{{{name}_high:{form}}})"
@@ -215,6 +221,33 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "positive": gain("positive_perturbation"),
             "negative": gain("negative_perturbation"),
             "pointing game": gain("pointing_game"),
+        },
+    ),
+    "attention_sinks.looks": (
+        "Where the bundled networks look in {images:,} test images: which patch gets most of the "
+        "last layer's attention, heads averaged (and its 95% interval)",
+        {
+            "network": "{network}",
+            "who looks": "{asked}",
+            "most goes to a corner": with_interval("favourite_in_corner", ".1f", "%"),
+            "by chance": "{corner_share_uniform:.1f}%",
+            "to the border": with_interval("favourite_on_border", ".1f", "%"),
+            "by chance ": "{border_share_uniform:.1f}%",
+            "heads with over a quarter in the corners": "{heads_in_corners} of {heads}",
+        },
+    ),
+    "attention_sinks.dropped": (
+        "Tokens of four patches left out, {images:,} test images (differences image by image, in "
+        "points, with their 95% interval)",
+        {
+            "network": "{network}",
+            "left out": "{left_out}",
+            "test accuracy": "{accuracy:.2f}%",
+            "less the intact network": signed("change"),
+            "less four random patches": signed("difference"),
+            "probability of the true class": "{true_class:.2f}%",
+            "less four random patches ": signed("true_class_difference"),
+            "images where it rises": lambda row: f"{row['rises']:.1f}%" if "rises" in row else "–",
         },
     ),
     "coverage.counts": (

@@ -3,25 +3,17 @@
 #
 # **Every head of every layer looks somewhere. Where, and how much of what it sees reaches the answer?**
 #
-# In lesson 04 you took one head apart. A network has many, in layers one above the other, and what a late layer
-# finds in a token is no longer the patch that the token started from. This lesson looks at all heads at once,
-# measures them, and then follows attention through all layers, from the answer back to the patches.
+# In lesson 04 you took one head apart. A network has many, in layers one above the other, and what a late layer finds in
+# a token is no longer the patch that the token started from. This lesson looks at all heads at once, asks whether the
+# network needs what it looks at, and then follows attention through all layers, from the answer back to the patches.
 #
 # **You will**
 #
-# - read the attention of a whole network, from any token and in both directions,
-# - explore photographs, yours too, in this network and in others,
-# - measure how far each head looks, and among how many tokens it shares,
-# - redraw the three figures with which the ViT paper looked inside, for our network,
-# - follow attention through all layers by hand, and prove what such a map is exact for and what it leaves out,
-# - see what it does to a map to join heads by their maximum, or to throw small weights away.
-
-# %% [markdown]
-# ## All heads at once
-#
-# Chelsea the cat again (photograph by Stéfan van der Walt, public domain), or a picture of yours. The network gets
-# the square in its middle at 32×32 pixels. `view` is the same square for our eyes; `seen` knows where its patches
-# lie.
+# - read the attention of a whole network, and explore it in photographs, yours too,
+# - meet a story that one photograph tells about its corners, and put it to the test with ten thousand others,
+# - follow attention through all layers by hand, prove what such a map is exact for, and see what it leaves out,
+# - see how much the look of a map depends on its settings,
+# - *deeper:* measure how far heads look, what each is worth, and what joining heads and discarding weights do.
 
 # %%
 import copy
@@ -34,14 +26,25 @@ from torch.testing import assert_close
 
 from vit_tutorial import fit_image, load_checkpoint, normalize, open_image, plots, record_attention
 
+torch.set_num_threads(1)  # so small networks run fastest on one processor core
+plots.network_map("attention")
+
+# %% [markdown]
+# ## All heads at once
+#
+# Chelsea the cat again (photograph by Stéfan van der Walt, public domain), or a picture of yours. The network gets the
+# square in its middle at 32×32 pixels; `view` is the same square, sharper, for our eyes.
+
+# %%
+from vit_tutorial.attention import attention_map
+
 MY_PHOTO = ""  # for example "my_dog.jpg"
 
 vit, card = load_checkpoint("cifar10")
 photo = open_image(MY_PHOTO or photographs.chelsea())
 fitted = fit_image(photo, 32)
 images = normalize(fitted.pixels[None], card.mean, card.std)  # (1, 3, 32, 32), for the network
-view = np.asarray(fitted.view().resize((160, 160)))  # for us
-seen = fit_image(view, 32)
+view = np.asarray(fitted.view().resize((240, 240)))  # for us
 record = record_attention(vit, images)
 
 # %%
@@ -49,31 +52,52 @@ depth, num_heads = len(record.weights), record.weights[0].shape[1]
 rows, columns = record.grid
 even = 1 / record.num_tokens  # the weight of a token if all got the same
 answer = record.logits[0].softmax(dim=0)
+says = int(answer.argmax())
 print(f"{depth} layers of {num_heads} heads, {record.num_tokens} tokens: CLS and {rows}×{columns}")
-print(f"it says {card.classes[answer.argmax()]}, {answer.max():.0%}")
+print(f"it says {card.classes[says]}, {answer[says]:.0%}")
 
 # %% [markdown]
-# In the end the answer is read from the CLS token (lesson 06). So let us begin with its rows: what CLS attends to,
-# in each head.
+# In the end the answer is read from the CLS token (lesson 06). So let us begin with its rows: what CLS attends to, in
+# each head. Below, layers run down and heads across.
 #
-# **Predict.** Will the heads of one layer look at the same places? Will late layers look elsewhere than early
-# ones?
+# **Predict.** CLS collects what the answer is made of, and the last layer is its last chance. On which parts of the cat
+# will its four heads have their brightest patches?
 
 
 # %%
-def heads_from(token):
+def heads_from(query):
     """What one token attends to among the patches: (layers, heads, rows, columns)."""
-    each = torch.stack([weights[0, :, token, 1:] for weights in record.weights])
-    return each.unflatten(-1, record.grid)
+    each = [
+        attention_map(record, layer, head, query)[0] for layer, head in np.ndindex(depth, num_heads)
+    ]
+    return torch.stack(each).unflatten(0, (depth, num_heads))
 
 
-maps = heads_from(0)
-names = [f"layer {n}" for n in range(depth)], [f"head {n}" for n in range(num_heads)]
-plots.map_grid(view, maps.numpy(), *names, "What CLS attends to")
+maps = heads_from(0)  # token 0 is CLS
+down, across = [f"layer {n}" for n in range(depth)], [f"head {n}" for n in range(num_heads)]
+plots.map_grid(view, maps.numpy(), down, across, "What CLS attends to")
 
 # %% [markdown]
-# Every head has places of its own. Be careful with such a picture, though: each map has a scale of its own,
-# so bright says *where* and never *how much*. How much is a number:
+# In the last layer (the bottom row) head 0 looks at the muzzle and head 2 at the forehead. But heads 1 and 3 have their
+# brightest patch in a corner of the picture, where nothing says "cat". We come back to this.
+#
+# Every head has places of its own: in five of the six layers the four heads prefer four different patches. Be careful
+# with such a picture, though. Each map has a scale of its own, so bright says *where* and never *how much*. How much is
+# a number:
+
+# %% claim="head 0 looks at the muzzle and head 2 at the forehead"
+best = [divmod(int(one.argmax()), columns) for one in maps[-1]]
+assert best[0] == (6, 3)
+assert best[2] == (1, 4)
+
+# %% claim="heads 1 and 3 have their brightest patch in a corner of the picture"
+best = [divmod(int(one.argmax()), columns) for one in maps[-1]]
+assert best[1] == (0, 7)
+assert best[3] == (7, 0)
+
+# %% claim="in five of the six layers the four heads prefer four different patches"
+different = [len(set(layer.flatten(1).argmax(dim=1).tolist())) for layer in maps]
+assert sum(count == num_heads for count in different) == 5
 
 # %%
 print(f"an even share is {even:.1%}; CLS gives the patch that it likes best")
@@ -81,9 +105,21 @@ for layer, most in enumerate(maps.amax(dim=(2, 3))):  # (heads,)
     print(f"layer {layer}:", "  ".join(f"{share:5.1%}" for share in most.tolist()))
 
 # %% [markdown]
-# Now other tokens ask. Take two rows of one table, those of two queries. Which share of the attention goes
-# somewhere else? Half the sum of the absolute differences is that share: 0 if both rows are equal, 1 if they have
-# no key in common.
+# From 5% to 34%: the favourite of the choosiest head gets 22 even shares, that of the least choosy one three.
+
+# %% claim="From 5% to 34%: the favourite of the choosiest head gets 22 even shares, that of the least choosy one three."
+most = maps.amax(dim=(2, 3))
+assert 0.047 < most.min() < 0.055
+assert 0.33 < most.max() < 0.35
+assert round(most.max().item() / even) == 22
+assert round(most.min().item() / even) == 3
+
+# %% [markdown]
+# ## Does it matter who asks?
+#
+# Now other tokens ask. Take two rows of one table, those of two queries. Which share of the attention goes somewhere
+# else? Half the sum of the absolute differences is that share: 0 if both rows are equal, 1 if they have no key in
+# common.
 
 
 # %%
@@ -96,78 +132,129 @@ def difference(tables):
 by_hand = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
 print("pairs differ by 0.5, 0 and 0.5, mean", round(difference(by_hand).item(), 3))
 
-# %% [markdown]
-# **Predict.** A head has one set of weights for its queries. Will it give all tokens the same map, or each its
-# own?
-
 # %%
 differ = torch.stack([difference(weights[0]) for weights in record.weights])  # (layers, heads)
 for layer, shares in enumerate(differ):
     print(f"layer {layer}:", "  ".join(f"{share:4.0%}" for share in shares))
 
 # %% [markdown]
-# Here are the heads with the highest and the lowest of these numbers, asked by the same two patches (outlined).
+# A head has one set of weights for its queries, and yet all degrees occur. Here is the head with the highest number,
+# and one from the last layer with a low one. Each is asked by the same two patches (outlined).
+
+# %% claim="all degrees occur"
+assert differ.min() < 0.1
+assert differ.max() > 0.65
+assert ((differ > 0.3) & (differ < 0.5)).sum() >= 8
 
 # %%
-extremes = {"most": differ.argmax(), "least": differ.argmin()}
-patches, maps = [(3, 2), (6, 6)], {}
-for name, place in extremes.items():
+places, maps = {"high": differ.argmax(), "low": (depth - 1) * num_heads + 3}, {}
+patches = [(3, 2), (6, 6)]
+for name, place in places.items():
     layer, head = divmod(int(place), num_heads)
-    for row, column in patches:
-        title = f"{name}, from ({row}, {column}):\nlayer {layer}, head {head}"
-        maps[title] = heads_from(record.token((row, column)))[layer, head].numpy() / even
+    for patch in patches:
+        title = f"{name}, from {patch}:\nlayer {layer}, head {head}"
+        maps[title] = heads_from(patch)[layer, head].numpy() / even
 plots.position_maps(maps, marks=2 * patches, unit="× an even share")
 
 # %% [markdown]
-# In a head with a high number it matters who asks. In a head with a low one everybody takes from nearly the same
-# patches, whoever asks: it is one map for the whole picture.
-#
+# On the left it matters who asks: this head looks along the *row* of the patch that asks, to both sides. It gives half
+# of its attention to that one row of eight, and nine tenths to it and its two neighbours. Nobody told it what a row is.
+# On the right, everybody takes from nearly the same patches at the edge, whoever asks: one map for the whole picture.
+# (Layer 0 has still lower numbers for another reason: its heads take a little from everywhere.)
+
+# %% claim="It gives half of its attention to that one row of eight, and nine tenths to it and its two neighbours"
+layer, head = divmod(int(differ.argmax()), num_heads)
+weights = record.weights[layer][0, head, 1:, 1:]
+weights = weights / weights.sum(dim=-1, keepdim=True)
+row = torch.arange(rows * columns) // columns
+apart = (row[:, None] - row).abs()
+assert 0.45 < (weights * (apart == 0)).sum(dim=-1).mean() < 0.58
+assert 0.85 < (weights * (apart <= 1)).sum(dim=-1).mean() < 0.95
+
+# %% claim="everybody takes from nearly the same patches at the edge, whoever asks"
+weights = record.weights[-1][0, 3, 1:, 1:].reshape(-1, rows, columns)
+weights = weights / weights.sum(dim=(1, 2), keepdim=True)
+inner = weights[:, 1:-1, 1:-1].sum(dim=(1, 2))  # 36 of the 64 patches
+assert inner.max() < 36 / 64
+assert inner.mean() < 0.42
+assert differ[-1, 3] < 0.3
+
+# %% claim="its heads take a little from everywhere"
+entropies = torch.special.entr(record.weights[0][0]).sum(dim=-1).mean(dim=-1)
+assert entropies.exp().min() > 0.8 * record.num_tokens
+
+# %% [markdown] deeper=true
 # ## Column 0
 #
-# A row has T numbers, one for each token, and the map shows N of them, one for each patch. The one that is missing
-# is column 0: what the token takes from CLS. CLS has no place in the picture, so there is nowhere to draw it. It
-# has been left out, not shared out: what you see does not add up to 1.
-#
-# **Predict.** How much is it: nothing, about an even share, or most of the row?
+# A row has T numbers, one for each token, and the map shows N of them, one for each patch. The one that is missing is
+# column 0: what the token takes from CLS. CLS has no place in the picture, so there is nowhere to draw it. It has been
+# left out, not shared out: what you see does not add up to 1. How much is missing?
 
 # %%
 print(f"an even share is {even:.1%}")
-for layer, weights in enumerate(record.weights):
-    to_cls = weights[0, :, :, 0].mean(dim=0)  # (T,): mean over heads
+taken = torch.stack([w[0, :, :, 0].mean(dim=0) for w in record.weights])  # (L, T): mean over heads
+for layer, to_cls in enumerate(taken):
     print(f"layer {layer}: CLS takes {to_cls[0]:5.1%} from CLS, a patch {to_cls[1:].mean():5.1%}")
 
 # %% [markdown]
-# That is the part of each row that a map does not show. It can be any share, up to the whole row, and then the map
-# is made of the little that is left. So look at this number first.
+# Here it is little: only in layer 0 does CLS take much from itself, an eighth of its row. In another network it can be
+# any share, up to the whole row, and then the map is made of the little that is left. So look at this number first.
 #
 # That column has a map of its own. Turn the question round: who reads CLS? For CLS is not only the place where the
 # answer is collected. What it has gathered by layer 2 it hands out in layer 3 to whoever asks.
 
+# %% claim="only in layer 0 does CLS take much from itself, an eighth of its row"
+assert 0.11 < taken[0, 0] < 0.14
+assert taken[1:, 0].max() < 0.04
+assert taken[:, 1:].mean(dim=1).max() < 0.03
+
 # %%
-readers = {f"layer {n}": w[0, :, 1:, 0].mean(dim=0) / even for n, w in enumerate(record.weights)}
+readers = {f"layer {n}": to_cls[1:] / even for n, to_cls in enumerate(taken)}
 maps = {name: values.reshape(rows, columns).numpy() for name, values in readers.items()}
 plots.position_maps(maps, unit="× an even share")
 
 # %% [markdown]
-# A row adds up to 1, because a softmax made it. A column need not: one token may be read by everybody, and another
-# by nobody.
-#
-# Which of all these numbers count for the answer? Ask the gradient: by how much would the logit of the class
-# change if one weight changed a little? `gradients_of` asks for that, weight by weight.
-#
-# **Predict.** Row 0 is one row of many. Which share of the gradient lies in it, in the first layer and in the
-# last?
+# In layer 2 three patches above the left eye take four to five even shares each from CLS, and most patches less than
+# one. A row adds up to 1, because a softmax made it. A column need not: one token may be read
+# by everybody, and another by nobody.
 
-# %%
-graded = record_attention(vit, images, gradients_of=int(answer.argmax()))
-for layer, gradient in enumerate(graded.gradients):  # (1, h, T, T)
-    by_query = gradient[0].abs().sum(dim=(0, 2))  # (T,)
-    print(f"layer {layer}: {by_query[0] / by_query.sum():6.1%} of it in the row of CLS")
+# %% claim="In layer 2 three patches above the left eye take four to five even shares each from CLS, and most patches less"
+strongest = readers["layer 2"].topk(3)
+assert set(strongest.indices.tolist()) == {17, 18, 19}  # row 2, columns 1 to 3
+assert 3.8 < strongest.values.min()
+assert strongest.values.max() < 5.5
+assert (readers["layer 2"] < 1).sum() > 40
 
 # %% [markdown]
-# **In the last layer only the row of CLS counts.** The answer is read from CLS, and what the patches collect there
-# is never read again. In the layers before, what a patch collects can still be handed on, and so the other rows
-# count as well. The row of CLS is the whole story in the last layer, and a part of it in any other.
+# ## Which of these numbers count?
+#
+# There are many tables, of 65 × 65 numbers each. Which count for the answer? Ask the gradient: by how much would the
+# logit of the class change if one weight changed a little? `gradients_of` asks for that, weight by weight.
+#
+# **Predict.** Row 0, that of CLS, is one row of 65. Which share of the gradient lies in it, in the first layer and in
+# the last?
+
+# %%
+graded = record_attention(vit, images, gradients_of=says)
+in_row_0 = []  # of each layer
+for gradient in graded.gradients:  # (1, h, T, T)
+    by_query = gradient[0].abs().sum(dim=(0, 2))  # (T,)
+    in_row_0.append((by_query[0] / by_query.sum()).item())
+    print(f"layer {len(in_row_0) - 1}: {in_row_0[-1]:6.1%} of it in the row of CLS")
+
+# %% [markdown]
+# **In the last layer only the row of CLS counts.** The answer is read from CLS, and what the patches collect there is
+# never read again. In the layers before, what a patch collects can still be handed on, and so the other rows count as
+# well: in layer 0 nearly all of it lies in them. The row of CLS is the whole story in the last layer, and a part of it
+# in any other.
+
+# %% claim="In the last layer only the row of CLS counts."
+assert in_row_0[-1] > 0.9999
+assert graded.gradients[-1][0, :, 1:].abs().max() == 0
+
+# %% claim="in layer 0 nearly all of it lies in them"
+assert in_row_0[0] < 0.06
+assert max(in_row_0[:-1]) < 0.6
 
 
 # %% exercise="08.1"
@@ -203,8 +290,8 @@ check("08.1", my_head_map)
 # %% [markdown]
 # ## Play
 #
-# Every head, every layer, every query is far too much for still pictures. So here is an instrument. Point at a
-# patch, and you see what it attends to, in the head that you have chosen and, small, in all others.
+# Every head, every layer, every query is far too much for still pictures. So here is an instrument. Point at a patch,
+# and you see what it attends to, in the head that you have chosen and, small, in all others.
 #
 # | key | what it does |
 # |---|---|
@@ -217,8 +304,13 @@ check("08.1", my_head_map)
 #
 # Everything runs in your browser. "Direction" turns the question round: who attends to this patch?
 #
-# **Look for**: a head that stays near the patch that asks; one that looks at the same place whoever asks; one that
-# follows the eyes; one that you cannot explain. Most people find many of the last kind.
+# **Look for**: a head that stays in the row of the patch that asks; one that looks at the same place whoever asks; one
+# whose CLS finds both eyes (layer 1, head 2); one that you cannot explain. Expect many of the last kind.
+
+# %% claim="one whose CLS finds both eyes (layer 1, head 2)"
+three = record.weights[1][0, 2, 0, 1:].topk(3).indices.tolist()
+assert three[0] == 3 * columns + 2
+assert 3 * columns + 6 in three
 
 # %%
 from vit_tutorial import AttentionExplorer
@@ -227,36 +319,332 @@ explorer = AttentionExplorer(vit, photo, card, name=MY_PHOTO or "chelsea")
 explorer
 
 # %% [markdown]
-# One of its views as a still picture, the mean over the heads of the last layer, seen from CLS. `save_html` writes
-# the whole instrument as one file that needs no Python and no network: `explorer.save_html("chelsea.html")`.
+# `explorer.save_html("chelsea.html")` writes the whole instrument as one file that needs no Python and no network. One
+# of its views as a still picture, the mean over the heads of the last layer, seen from CLS:
 
 # %%
 explorer.figure(show="mean", layer=depth - 1, query=0)
 
 # %% [markdown]
-# ## How far does a head look?
+# ## A story of four corners
 #
-# Pictures show one image at a time. To say what a head *does*, we need numbers that can be averaged over many
-# images. The ViT paper (Dosovitskiy et al. 2020, arXiv 2010.11929, figure 7) takes the **attention distance**: how
-# far away, on average, are the patches that a patch attends to? Each is counted with its weight.
+# Three of the four brightest patches of this map are corners. Together the four corners hold 23% of what CLS reads in
+# the last layer, nearly four times their share. Why does it look there?
 #
-# By hand: three patches in a row, 0, 1 and 2. Patch 0 gives itself 0.5, its neighbour 0.25, and the far one 0.25.
-# Its distance is 0.5 · 0 + 0.25 · 1 + 0.25 · 2 = 0.75 patches.
+# A story is ready at hand. A softmax has to give its 1 to somebody, also when a head finds nothing that it looks for;
+# and a token that has nothing to say is a good place for attention that is left over, an **attention sink**. Large
+# networks have them. In language models it is the first token (Xiao et al. 2023, arXiv 2309.17453). In large ViTs it is
+# a few tokens of the background, with very long vectors (Darcet et al. 2023, arXiv 2309.16588, who give the network
+# extra tokens for it, *registers*; the maps become clean). If that is it, nobody needs what stands in the corners.
 #
-# **Predict.** What are the other two, and the mean?
+# This can be tried. A ViT takes any number of tokens, so we can leave some out: nothing stands in their place, and the
+# others keep their positions. The network's second argument has the numbers of the patches that stay.
+
+# %% claim="Three of the four brightest patches of this map are corners."
+last = record.weights[-1][0].mean(dim=0)[0, 1:]
+assert len(set(last.topk(4).indices.tolist()) & {0, 7, 56, 63}) == 3
+
+# %% claim="the four corners hold 23% of what CLS reads in the last layer, nearly four times their share"
+corner_share = record.weights[-1][0].mean(dim=0)[0, [1, 8, 57, 64]].sum()
+assert 0.21 < corner_share < 0.24
+assert 3.4 < corner_share / (4 * even) < 4
+
 
 # %%
-small = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.5, 0.5]])
-for i, row in enumerate(small):
-    parts = [f"{row[j]:g}·{abs(i - j)}" for j in range(3)]
-    total = sum(row[j] * abs(i - j) for j in range(3))
-    print(f"patch {i}: {' + '.join(parts)} = {total:g}")
+def without(images, lost):
+    """Probabilities (B, K), with the tokens of the patches in `lost` left out."""
+    stay = [patch for patch in range(rows * columns) if patch not in lost]
+    with torch.no_grad():
+        return vit(images, torch.tensor(stay).expand(len(images), -1)).softmax(dim=1)
+
+
+corners = [0, columns - 1, (rows - 1) * columns, rows * columns - 1]
+generator = torch.Generator().manual_seed(0)
+draws = [torch.randperm(rows * columns, generator=generator)[:4].tolist() for _ in range(50)]
 
 # %% [markdown]
-# On a grid, a distance is a straight line: √(rows apart² + columns apart²). In a loop:
-
+# **Predict.** With all tokens the network says cat, 61%. Without the four corners? And without four others, drawn at
+# random, in the mean of 50 draws?
 
 # %%
+by_chance = [without(images, lost)[0, says].item() for lost in draws]
+no_corners = without(images, corners)[0, says].item()
+print(f"{card.classes[says]}: {answer[says]:.0%}, without the corners {no_corners:.0%}")
+print(f"without four random ones {np.mean(by_chance):.0%}, at most {max(by_chance):.0%}")
+
+# %% [markdown]
+# Without the corners the network is much *surer* of its cat. Random tokens do nothing of the kind: in the mean the
+# answer stays where it was, and none of the 50 draws lifts it as far. So the corners are sinks, they even do harm, and
+# the map was right to make us suspicious. A fine story, with a picture and a control. Many are told on less.
+
+# %% claim="Without the corners the network is much *surer* of its cat."
+assert no_corners > answer[says] + 0.1
+
+# %% claim="in the mean the answer stays where it was, and none of the 50 draws lifts it as far"
+assert abs(np.mean(by_chance) - answer[says].item()) < 0.04
+assert max(by_chance) < no_corners - 0.01
+
+# %% [markdown]
+# Three more photographs: an astronaut (Eileen Collins, by NASA), a cup of coffee (Rachel Michetti), a rocket (SpaceX;
+# all public domain or CC0). None is of one of the ten classes, so the network says what comes nearest.
+
+# %%
+names = ("chelsea", "astronaut", "coffee", "rocket")
+four = [fit_image(getattr(photographs, name)(), 32) for name in names]
+batch = normalize(torch.stack([one.pixels for one in four]), card.mean, card.std)
+with_corners, classes = without(batch, []).max(dim=1)
+titles = [
+    f"{name}: {card.classes[c]} {p:.0%}"
+    for name, c, p in zip(names, classes, with_corners, strict=True)
+]
+plots.photo_row([np.asarray(one.view().resize((240, 240))) for one in four], titles)
+
+# %% [markdown]
+# **Predict.** Will it be surer of *that* without the four corners?
+
+# %%
+left = {"no corners": without(batch, corners)}
+left["random"] = torch.stack([without(batch, lost) for lost in draws]).mean(dim=0)
+left = {name: values.gather(1, classes[:, None])[:, 0] for name, values in left.items()}
+for n, title in enumerate(titles):
+    words = [f"{what} {values[n]:.0%}" for what, values in left.items()]
+    print(f"{title}:", ", ".join(words))
+
+# %%
+looks = record_attention(vit, batch).weights[-1].mean(dim=1)[:, 0, 1:] / even  # (4, N)
+maps = {name: look.reshape(rows, columns).numpy() for name, look in zip(names, looks, strict=True)}
+plots.position_maps(maps, unit="× an even share")
+
+# %% [markdown]
+# Every answer occurs. The astronaut loses nothing. The cup of coffee loses more than by chance. And the rocket, where
+# CLS looks at the corners most of all (in the lower right one, twelve even shares), *collapses*: of its ship 19% are
+# left. There the network needed the corners; "ship" may well be read from a dark strip below a sky. **One photograph is
+# an anecdote, and so are four.** The question was about the network, so it has to be asked about many images.
+
+# %% claim="The astronaut loses nothing. The cup of coffee loses more than by chance."
+assert abs(left["no corners"][1] - with_corners[1]) < 0.03
+assert left["no corners"][2] < left["random"][2] - 0.05
+assert left["no corners"][2] < with_corners[2] - 0.08
+
+# %% claim="where CLS looks at the corners most of all (in the lower right one, twelve even shares)"
+assert looks[:, corners].sum(dim=1).argmax() == 3
+assert looks[3].argmax() == corners[3]
+assert round(looks[3].max().item()) == 12
+
+# %% claim="*collapses*: of its ship 19% are left"
+assert card.classes[classes[3]] == "ship"
+assert 0.14 < left["no corners"][3] < 0.24
+assert left["random"][3] > 0.5
+
+# %% [markdown]
+# Here are all 10,000 test images of CIFAR-10 (`benchmarks/attention_sinks.py`). Each is its own control: a difference
+# is taken image by image, and where its interval holds 0, nothing is shown. There is a second control, four random
+# tokens of the *border*, for most photographs have their subject in the middle. First, where the last layer looks:
+#
+# {{table.attention_sinks.looks}}
+#
+# For CLS of this network, the corners *are* special: in {{results.attention_sinks.rows[0].favourite_in_corner:.0f}}% of
+# the images its favourite patch is a corner, twice as often as by chance. It is not the border: there it lies less
+# often than by chance. (The network of lesson 13, which has no CLS, prefers no corners.) And does the answer suffer
+# from them?
+#
+# {{table.attention_sinks.dropped}}
+#
+# **No.** Without the corners the network is right on {{results.attention_sinks.rows[2].accuracy:.1f}}% instead of
+# {{results.attention_sinks.rows[1].accuracy:.1f}}%: the change is {{results.attention_sinks.rows[2].change:+.2f}} points, from
+# {{results.attention_sinks.rows[2].change_low:+.2f}} to {{results.attention_sinks.rows[2].change_high:+.2f}}. Without four random tokens it is
+# {{results.attention_sinks.rows[3].change:+.2f}} points ({{results.attention_sinks.rows[3].change_low:+.2f}} to {{results.attention_sinks.rows[3].change_high:+.2f}}), and the difference between the two,
+# {{results.attention_sinks.rows[2].difference:+.2f}} ({{results.attention_sinks.rows[2].difference_low:+.2f}} to {{results.attention_sinks.rows[2].difference_high:+.2f}}), has 0 inside. That some answer gains is nothing rare: the
+# probability of the true class rises in {{results.attention_sinks.rows[2].rises:.0f}}% of the images without the corners, and in
+# {{results.attention_sinks.rows[3].rises:.0f}}% without four random patches.
+#
+# So Chelsea's gain was Chelsea's. What remains is the smaller half of the story: this network looks at corners more
+# often than by chance, and leaving them out costs no more than leaving out four random tokens. They do no harm, and they
+# are not needed more than others either. **A bright place in a map is a place to test, not a finding.** `without` is
+# your tool for it, with your photograph and the patches that you suspect.
+
+# %% claim="twice as often as by chance. It is not the border: there it lies less often than by chance"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[0]["network"] == "cifar10"
+assert rows[0]["favourite_in_corner_low"] > 1.8 * rows[0]["corner_share_uniform"]
+assert rows[0]["favourite_in_corner_high"] < 2.4 * rows[0]["corner_share_uniform"]
+assert rows[0]["favourite_on_border_high"] < rows[0]["border_share_uniform"]
+
+# %% claim="The network of lesson 13, which has no CLS, prefers no corners."
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[-1]["network"] == "cifar10_mae"
+assert rows[-1]["asked"] != "CLS"
+assert rows[-1]["favourite_in_corner_high"] < rows[-1]["corner_share_uniform"]
+
+# %% claim="Without the corners the network is right on"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert [row["left_out"] for row in rows[1:4]] == [
+    "nothing",
+    "the four corners",
+    "four random patches",
+]
+assert rows[2]["change_low"] < 0 < rows[2]["change_high"]
+assert rows[2]["difference_low"] < 0 < rows[2]["difference_high"]
+
+# %% claim="Without four random tokens it is"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[3]["change_high"] < 0
+
+# %% claim="That some answer gains is nothing rare"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[2]["rises"] > 30
+assert rows[3]["rises"] > 30
+
+# %% claim="leaving them out costs no more than leaving out four random tokens"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[2]["change"] > rows[3]["change"] - 0.1
+assert rows[2]["difference_low"] > -0.5
+
+# %% claim="They do no harm, and they are not needed more than others either."
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
+rows = json.loads(stored.read_text())["rows"]
+assert rows[2]["change_high"] < 0.5
+assert rows[2]["true_class"] < rows[1]["true_class"]
+assert rows[2]["true_class_difference_low"] > -0.3
+# %% [markdown]
+# ## How far does a head look?
+#
+# To say what a head *does*, we need numbers that can be averaged over many images. The ViT paper (Dosovitskiy et al.
+# 2020, arXiv 2010.11929, figure 7) takes the **attention distance**: how far away, on average, are the patches that a
+# patch attends to? Each is counted with its weight. By hand: three patches in a row, 0, 1 and 2. Patch 0 gives itself
+# 0.5, its neighbour 0.25, and the far one 0.25. Its distance is 0.5 · 0 + 0.25 · 1 + 0.25 · 2 = 0.75 patches. The second
+# number is how many tokens a head shares its attention among, $e^H$ of lesson 04.
+#
+# Here are all heads, over 64 pieces of the four photographs, and beside them a network of the same size that has
+# learned nothing. The broken lines are a head that looks everywhere alike.
+
+# %%
+from vit_tutorial import VisionTransformer
+from vit_tutorial.attention import attention_distance, attention_entropy
+from vit_tutorial.recording import RecordedAttention
+
+large = [fit_image(getattr(photographs, name)(), 128).pixels for name in names]
+pieces = rearrange(torch.stack(large), "b c (r p) (s q) -> (b r s) c p q", p=32, q=32)
+pieces = normalize(pieces, card.mean, card.std)  # (64, 3, 32, 32)
+torch.manual_seed(0)
+fresh = VisionTransformer(vit.config).eval()
+many = record_attention(vit, pieces)
+records = {"trained": many, "untrained": record_attention(fresh, pieces)}
+
+# %%
+all_alike = RecordedAttention([torch.full((1, 1, 64, 64), 1 / 64)], record.grid, num_prefix=0)
+everywhere = attention_distance(all_alike).item()
+far = {name: attention_distance(one).numpy() for name, one in records.items()}
+among = {name: attention_entropy(one).exp().numpy() for name, one in records.items()}  # e^(mean H)
+panels = {"attention distance, in patches": far, "shared among how many tokens": among}
+values = (everywhere, float(record.num_tokens))
+landmarks = {name: {"all alike": value} for name, value in zip(panels, values, strict=True)}
+plots.head_dots(panels, landmarks)
+
+# %% [markdown]
+# - **Untrained heads look everywhere alike.** Their weights are almost even, so both numbers are those of a plain
+#   average. Whatever differs from them has been *learned*.
+# - **Training has made every head choosier**: on the right all of its dots lie lower.
+# - **Near and far**: the heads that look nearest are in layers 1 and 2, those that look farthest in the last two.
+#
+# In the paper's network, which is far larger, some heads of the first layers look near and others across most of the
+# image already, and the distance rises with depth until nearly all of them look far. (The paper measures in pixels:
+# patches times patch size.) Ours is small, and shows the same tendency more weakly: in layer 1 all heads look nearer
+# than evenly, in the last two layers about half of them do.
+#
+# Numbers find what the eye would search for long. Here is the head that looks nearest and the one that looks farthest,
+# each asked by two patches (outlined), as a mean over all 64 pieces.
+
+# %% claim="Untrained heads look everywhere alike."
+assert np.abs(far["untrained"] - everywhere).max() < 0.1
+assert among["untrained"].min() > record.num_tokens - 0.5
+
+# %% claim="on the right all of its dots lie lower"
+assert among["trained"].max() < among["untrained"].min() - 1
+
+# %% claim="the heads that look nearest are in layers 1 and 2, those that look farthest in the last two"
+order = far["trained"].ravel().argsort()
+assert set(order[:2] // num_heads) == {1, 2}
+assert set(order[-3:] // num_heads) == {4, 5}
+
+# %% claim="in layer 1 all heads look nearer than evenly, in the last two layers about half of them do"
+assert (far["trained"][1] < everywhere - 0.2).all()
+assert 2 <= (far["trained"][-2:] < everywhere).sum() <= 6
+
+# %%
+distances, maps = attention_distance(many), {}
+for name, place in {"nearest": distances.argmin(), "farthest": distances.argmax()}.items():
+    layer, head = divmod(int(place), num_heads)
+    for patch in ((2, 2), (6, 5)):
+        mean = many.weights[layer][:, head, many.token(patch), 1:].mean(dim=0)
+        title = f"{name}, from {patch}:\nlayer {layer}, head {head}"
+        maps[title] = mean.reshape(rows, columns).numpy() / even
+plots.position_maps(maps, marks=2 * [(2, 2), (6, 5)], unit="× an even share")
+
+# %% [markdown]
+# The nearest is the head of rows that you have met. The farthest looks away from whoever asks: the patch in the upper
+# half sends it down into the lower left corner, the one in the lower half up.
+
+# %% claim="The nearest is the head of rows that you have met."
+assert int(distances.argmin()) == int(differ.argmax())
+
+# %% claim="the patch in the upper half sends it down into the lower left corner, the one in the lower half up"
+layer, head = divmod(int(distances.argmax()), num_heads)
+upper = many.weights[layer][:, head, many.token((2, 2)), 1:].mean(dim=0).reshape(rows, columns)
+lower = many.weights[layer][:, head, many.token((6, 5)), 1:].mean(dim=0).reshape(rows, columns)
+assert upper.argmax() == corners[2]
+assert lower[:4].sum() > 1.3 * lower[4:].sum()
+
+# %% [markdown] deeper=true
+# ## Distance and sharing, exactly
+#
+# On a grid, a distance is a straight line: √(rows apart² + columns apart²). In a loop:
+
+# %%
+from vit_tutorial.positions import patch_coordinates
+
+
 def distance_loop(weights, grid):
     """Attention distance of one head: (N, N) -> a number, in patches."""
     total = 0.0
@@ -267,33 +655,14 @@ def distance_loop(weights, grid):
     return total / len(weights)  # the mean over queries
 
 
-print(f"{distance_loop(small, (1, 3)):.4f}")
+small = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.5, 0.5]])
+print(f"{distance_loop(small, (1, 3)):.4f}, by hand {(0.75 + 0.5 + 0.5) / 3:.4f}")
 
 # %% [markdown]
-# All pairs at once: `cdist` gives the table of all distances, and the rest is one product and one sum.
-
-# %%
-from vit_tutorial.positions import patch_coordinates
-
-places = patch_coordinates((1, 3))  # (N, 2)
-between = torch.cdist(places, places)  # (N, N)
-print((small * between).sum(dim=-1).mean().item())
-
-# %% [markdown]
-# One question is open. CLS has no place, so it can have no distance. Then what is left of a row does not add up to
-# 1, and a head that gives half of its attention to CLS would look twice as near as it is. So each row is divided
-# by what it gives to patches. The package's definition, for all layers and heads of a record:
-
-# %%
-from torch import Tensor
-
-from vit_tutorial.attention import _equal_heads
-from vit_tutorial.recording import RecordedAttention, upcast
-
-# %% definition="vit_tutorial.attention.attention_distance"
-
-# %% [markdown]
-# **Proof**, against the loop, on a grid that is not square, with a CLS token and in float64:
+# One question is open. CLS has no place, so it can have no distance. Then what is left of a row does not add up to 1,
+# and a head that gives half of its attention to CLS would look twice as near as it is. So each row is divided by what
+# it gives to patches. The package's function against the loop, on a grid that is not square, with a CLS token and in
+# float64:
 
 # %%
 torch.manual_seed(0)
@@ -304,24 +673,17 @@ found = attention_distance(RecordedAttention([random], grid=(3, 4), num_prefix=1
 assert_close(found[0], torch.tensor(expected, dtype=torch.float64).mean(dim=0))
 
 # %% [markdown]
-# A number needs landmarks. A head that looks at its own patch only has distance 0. A head that looks **everywhere
-# alike** has the mean distance of all pairs. In one row of n patches that is (n² − 1) / (3n).
-#
-# **Predict.** For 8×8 patches: nearer to 2, to 4 or to 6?
+# A head that looks at its own patch only has distance 0. A head that looks everywhere alike has the mean distance of
+# all pairs: (n² − 1) / (3n) in one row of n patches, and for 8×8 patches 4.14.
 
-# %%
+# %% claim="(n² − 1) / (3n) in one row of n patches, and for 8×8 patches 4.14"
+line = RecordedAttention([torch.full((1, 1, 5, 5), 1 / 5)], grid=(1, 5), num_prefix=0)
+assert abs(attention_distance(line).item() - (5**2 - 1) / 15) < 1e-5
+assert round(everywhere, 2) == 4.14
+
+# %% claim="A head that looks at its own patch only has distance 0."
 itself = RecordedAttention([torch.eye(9).expand(1, 1, 9, 9)], grid=(3, 3), num_prefix=0)
-print("own patch only:", attention_distance(itself).item())
-n = 3
-places = patch_coordinates((1, n))
-print("1×3:", torch.cdist(places, places).mean().item(), "=", (n**2 - 1) / (3 * n))
-places = patch_coordinates(record.grid)
-everywhere = torch.cdist(places, places).mean().item()
-print(f"{rows}×{columns}: {everywhere:.2f} patches")
-
-# %% [markdown]
-# The second number for a head you know from lesson 04: the entropy H of its weights, read as $e^H$, **the number
-# of tokens among which it shares**. 1 if all goes to one, T if all get the same.
+assert attention_distance(itself).item() == 0
 
 
 # %% exercise="08.2"
@@ -380,70 +742,12 @@ check("08.3", my_attention_distance)
 # **The common wrong answer** subtracts patch *numbers*. In a grid of 8 columns the patch below is then eight away.
 # The other one forgets to divide by what is left without CLS, and calls heads local that only look at CLS.
 
-# %% [markdown]
-# Now all heads of the trained network, over 64 pieces of four photographs (chelsea, astronaut, coffee and rocket:
-# Stéfan van der Walt, NASA, Rachel Michetti, SpaceX; public domain or CC0). Beside it a network of the same size
-# that has learned nothing.
+# %% [markdown] deeper=true
+# ## Two more figures of the paper
 #
-# **Predict.** Where will the dots of the untrained network lie? And in the trained one: which layers look near,
-# which far?
-
-# %%
-from vit_tutorial import VisionTransformer
-from vit_tutorial.attention import attention_entropy
-
-names = ("chelsea", "astronaut", "coffee", "rocket")
-large = [fit_image(getattr(photographs, name)(), 128).pixels for name in names]
-pieces = rearrange(torch.stack(large), "b c (r p) (s q) -> (b r s) c p q", p=32, q=32)
-pieces = normalize(pieces, card.mean, card.std)  # (64, 3, 32, 32)
-torch.manual_seed(0)
-fresh = VisionTransformer(vit.config).eval()
-many = record_attention(vit, pieces)
-records = {"trained": many, "untrained": record_attention(fresh, pieces)}
-
-# %%
-far = {name: attention_distance(one).numpy() for name, one in records.items()}
-among = {name: attention_entropy(one).exp().numpy() for name, one in records.items()}  # e^(mean H)
-panels = {"attention distance, in patches": far, "shared among how many tokens": among}
-values = (everywhere, float(record.num_tokens))
-landmarks = {name: {"all alike": value} for name, value in zip(panels, values, strict=True)}
-plots.head_dots(panels, landmarks)
-
-# %% [markdown]
-# - **Untrained heads look everywhere alike.** Their weights are almost even, so both numbers are those of a plain
-#   average. Whatever differs from them has been *learned*.
-# - **Training has made every head choosier**: on the right all of its dots lie lower.
-# - **Near and far**: the heads that look nearest are in the first half of the network, those that look farthest in
-#   its last two layers.
-#
-# In the paper's network, which is far larger, some heads of the first layers look near and others across most of
-# the image already, and the distance rises with depth until nearly all of them look far. (The paper measures in
-# pixels: patches times patch size.) Ours is small, and the same tendency shows, much weaker.
-#
-# Numbers find what the eye would search for long. Here is the head that looks nearest and the one that looks
-# farthest, each asked by two patches (outlined), as a mean over all 64 pieces.
-
-# %%
-trained, maps = attention_distance(many), {}
-for name, place in {"nearest": trained.argmin(), "farthest": trained.argmax()}.items():
-    layer, head = divmod(int(place), num_heads)
-    for patch in ((2, 2), (6, 5)):
-        mean = many.weights[layer][:, head, many.token(patch), 1:].mean(dim=0)
-        title = f"{name}, from {patch}:\nlayer {layer}, head {head}"
-        maps[title] = mean.reshape(rows, columns).numpy() / even
-plots.position_maps(maps, marks=2 * [(2, 2), (6, 5)], unit="× an even share")
-
-# %% [markdown]
-# ## The paper's three figures
-#
-# With three figures the ViT paper looked inside its network (figure 7 there): the filters of the patch embedding,
-# the similarity of the positions, and the attention distance. The third you have just drawn. The first two you
-# know from lessons 02 and 03; here they are, for our network, in short.
-#
-# **The filters.** Their first principal components, and how much of the variance of all filters each makes up.
-# (Variance: from each filter the mean of all filters is subtracted.)
-#
-# **Predict.** In the untrained network filters are random numbers. How will its curve look beside the trained one?
+# In its figure 7 the ViT paper looks at two more things, which you know from lessons 02 and 03: the filters of the
+# patch embedding, by their first principal components and the share of the variance that each makes up; and the
+# similarity of the positions. Both for our network, in short.
 
 
 # %%
@@ -456,40 +760,41 @@ def principal(filters, count=16):
 
 
 components, shares = principal(vit.patch_embed.proj.weight.detach())
-_, by_chance = principal(fresh.patch_embed.proj.weight.detach())
-plots.component_shares(components.numpy(), {"trained": shares, "untrained": by_chance})
-
-# %%
-print(f"the first 14 components: {shares[:14].sum():.0%} of the variance")
-print(f"in the untrained network: {by_chance[:14].sum():.0%}")
-
-# %% [markdown]
-# The trained curve begins higher: a dozen patterns have been learned, and behind them the random start is still
-# there. In the paper's figure, of a far larger network, the components are smooth waves in all directions, which
-# together can describe any small piece of a picture. Ours go the same way, as far as 50,000 small images carry
-# them.
-#
-# **The positions.** How alike are the learned vectors of two places? Lesson 03 showed the maps, and the twins on
-# the other side of the picture; now only the means, by distance:
+_, untrained_shares = principal(fresh.patch_embed.proj.weight.detach())
+plots.component_shares(components.numpy(), {"trained": shares, "untrained": untrained_shares})
 
 # %%
 from vit_tutorial.positions import position_similarity
 
 alike = position_similarity(vit.pos_embed, num_prefix=1)  # (N, N)
-apart = torch.cdist(places, places)
+places = patch_coordinates(record.grid)
+apart, similar = torch.cdist(places, places), []
 for low, high in ((0.5, 1.2), (1.2, 2.5), (2.5, 4.5), (4.5, 99)):
     chosen = (apart > low) & (apart < high)
-    print(f"{apart[chosen].mean():.1f} patches apart: mean similarity {alike[chosen].mean():5.2f}")
+    similar.append(alike[chosen].mean().item())
+    print(f"{apart[chosen].mean():.1f} patches apart: mean similarity {similar[-1]:5.2f}")
 
 # %% [markdown]
-# Near is alike, far is not, as in the paper. Nobody told the network which positions are neighbours.
-#
+# Fourteen of 48 components make up 82% of the trained filters' variance, and 53% of the untrained ones': few patterns
+# have been learned, and they do most. In the positions near is alike, far is not, as in the paper; nobody told the
+# network which places are neighbours.
+
+# %% claim="Fourteen of 48 components make up 82% of the trained filters' variance, and 53% of the untrained ones'"
+assert 0.78 < shares[:14].sum() < 0.86
+assert 0.5 < untrained_shares[:14].sum() < 0.56
+
+# %% claim="In the positions near is alike, far is not"
+assert similar[0] > 0.6
+assert similar[1] > 0.25
+assert max(similar[2:]) < 0
+
+# %% [markdown]
 # ## From the last layer down to the patches
 #
-# So far we looked at one layer at a time. But what does a head of the last layer see at "patch (3, 2)"? A *token*
-# that has been through all layers before, and in each of them has taken from others. Perhaps that token now holds
-# more of the cat's ear than of its own patch. **A map of a late layer tells which tokens are read, not which
-# patches.** To get to the patches we have to go down through all the layers.
+# So far we looked at one layer at a time. But what does a head of the last layer see at "patch (3, 2)"? A *token* that
+# has been through all layers before, and in each of them has taken from others. Perhaps that token now holds more of
+# the cat's ear than of its own patch. **A map of a late layer tells which tokens are read, not which patches.** To get
+# to the patches we have to go down through all the layers.
 #
 # By hand: three tokens, CLS, a and b, and two layers. In layer 0 token a looks at b, and the other two look at
 # themselves. In layer 1 CLS looks at a, and the others look at themselves.
@@ -499,9 +804,9 @@ layer_0 = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0, 1]])  # rows ask, columns
 layer_1 = torch.tensor([[0.0, 1, 0], [0, 1, 0], [0, 0, 1]])
 
 # %% [markdown]
-# In lesson 05 you saw that no layer replaces a token: each *adds* to the stream. So after a layer, a token is
-# partly what it was, and partly what it has taken. As a first guess, half and half: with A the table of a layer
-# and I the identity (the table in which everybody looks at themselves), its effect is
+# In lesson 05 you saw that no layer replaces a token: each *adds* to the stream. So after a layer, a token is partly
+# what it was, and partly what it has taken. As a first guess, half and half: with A the table of a layer and I the
+# identity (the table in which everybody looks at themselves), its effect is
 #
 # $$A' = \tfrac{1}{2} A + \tfrac{1}{2} I.$$
 #
@@ -516,63 +821,37 @@ mixed = torch.stack([(layer_0 + identity) / 2, (layer_1 + identity) / 2])
 plots.token_paths(mixed.numpy(), query=0, names=["CLS", "a", "b"])
 
 # %% [markdown]
-# Orange goes to another token, blue stays. (In layer 0 CLS looks at itself, so two of the four paths lie on one
-# line.) A quarter of CLS comes from b, by way of a: in layer 0 a took from b, in layer 1 CLS took from a. The map
-# of layer 1 alone would show only a.
+# Orange goes to another token, blue stays. (In layer 0 CLS looks at itself, so two of the four paths lie on one line.)
+# Half of CLS comes from CLS and a quarter from a. And a quarter comes from b, by way of a: in layer 0 a took from b, in
+# layer 1 CLS took from a. The map of layer 1 alone would show only a.
 #
 # What the picture does is a matrix product. The share of path "b, then a, then CLS" is $A'_1[\text{CLS}, a] \cdot
-# A'_0[a, b]$, and the sum over whoever stands in the middle is the entry [CLS, b] of $A'_1 A'_0$.
-#
-# **Predict.** And in the other order, $A'_0 A'_1$?
+# A'_0[a, b]$, and the sum over whoever stands in the middle is the entry [CLS, b] of $A'_1 A'_0$. In the other order it
+# is something else:
+
+# %% claim="Half of CLS comes from CLS and a quarter from a. And a quarter comes from b, by way of a"
+assert (mixed[1] @ mixed[0])[0].tolist() == [0.5, 0.25, 0.25]
+assert layer_1[0, 2] == 0
 
 # %%
 print("newest on the left: ", (mixed[1] @ mixed[0])[0].tolist())
 print("oldest on the left: ", (mixed[0] @ mixed[1])[0].tolist())
 
 # %% [markdown]
-# The other way round nothing of b arrives, as if CLS had looked at a *before* a had looked at b. The result still
-# adds up to 1, and nobody would notice. **The newest layer stands on the left**, because the rows on the left are
-# those that ask last. For L layers, numbered 0 to L − 1,
+# The other way round nothing of b arrives, as if CLS had looked at a *before* a had looked at b. The result still adds
+# up to 1, and nobody would notice. **The newest layer stands on the left**, because the rows on the left are those that
+# ask last. For L layers, numbered 0 to L − 1,
 #
 # $$R = A'_{L-1} \cdots A'_1 A'_0 .$$
 #
-# This is **attention rollout** (Abnar & Zuidema 2020, arXiv 2005.00928). The row of CLS in R is the map.
-#
-# In a loop over the layers, with a row instead of the whole product, which is much cheaper: start with CLS alone
-# and go down, newest layer first. The heads of a layer are joined by their mean.
+# This is **attention rollout** (Abnar & Zuidema 2020, arXiv 2005.00928). The heads of a layer are joined by their mean
+# first. The row of CLS in R is the map. The half is a convention: any share of the skip connection will do, and with
+# other tables than these, whose rows do not add up to 1, each mixed row is divided by its own sum.
 
-
-# %%
-def rollout_loop(tables, query=0):
-    """Follow one token down: L tables (T, T), oldest first -> its row (T,)."""
-    row = torch.zeros(len(tables[0]), dtype=tables[0].dtype)
-    row[query] = 1
-    for table in reversed(tables):  # the newest first
-        taken = torch.zeros_like(row)
-        for i, share in enumerate(row):
-            taken += share * table[i]  # what came along the attention of token i
-        row = row / 2 + taken / 2
-    return row
-
-
-print(rollout_loop([layer_0, layer_1]).tolist())
-
-# %% [markdown]
-# The inner loop is a row times a matrix, `row @ table`. All queries at once are matrices times matrices.
-
-
-# %%
-def rollout_product(tables):
-    """The whole product: L tables (T, T), oldest first -> (T, T)."""
-    identity = torch.eye(len(tables[0]), dtype=tables[0].dtype)
-    product = identity
-    for table in tables:
-        product = (table + identity) / 2 @ product  # each newer one from the left
-    return product
-
-
-tables = [weights[0].mean(dim=0) for weights in record.weights]  # heads joined by their mean
-assert_close(rollout_product(tables)[0], rollout_loop(tables))
+# %% claim="The other way round nothing of b arrives"
+wrong_way = (mixed[0] @ mixed[1])[0]
+assert wrong_way[2] == 0
+assert wrong_way.sum() == 1
 
 
 # %% exercise="08.4"
@@ -610,14 +889,14 @@ check("08.4", my_rollout)
 # %% [markdown]
 # ## What rollout is exact for
 #
-# Is $\tfrac{1}{2} A + \tfrac{1}{2} I$ more than a guess? Build the network that rollout thinks of: each token
-# becomes half itself and half the weighted mean that it takes, and nothing else happens. No values, no MLP, no
-# LayerNorm. For this network we can ask autograd how the output of token i depends on the input of token j: the
-# **Jacobian**, the table of all these derivatives.
-#
-# **Predict.** How will it differ from R?
+# Is $\tfrac{1}{2} A + \tfrac{1}{2} I$ more than a guess? Build the network that rollout thinks of: each token becomes
+# half itself and half the weighted mean that it takes, and nothing else happens. No values, no MLP, no LayerNorm. For
+# this network we can ask autograd how the output of token i depends on the input of token j: the **Jacobian**, the
+# table of all these derivatives. Beside it the package's rollout; `query=None` asks for all rows.
 
 # %%
+from vit_tutorial import rollout
+
 torch.manual_seed(0)
 random = torch.randn(4, 1, 2, 6, 6, dtype=torch.float64).mul(2).softmax(dim=-1)  # 4 layers, 2 heads
 
@@ -630,12 +909,13 @@ def only_attention(x):
 
 
 jacobian = torch.autograd.functional.jacobian(only_attention, torch.randn(6).double())
-assert_close(jacobian, rollout_product([weights[0].mean(dim=0) for weights in random]))
+network = RecordedAttention(list(random), grid=(1, 6), num_prefix=0)
+assert_close(rollout(network, query=None)[0], jacobian)
+print("the largest difference:", (rollout(network, query=None)[0] - jacobian).abs().max().item())
 
 # %% [markdown]
-# Not at all: they are equal, in float64. **For what it keeps, rollout is exact.** It answers "how much of the
-# input of each token is in the output?" for a network that only mixes. For our network it is silent about the
-# rest:
+# They are equal, to the rounding of float64. **For what it keeps, rollout is exact.** It answers "how much of the input
+# of each token is in the output?" for a network that only mixes. For our network it is silent about the rest:
 #
 # | rollout keeps | rollout leaves out |
 # |---|---|
@@ -644,14 +924,16 @@ assert_close(jacobian, rollout_product([weights[0].mean(dim=0) for weights in ra
 # | | the MLPs and the LayerNorms |
 # | | which class the answer is |
 #
-# An experiment to feel the right column: in the last layer, set all **values** to zero. The layer looks where it
-# looked before, and takes nothing.
+# An experiment to feel the right column: in the last layer, set all **values** to zero. The layer looks where it looked
+# before, and takes nothing.
 #
 # **Predict.** What becomes of the map? And of the answer?
 
-# %%
-from vit_tutorial import rollout
+# %% claim="They are equal, to the rounding of float64."
+assert (rollout(network, query=None)[0] - jacobian).abs().max() < 1e-12
+assert jacobian.std() > 0.01
 
+# %%
 mute = copy.deepcopy(vit)
 width = vit.config.embed_dim
 mute.blocks[-1].attn.qkv.weight.data[2 * width :] = 0  # rows: queries, keys, values
@@ -659,15 +941,24 @@ mute.blocks[-1].attn.qkv.bias.data[2 * width :] = 0
 muted = record_attention(mute, images)
 # from CLS, which has to be said: what the head reads is not seen through a layer that hands on nothing
 same = torch.equal(rollout(muted, query=0), rollout(record))
+muted_answer = muted.logits[0].softmax(dim=0)
 print("the map is the same to the last bit:", same)
-print(f"{card.classes[answer.argmax()]}: {answer.max():.0%}, now", end=" ")
-print(f"{muted.logits[0].softmax(dim=0)[answer.argmax()]:.0%}")
+print(f"{card.classes[says]}: {answer[says]:.0%}, now {muted_answer[says]:.0%}")
 
 # %% [markdown]
-# The same can be done to one head at a time: silence it, and see how far the answer moves. That is a measure of
-# what a head is *worth*, and attention is not in it at all.
+# The map has not changed, and the cat has lost half of its probability. **Where a network looks and what it takes from
+# there are two questions**, and a map answers the first. Keep this in mind whenever you see one. Lesson 09 has methods
+# that know of the values and of the class, and measures which of them tells the truth.
+
+# %% claim="The map has not changed, and the cat has lost half of its probability."
+assert same
+assert 0.4 < muted_answer[says] / answer[says] < 0.62
+
+# %% [markdown] deeper=true
+# ## What a head is worth
 #
-# **Predict.** Are the heads that look the most decidedly worth the most?
+# The same can be done to one head at a time: silence it, and see how far the answer moves. That is a measure of what a
+# head is *worth*, and attention is not in it at all. Are the heads that share among the fewest tokens worth the most?
 
 
 # %%
@@ -675,10 +966,9 @@ from vit_tutorial.compress import silence_heads  # a copy; these heads' columns 
 
 worth = np.zeros((depth, num_heads))
 with torch.no_grad():
-    some = pieces[::2]
-    before = vit(some).softmax(dim=1)  # (32, 10)
+    before = vit(pieces).softmax(dim=1)  # (64, K)
     for layer, head in np.ndindex(worth.shape):
-        after = silence_heads(vit, {layer: [head]})(some).softmax(dim=1)
+        after = silence_heads(vit, {layer: [head]})(pieces).softmax(dim=1)
         worth[layer, head] = (after - before).abs().sum(dim=1).mean() / 2
 for layer, shares in enumerate(worth):
     print(f"layer {layer}: the answer moves by", "  ".join(f"{share:4.0%}" for share in shares))
@@ -686,59 +976,20 @@ together = np.corrcoef(worth.ravel(), among["trained"].ravel())[0, 1]
 print(f"correlation with the number of tokens that a head shares among: {together:.2f}")
 
 # %% [markdown]
-# (The share of the answer that goes to other classes, a mean over 32 of the pieces.) If the most decided heads
-# were always worth the most, the correlation would be near −1. **Where a head looks and what it is worth are two
-# questions**, and a map answers the first.
+# (The share of the answer that goes to other classes, a mean over the 64 pieces.) No head is worth nothing: each moves
+# a tenth to a quarter of the answer. If the most decided heads were always worth the most, the correlation would be
+# near −1. With these 24 heads it is near 0.
+
+# %% claim="each moves a tenth to a quarter of the answer"
+assert 0.08 < worth.min() < 0.13
+assert 0.2 < worth.max() < 0.29
+
+# %% claim="With these 24 heads it is near 0."
+assert abs(together) < 0.35
+
+# %% [markdown]
+# ## Last layer or all layers?
 #
-# Keep this in mind whenever you see such a map. Lesson 09 has methods that know of the values and of the class,
-# and measures which of them tells the truth. First, the package's rollout, whole. `_fuse` joins the heads and
-# `_discard` throws small weights away (both below), `_start` makes the first row, `_on_the_grid` cuts the prefix
-# off.
-
-# %%
-from collections.abc import Iterable
-
-from vit_tutorial.attention import _discard, _fuse, _on_the_grid, _start
-from vit_tutorial.calls import look
-from vit_tutorial.recording import FUSIONS, Query
-
-# %% definition="vit_tutorial.attention._follow"
-
-# %% definition="vit_tutorial.attention.rollout"
-
-# %% [markdown]
-# **Proof**, against an oracle in NumPy that multiplies whole matrices: two images, grids that are not square, no
-# CLS and several prefix tokens, every fusion, rows that add up to anything.
-
-
-# %%
-def oracle(layers, fusion, residual):
-    """Rollout by NumPy, one image at a time: L arrays (B, h, T, T) -> (B, T, T)."""
-    products = []
-    for image in range(len(layers[0])):
-        product = np.eye(layers[0].shape[-1])
-        for layer in layers:
-            step = (1 - residual) * getattr(np, fusion)(layer[image], axis=0)
-            step = step + residual * np.eye(len(step))
-            product = step / step.sum(axis=1)[:, None] @ product
-        products.append(product)
-    return np.stack(products)
-
-
-# %%
-network = RecordedAttention(list(random), grid=(1, 6), num_prefix=0)  # the one with only attention
-assert_close(rollout(network, query=None)[0], jacobian)
-for prefix, fusion, residual in ((0, "mean", 0.5), (1, "max", 0.3), (5, "min", 0.8)):
-    T = prefix + 3 * 4
-    layers = [torch.rand(2, 3, T, T).double().mul(4).softmax(dim=-1) for _ in range(5)]
-    one = RecordedAttention(layers, grid=(3, 4), num_prefix=prefix)
-    ours = rollout(one, head_fusion=fusion, residual=residual, query=None)
-    theirs = oracle([layer.numpy() for layer in layers], fusion, residual)
-    assert_close(ours, torch.from_numpy(theirs))
-    row = rollout(one, head_fusion=fusion, residual=residual, query=(2, 1))
-    assert_close(row.flatten(1), ours[:, prefix + 9, prefix:])
-
-# %% [markdown]
 # Now Chelsea. Left, the mean over the heads of the last layer. Right, rollout. Both are drawn on one scale, from
 # nothing to the largest number of the two.
 #
@@ -753,34 +1004,98 @@ titles = [f"{name}\n{x.min():.1%} to {x.max():.1%}" for name, x in named.items()
 plots.map_row(view, heats, titles, scale=(0, np.max(heats)))
 
 # %% [markdown]
-# The same two, each on a scale of its own, as such maps are mostly shown:
+# Less sharp, and this is no accident. Each layer averages over what the layer before has averaged. In the last layer
+# the strongest patch gets some seventy times as much as the weakest. In rollout it gets not even twice as much: every
+# patch is in CLS, some a little more. The same two, each on a scale of its own, as such maps are mostly shown:
+
+# %% claim="In the last layer the strongest patch gets some seventy times as much as the weakest."
+assert 60 < last.max() / last.min() < 85
+
+# %% claim="In rollout it gets not even twice as much"
+assert 1.5 < rolled.max() / rolled.min() < 1.95
 
 # %%
 plots.map_row(view, heats, titles)
 
 # %% [markdown]
-# Less sharp, and this is no accident. Each layer averages over what the layer before has averaged. On the common
-# scale every patch is in CLS, some more, some less. On its own scale the same rollout looks like a decision. **A
-# stretched map must come with its numbers**: here they stand below it.
+# Now the same rollout looks like a decision, and like another one than the last layer's: its six strongest patches lie
+# on the muzzle, and none in a corner. **A stretched map must come with its numbers.**
+
+# %% claim="its six strongest patches lie on the muzzle, and none in a corner"
+six = [divmod(patch, columns) for patch in rolled.topk(6).indices.tolist()]
+assert {row for row, _ in six} == {5, 6}
+assert {column for _, column in six} == {2, 3, 4, 5}
+assert rolled.topk(6).values.min() > 1.02 * rolled[corners].max()
+
+# %% [markdown]
+# ## Settings
 #
-# How fast do the layers mix? We follow not only CLS but all tokens, through more and more layers, and measure how
-# much two of them still differ.
-#
-# **Predict.** Suppose all tables were perfectly even. Then each layer would leave each token half of its own part.
-# What would be left of two tokens' difference after L layers?
+# Rollout has knobs. Two are often turned. **Joining heads**: by the mean, by the *maximum* (because a mean hides the one
+# head that looks closely), or by the *minimum* (to keep only what all heads agree on). **Discarding**: in each table the
+# smallest entries are set to 0, say 90% of them. The same photograph, the same network, the same attention:
 
 # %%
+fusions, ratios = ("mean", "max", "min"), (0.0, 0.5, 0.9)
+nine = [
+    [rollout(record, head_fusion=f, discard_ratio=r)[0].numpy() for r in ratios] for f in fusions
+]
+discarded = [f"discard {ratio:.0%}" for ratio in ratios]
+plots.map_grid(view, np.array(nine), fusions, discarded, "Rollout from CLS")
+
+# %% [markdown]
+# Nine pictures of one forward pass, and the strongest patch is another one nearly every time: on the muzzle, in an eye,
+# at the left edge, in a corner. Those on the right look the most like "the network looked *there*". But nothing in them
+# is new: they are sharper because 90% of the numbers were removed. Whoever may choose the setting after seeing the
+# pictures chooses what to believe. **A knob needs a reason, and it must be set before one looks**, or be measured:
+# lesson 09 does that.
+
+# %% claim="on the muzzle, in an eye, at the left edge, in a corner"
+strongest = [[divmod(int(heat.argmax()), columns) for heat in line] for line in nine]
+assert strongest[0][0] == (6, 3)
+assert strongest[0][2] == (3, 2)
+assert strongest[1][1][1] == 0
+assert strongest[1][2] == (7, 7)
+
+# %% claim="the strongest patch is another one nearly every time"
+assert len({int(heat.argmax()) for line in nine for heat in line}) >= 6
+
+# %% claim="they are sharper because 90% of the numbers were removed"
+contrast = np.array([[heat.max() / np.median(heat) for heat in line] for line in nine])
+assert (contrast[:, 2] > 1.8 * contrast[:, 0]).all()
+# %% [markdown] deeper=true
+# ## How fast layers mix
+#
+# We follow not only CLS but all tokens, through more and more layers, and measure how much two of them still differ.
+# Beside it, what would be left if all tables were perfectly even: each layer leaves half of a token's own part. (A share
+# of the difference at the start: different tokens have no source in common, which is 100%.)
+
+# %%
+left_over, spreads = [], []
 print("layers   rows differ by   if all tables were even   a token shares among")
 for count in range(1, depth + 1):
     whole = rollout(record, query=None, layers=slice(count))  # (1, T, T)
-    spread = torch.special.entr(whole).sum(dim=-1).exp().mean()
-    print(f"{count:4}   {difference(whole).item():12.1%} {0.5**count:18.1%} {spread:26.1f}")
+    left_over.append(difference(whole).item())
+    spreads.append(torch.special.entr(whole).sum(dim=-1).exp().mean().item())
+    print(f"{count:4}   {left_over[-1]:12.1%} {0.5**count:18.1%} {spreads[-1]:26.1f}")
 
 # %% [markdown]
-# With even tables, R is $2^{-L} I + (1 - 2^{-L}) J / T$, where J is the table of ones: all rows are the same but
-# for the $2^{-L}$ on their own token. For 12 layers that is one part in 4096. The trained network goes the same
-# way. **The deeper the network, the less rollout cares who asked**: its map from a patch and its map from CLS
-# become one picture.
+# With even tables, R is $2^{-L} I + (1 - 2^{-L}) J / T$, where J is the table of ones: all rows are the same but for the
+# $2^{-L}$ on their own token. For 12 layers that is one part in 4096. The trained network goes the same way: after six
+# layers two tokens differ by 3%, and each shares among 64 of 65 tokens. **The deeper the network, the less rollout
+# cares who asked**: its map from a patch and its map from CLS become one picture.
+
+# %% claim="R is $2^{-L} I + (1 - 2^{-L}) J / T$"
+alike_tables = RecordedAttention([torch.full((1, 1, 9, 9), 1 / 9)] * 3, grid=(3, 3), num_prefix=0)
+expected = torch.eye(9) / 8 + torch.ones(9, 9) * 7 / 8 / 9
+assert (rollout(alike_tables, query=None)[0] - expected).abs().max() < 1e-6
+
+# %% claim="after six layers two tokens differ by 3%, and each shares among 64 of 65 tokens"
+assert 0.025 < left_over[-1] < 0.045
+assert round(spreads[-1]) == 64
+assert (np.diff(left_over) < 0).all()
+
+# %% [markdown]
+# All rows of R cost a product of two tables for each layer. The map needs only one row.
 
 
 # %% exercise="08.5"
@@ -813,43 +1128,27 @@ check("08.5", my_query_row)
 # **The common wrong answer** runs through the layers from the oldest on, with a row. That is the right order for
 # whole tables (each newer one from the left), and the wrong one for a row.
 
-# %% [markdown]
+# %% claim="For T = 197 and 12 layers this is 180 times less work."
+assert round((12 - 1) * 197**3 / (12 * 197**2), -1) == 180
+
+# %% [markdown] deeper=true
 # ## Joining heads
 #
-# We joined heads by their mean. Two other ways are in use: the **maximum**, because a mean hides the one head that
-# looks closely, and the **minimum**, to keep only what all heads agree on.
-#
-# By hand: two heads, one row each, over four tokens.
+# A mean of rows that add up to 1 adds up to 1. A maximum? By hand: two heads, one row each, over four tokens.
 
 # %%
 two_heads = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1]])
 for name, row in (("max", two_heads.amax(dim=0)), ("min", two_heads.amin(dim=0))):
     print(name, [round(x, 2) for x in row.tolist()], f"sum {row.sum():.1f}")
 
-# %% definition="vit_tutorial.attention._fuse"
-
 # %% [markdown]
-# Neither adds up to 1. So **a maximum of probabilities is no probability**, and nor is a minimum. Then the
-# identity is added with weight ½, and the row is divided by its sum. With s for the sum of a fused row, the share
-# of the skip connection is no longer ½, but
-#
-# $$\frac{1/2}{s/2 + 1/2} = \frac{1}{1 + s}.$$
-#
-# **Predict.** For the row above with s = 1.6: which share stays? And with s = 0.4?
+# Neither adds up to 1. So **a maximum of probabilities is no probability**, and nor is a minimum. Then the identity is
+# added with its weight, and each row is divided by its sum. So the share that the skip connection keeps is no longer
+# the one that was asked for. Which is it?
 
-# %%
-ways = ("mean", "max", "min")
-print("rows add up to, and what stays:", *(f"{name:>12}" for name in ways))
-for layer, weights in enumerate(record.weights):
-    totals = [_fuse(weights, name).sum(dim=-1).mean().item() for name in ways]
-    words = [f"{total:7.2f} {1 / (1 + total):4.0%}" for total in totals]
-    print(f"layer {layer:<25}", *words)
-
-# %% [markdown]
-# So the maximum also turns the skip connection *down*, and the minimum turns it *up*, by an amount that nobody
-# chose and that differs from layer to layer and from row to row. With many heads that look at different places the
-# maximum's rows can sum to almost the number of heads, and then hardly anything stays. Whoever compares "max" with
-# "mean" compares two things at once.
+# %% claim="Neither adds up to 1."
+assert abs(two_heads.amax(dim=0).sum() - 1.6) < 1e-6
+assert abs(two_heads.amin(dim=0).sum() - 0.4) < 1e-6
 
 
 # %% exercise="08.6"
@@ -880,44 +1179,39 @@ check("08.6", my_kept_share)
 # is counted as well.
 
 # %% [markdown]
+# In our network, with a weight of one half:
+
+# %%
+sums = {"mean": [], "max": [], "min": []}  # of the rows, in each layer
+for weights in record.weights:
+    for name, joined in zip(
+        sums, (weights.mean(dim=1), weights.amax(dim=1), weights.amin(dim=1)), strict=True
+    ):
+        sums[name].append(joined.sum(dim=-1).mean().item())
+stays = {name: [1 / (1 + total) for total in totals] for name, totals in sums.items()}
+for name in sums:
+    print(f"{name:4} rows add up to", " ".join(f"{total:4.2f}" for total in sums[name]), end=";")
+    print("  stays:", " ".join(f"{share:.0%}" for share in stays[name]))
+
+# %% [markdown]
+# The maximum turns the skip connection *down*, below a third in five of six layers, and the minimum turns it *up*, to
+# more than four fifths in the same five, by amounts that nobody chose. Whoever compares "max" with "mean" compares two
+# things at once. (Each number is that of a row with the layer's mean sum; rows differ among themselves, too.)
+
+# %% claim="below a third in five of six layers"
+assert sorted(stays["max"])[4] < 0.33
+assert max(stays["max"]) < 0.5
+
+# %% claim="to more than four fifths in the same five"
+assert sorted(stays["min"])[1] > 0.81
+assert min(stays["min"]) > 0.5
+assert np.argmax(stays["max"]) == np.argmin(stays["min"]) == 0
+
+# %% [markdown] deeper=true
 # ## Throwing small weights away
 #
-# The second knob: before the identity is added, the smallest share of all entries of a fused table is set to 0,
-# say 90% of them. The entry CLS to CLS is spared, or CLS could lose its whole row.
-
-# %% definition="vit_tutorial.attention._discard"
-
-# %% [markdown]
-# "Smallest" is meant in the whole table, not in each row. **Predict.** A row whose attention is spread evenly, and
-# one that has most of its weight on one token: which of them loses more? What happens to a row that loses
-# everything?
-
-# %%
-fused = record.weights[0].mean(dim=1)  # (1, T, T)
-for ratio in (0.5, 0.9):
-    left = _discard(fused, ratio, keep_cls=True)[0].sum(dim=-1)  # (T,)
-    print(f"discard {ratio:.0%}: rows keep {left.min():.0%} to {left.max():.0%} of their weight")
-
-# %% [markdown]
-# So discarding changes the skip connection's share as well, more in some rows than in others; a row that loses
-# everything keeps its token, wholly. Here are both knobs. The same photograph, the same network, the same
-# attention.
-#
-# **Predict.** Will they agree on where the network looked?
-
-# %%
-fusions, ratios = ("mean", "max", "min"), (0.0, 0.5, 0.9)
-heats = [
-    [rollout(record, head_fusion=f, discard_ratio=r)[0].numpy() for r in ratios] for f in fusions
-]
-names = [f"discard {ratio:.0%}" for ratio in ratios]
-plots.map_grid(view, np.array(heats), fusions, names, "Rollout from CLS")
-
-# %% [markdown]
-# Nine pictures of one forward pass. Those on the right look the most like "the network looked *there*". But
-# nothing in them is new: they are sharper because 90% of the numbers were removed. Whoever may choose the setting
-# after seeing the pictures chooses what to believe. **A knob needs a reason, and it must be set before one
-# looks**, or be measured: lesson 09 does that.
+# The second knob sets the smallest share of all entries of a joined table to 0. "Smallest" is meant in the whole table,
+# not in each row. The entry CLS to CLS is spared, or CLS could lose its whole row.
 
 
 # %% exercise="08.7"
@@ -943,67 +1237,125 @@ check("08.7", my_discard)
 # hint("08.7")
 
 # %% [markdown] solved_only=true
-# **Why.** A *stable* sort leaves equal entries in their order, so the result is the same on every machine and in
-# the browser's version of it. `index_fill`, without a final `_`, makes a copy.
+# **Why.** A *stable* sort leaves equal entries in their order, so the result is the same on every machine. (The
+# package has another rule for equal entries: each of them loses the same part.) `index_fill`, without a final `_`,
+# makes a copy.
 #
 # **The common wrong answer** takes a threshold, `table <= limit`. If several entries equal the limit, all of them
 # go, and a table of equal entries, as an untrained network nearly has, loses everything.
 
 # %% [markdown]
+# A row whose attention is spread evenly loses more than one that has most of its weight on one token. How much of their
+# weight do the rows of layer 0 keep?
+
+# %%
+fused, kept = record.weights[0].mean(dim=1)[0], {}  # (T, T)
+for ratio in (0.5, 0.9):
+    large_ones = torch.where(fused > fused.quantile(ratio), fused, 0)
+    kept[ratio] = large_ones.sum(dim=-1)  # (T,)
+    print(f"discard {ratio:.0%}: rows keep {kept[ratio].min():.0%} to {kept[ratio].max():.0%}")
+
+# %% [markdown]
+# At 90% some rows keep nothing. Then the skip connection keeps their token, wholly: so discarding, too, changes the
+# skip connection's share, in each row by another amount.
+
+# %% claim="At 90% some rows keep nothing."
+assert kept[0.9].min() < 0.02
+assert kept[0.9].max() > 0.4
+assert kept[0.5].min() > 0.4
+
+# %% [markdown] deeper=true
+# ## Is the package's rollout right?
+#
+# **Proof**, against an oracle in NumPy that multiplies whole matrices: two images, grids that are not square, no CLS and
+# several prefix tokens, every way to join heads, rows that add up to anything.
+
+
+# %%
+def oracle(layers, fusion, residual):
+    """Rollout by NumPy, one image at a time: L arrays (B, h, T, T) -> (B, T, T)."""
+    products = []
+    for image in range(len(layers[0])):
+        product = np.eye(layers[0].shape[-1])
+        for layer in layers:
+            step = (1 - residual) * getattr(np, fusion)(layer[image], axis=0)
+            step = step + residual * np.eye(len(step))
+            product = step / step.sum(axis=1)[:, None] @ product
+        products.append(product)
+    return np.stack(products)
+
+
+# %%
+for prefix, fusion, residual in ((0, "mean", 0.5), (1, "max", 0.3), (5, "min", 0.8)):
+    T = prefix + 3 * 4
+    layers = [torch.rand(2, 3, T, T).double().mul(4).softmax(dim=-1) for _ in range(5)]
+    one = RecordedAttention(layers, grid=(3, 4), num_prefix=prefix)
+    ours = rollout(one, head_fusion=fusion, residual=residual, query=None)
+    theirs = oracle([layer.numpy() for layer in layers], fusion, residual)
+    assert_close(ours, torch.from_numpy(theirs))
+    row = rollout(one, head_fusion=fusion, residual=residual, query=(2, 1))
+    assert_close(row.flatten(1), ours[:, prefix + 9, prefix:])
+
+# %% [markdown]
 # ## Your images, other networks
 #
-# **Finer maps.** The network takes larger images, too: `resized` stretches its positions (lesson 03), and at 96×96
-# pixels there are 24×24 patches instead of 8×8. **Predict.** Will the map at 96 pixels be the old one, only finer?
-
-# %%
-heats, titles, positions = [], [], {}
-for size in (32, 96):
-    larger = vit.resized(size)
-    pixels = fit_image(photo, size).pixels[None]
-    one = record_attention(larger, normalize(pixels, card.mean, card.std))
-    heats.append(rollout(one)[0].numpy())
-    said = one.logits[0].softmax(dim=0)
-    titles.append(f"{size} pixels:\n{card.classes[said.argmax()]} {said.max():.0%}")
-    alike = position_similarity(larger.pos_embed, num_prefix=1)
-    middle = one.grid[0] * one.grid[1] // 2 + one.grid[1] // 2
-    positions[f"{one.grid[0]}×{one.grid[1]} positions"] = alike[middle].reshape(one.grid).numpy()
-
-# %%
-plots.map_row(view, heats, titles)
-
-# %%
-plots.position_maps(positions, unit="similarity to the middle")
-
-# %% [markdown]
-# (Both maps are stretched.) The table of positions is the same, with more points. The map is finer, and it is not
-# the same map: each patch now shows a ninth of what it showed in training, and the network has never seen such
-# patches. Lesson 00 had the numbers of what larger images cost in accuracy. For pictures to look at, 64 to 96
-# pixels are a good compromise.
-#
-# **Your photograph.** Put its name into `MY_PHOTO` at the top and run the lesson again, or press "Open an image…"
-# in the explorer (it asks the kernel to run the network). Any size and format will do; `fit="pad"` shows the whole
-# of it, with grey bars. An explorer can hold several images and networks. This adds the same picture at 96 pixels:
-# scroll up, choose it under "Image", pin a patch with P, and choose the other one to compare them.
-
-# %%
-explorer.add(photo, model=vit.resized(96), name="at 96 pixels")
-explorer.scene = 0  # the first one again
-
-# %% [markdown]
-# From a terminal, with no notebook at all:
+# **Your photograph.** Put its name into `MY_PHOTO` at the top and run the lesson again, or press "Open an image…" in the
+# explorer (it asks the kernel to run the network). Any size and format will do; `fit="pad"` shows the whole of it, with
+# grey bars. From a terminal, with no notebook at all:
 #
 # ```
 # vit-tutorial explain photo.jpg
 # vit-tutorial explain photo.jpg --method last-layer --out photo.html
 # ```
 #
-# The first writes a picture, the second the explorer as a page. `--model torchvision:vit_b_16` takes a large
-# network, if its weights have been downloaded.
+# The first writes a picture, the second the explorer as a page. `--model torchvision:vit_b_16` takes a large network, if
+# its weights have been downloaded.
 #
-# **Any library's network.** `record_attention` watches the calls to attention from outside, so it needs no change
-# to the network. Here is torchvision's ViT, small and with random weights; its blocks never return what they
-# attend to. The proof that watching changes nothing: the logits stay the same *to the bit*. (We compare with
-# gradients on. With them off, PyTorch takes another kernel for this layer, which rounds differently.)
+# **A map and its test**, in one: what CLS reads most in a picture, and what the answer becomes without it, beside as
+# many random patches. Give it a photograph of yours, and the patches that you suspect.
+
+
+# %%
+def read_and_needed(picture, lost=None):
+    """Leave out patches, by default the four that CLS reads most in the last layer."""
+    fitted = fit_image(picture, 32)
+    pixels = normalize(fitted.pixels[None], card.mean, card.std)
+    recorded = record_attention(vit, pixels)
+    heat = attention_map(recorded)[0]  # (rows, columns), mean of the heads
+    lost = heat.flatten().topk(4).indices.tolist() if lost is None else lost
+    chance, name = recorded.logits.softmax(dim=1)[0].max(dim=0)
+    draws = [torch.randperm(heat.numel())[: len(lost)].tolist() for _ in range(50)]
+    others = [without(pixels, some)[0, name].item() for some in draws]
+    low, high = np.percentile(others, [5, 95])
+    print(
+        f"{card.classes[name]} {chance:.0%}; without {[divmod(p, columns) for p in lost]}", end=" "
+    )
+    print(
+        f"{without(pixels, lost)[0, name]:.0%}, without as many random ones {low:.0%} to {high:.0%}"
+    )
+    return plots.map_row(
+        np.asarray(fitted.view().resize((240, 240))), [heat.numpy()], ["CLS reads"]
+    )
+
+
+torch.manual_seed(0)
+read_and_needed(photo)  # or read_and_needed("my_dog.jpg", lost=[0, 7])
+
+# %% [markdown]
+# What CLS reads most in Chelsea is missed no more than random patches are: the number lies among theirs.
+
+# %% claim="What CLS reads most in Chelsea is missed no more than random patches are: the number lies among theirs."
+most_read = attention_map(record)[0].flatten().topk(4).indices.tolist()
+low, high = np.percentile(by_chance, [5, 95])
+assert low < without(images, most_read)[0, says] < high
+
+# %% [markdown] deeper=true
+# ## Any library's network
+#
+# `record_attention` watches the calls to attention from outside, so it needs no change to the network. Here is
+# torchvision's ViT, small and with random weights; its blocks never return what they attend to. The proof that watching
+# changes nothing: the logits stay the same *to the bit*. (We compare with gradients on. With them off, PyTorch takes
+# another kernel for this layer, which rounds differently.)
 
 # %%
 from torchvision.models import VisionTransformer as TheirViT
@@ -1017,110 +1369,12 @@ assert torch.equal(watched.logits, theirs(noise))
 print(f"{len(watched.weights)} layers of {tuple(watched.weights[0].shape)}, grid {watched.grid}")
 
 # %% [markdown]
-# The same call reads the networks of timm and of Hugging Face. Some networks cannot be joined by rollout, and then
-# it says so and why: those that attend within windows (Swin), for example, have no table of all tokens.
-#
-# ## What we now have
-#
-# | what | shape | package |
-# |---|---|---|
-# | weights of a layer | (B, h, T, T) | `record_attention(vit, images).weights[l]` |
-# | one head's map | (B, rows, columns) | `attention_map(record, layer, head, query)` |
-# | how far each head looks | (L, h), in patches | `attention_distance(record)` |
-# | how widely it shares | (L, h), in nats | `attention_entropy(record)` |
-# | similarity of positions | (N, N) | `position_similarity(table, num_prefix)` |
-# | rollout, all queries | (B, T, T) | `rollout(record, query=None)` |
-# | rollout from CLS | (B, rows, columns) | `rollout(record)` |
-#
-# L layers of h heads, T tokens, N of them patches. Rows ask, columns are read. A map of one layer says which
-# *tokens* are read there; rollout says which *patches* they come from, if layers did nothing but mix.
-#
-# ## The questions people ask
-#
-# **Which row do I need, and why is column 0 dropped?** The row of the token that the answer is read from, which is
-# CLS. (Without a CLS token the head reads the mean of all tokens, so it is the mean of all rows.) Column 0 is CLS
-# as a *source*; it has no place in the picture. `rollout` and `attention_map` know how many tokens stand in front:
-
-# %%
-from vit_tutorial.attention import attention_map
-
-flat = rollout(record, query=None)[0]  # (T, T)
-assert_close(rollout(record)[0].flatten(), flat[0, 1:])
-print(f"drawn: {flat[0, 1:].sum():.1%} of the row of CLS; in column 0: {flat[0, 0]:.1%}")
-print("the last layer's map:", tuple(attention_map(record, layer=-1).shape))
-
-# %% [markdown]
-# **Why does CLS look at itself, or at the background?** In every layer some patch is read more than all others.
-# Here is how many even shares it gets, and how much contrast its pixels have compared with the average patch of
-# its picture (64 pieces of photographs).
-
-# %%
-from vit_tutorial import patchify
-
-contrast = patchify(pieces, vit.config.patch_size).std(dim=-1)  # (64, N)
-for layer, weights in enumerate(many.weights):
-    read = weights[:, :, 1:, 1:].mean(dim=(1, 2))  # (64, N): by all patches, in all heads
-    best = read.argmax(dim=1, keepdim=True)
-    plain = (contrast.gather(1, best)[:, 0] / contrast.mean(dim=1)).median()
-    shares = read.amax(dim=1).mean() / even
-    print(f"layer {layer}: {shares:.1f} times an even share, contrast {plain:.2f}")
-
-# %% [markdown]
-# Where the contrast is far below 1, the most-read patch is an empty one: background. Where it is near 1, it is a
-# patch like any other. (What CLS takes from itself you saw under "Column 0".) In large networks this goes much
-# further: a few background patches with very long vectors collect most of the attention. One explanation: a
-# softmax has to give its 1 to somebody, also when a head has nothing to look for, and a patch with nothing to say
-# is a good place to keep notes in. Darcet et al. (2023, arXiv 2309.16588) give the network extra tokens for that,
-# *registers*, and the maps become clean. So a bright spot need not be an object: it may be where the network keeps
-# its notes.
-#
-# **Can I average the heads?** You can; a mean of probabilities is one. But what you see need not be what any head
-# does. The mean is always spread more widely than the heads are:
-
-# %%
-for layer, weights in enumerate(many.weights):
-    each = torch.special.entr(weights).sum(dim=-1).mean().exp()
-    mean = torch.special.entr(weights.mean(dim=1)).sum(dim=-1).mean().exp()
-    print(f"layer {layer}: a head shares among {each:.0f} tokens, their mean among {mean:.0f}")
-
-# %% [markdown]
-# **Why is the identity added, and is one half right?** One half is a convention. Here is what the stream of our
-# network says: the norm of what stays, beside the norm of what attention adds (lesson 05).
-
-# %%
-added = []
-hooks = [b.attn.register_forward_hook(lambda m, i, out: added.append(out)) for b in vit.blocks]
-with torch.no_grad():
-    stream = [vit.embed(images)]
-    for block in vit.blocks:
-        stream.append(block(stream[-1]))
-for hook in hooks:
-    hook.remove()
-for layer in range(depth):
-    stays, comes = (x.norm(dim=-1).mean().item() for x in (stream[layer], added[layer]))
-    share = stays / (stays + comes)
-    print(f"layer {layer}: stays {stays:.1f}, added {comes:.1f}: {share:.0%} stays")
-
-# %% [markdown]
-# `rollout(record, residual=...)` takes another weight. What it does to the map, from attention alone to almost
-# nothing but skip connection: how much two rows differ, and what CLS keeps of itself.
-
-# %%
-for residual in (0.0, 0.25, 0.5, 0.75, 0.9):
-    whole = rollout(record, query=None, residual=residual)
-    print(f"residual {residual:4}: rows differ by {difference(whole).item():6.1%},", end=" ")
-    print(f"CLS keeps {whole[0, 0, 0]:.1%} of itself")
-
-# %% [markdown]
-# With 0 the rows of the product are nearly the same: whoever asks gets one map. **That is why the identity is
-# added.** The skip connection is what keeps tokens apart, in the network (lesson 05) as in its map.
-#
-# **Why does rollout show the same map for "cat" and for "dog"?** It never asks for a class. All that it uses was
-# there before the head computed a single logit. Lesson 09 has methods that do ask.
+# Some networks cannot be joined by rollout, and then it says so and why: those that attend within windows (Swin), for
+# example, have no table of all tokens.
 #
 # **My model returns no attention. Why?** Its attention is fused: one call that never makes the table, so there is
-# nothing to return. `nn.MultiheadAttention` with `need_weights=False` does the same, and so do current versions of
-# most libraries, some with a warning and an empty list. A hook does not help either:
+# nothing to return. `nn.MultiheadAttention` with `need_weights=False` does the same, and so do current versions of most
+# libraries, some with a warning and an empty list. A hook does not help either:
 
 # %%
 from torch import nn
@@ -1134,14 +1388,168 @@ hook.remove()
 print("the hook got:", [None if part is None else tuple(part.shape) for part in outputs[0]])
 
 # %% [markdown]
-# `record_attention` computes the weights beside the fused call, from the same queries and keys, and leaves the
-# call alone. One image in a ViT-B/16 then takes {{results.rollout.rows[what=recording, one image].ms:.0f}} ms
-# instead of {{results.rollout.rows[what=recording, one image].their_ms:.0f}} (on {{results.rollout.hardware}}).
+# Where the weights should be, there is None. `record_attention` computes the weights beside the fused call, from the
+# same queries and keys, and leaves the call alone. One image in a ViT-B/16 then takes
+# {{results.rollout.rows[what=recording, one image].ms:.0f}} ms instead of
+# {{results.rollout.rows[what=recording, one image].their_ms:.0f}} (on {{results.rollout.hardware}}).
+
+# %% claim="Where the weights should be, there is None."
+assert outputs[0][1] is None
+assert outputs[0][0].shape == (1, 5, 8)
+
+# %% [markdown] deeper=true
+# ## Finer maps?
 #
+# The network takes larger images, too: `resized` stretches its positions (lesson 03), and at 64×64 pixels there are
+# 16×16 patches, at 96×96 even 24×24. Do finer patches make a finer map?
+
+# %%
+heats, titles = [], []
+for size in (32, 64, 96):
+    pixels = normalize(fit_image(photo, size).pixels[None], card.mean, card.std)
+    one = record_attention(vit.resized(size), pixels)
+    heats.append(rollout(one)[0])
+    said = one.logits[0].softmax(dim=0)
+    titles.append(f"{size} pixels:\n{card.classes[said.argmax()]} {said.max():.0%}")
+plots.map_row(view, [heat.numpy() for heat in heats], titles)
+
+# %%
+coarse = [nn.functional.adaptive_avg_pool2d(heat[None], 8)[0].flatten() for heat in heats]
+agree = torch.corrcoef(torch.stack(coarse))[0, 1:].tolist()
+print("averaged over the old patches, they correlate with the first map by", agree)
+
+# %% [markdown]
+# Finer they are, and in part the same: muzzle and left eye stand out. But in both larger maps the strongest patch lies
+# at the right edge, in the background. Is the eye a finding, then, and the edge a fault? Nobody can tell by looking.
+# Averaged over the old patches, the map at 96 pixels agrees with the first only by half. Each patch now shows a quarter
+# or a ninth of what it showed in training, and the network has never seen such patches. It is even surer of its cat,
+# one more photograph that tells a story: over the test set 64 pixels cost nearly half of its accuracy
+# ({{results.input_size.rows[img_size=64].test_accuracy:.0f}}% instead of
+# {{results.input_size.rows[img_size=32].test_accuracy:.0f}}%). **Look at a network at the size that it was trained on**,
+# and for finer maps take one that was trained on larger images.
+
+# %% claim="muzzle and left eye stand out"
+for heat in heats[1:]:
+    within = torch.nn.functional.adaptive_avg_pool2d(heat[None], 8)[0]
+    strong = set(within.flatten().topk(10).indices.tolist())
+    assert {6 * 8 + 3, 5 * 8 + 4, 3 * 8 + 2} <= strong
+
+# %% claim="in both larger maps the strongest patch lies at the right edge, in the background"
+for heat in heats[1:]:
+    assert heat.argmax() % heat.shape[1] == heat.shape[1] - 1
+assert heats[0].argmax() % heats[0].shape[1] == 3
+
+# %% claim="the map at 96 pixels agrees with the first only by half"
+assert 0.45 < agree[1] < 0.65
+
+# %% claim="It is even surer of its cat"
+assert all("cat" in title for title in titles)
+assert said[says] > answer[says] + 0.04
+
+# %% claim="64 pixels cost nearly half of its accuracy"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "input_size.json"
+of = {row["img_size"]: row["test_accuracy"] for row in json.loads(stored.read_text())["rows"]}
+assert 0.5 < of[64] / of[32] < 0.6
+
+# %% [markdown]
+# ## What we now have
+#
+# | what | shape | package |
+# |---|---|---|
+# | weights of a layer | (B, h, T, T) | `record_attention(vit, images).weights[l]` |
+# | one head's map | (B, rows, columns) | `attention_map(record, layer, head, query)` |
+# | how far each head looks | (L, h), in patches | `attention_distance(record)` |
+# | how widely it shares | (L, h), in nats | `attention_entropy(record)` |
+# | rollout, all queries | (B, T, T) | `rollout(record, query=None)` |
+# | rollout from CLS | (B, rows, columns) | `rollout(record)` |
+# | the answer without some patches | (B, K) | `vit(images, visible)` |
+#
+# B images, L layers of h heads, T tokens, N of them patches, K classes. Rows ask, columns are read. A map of one layer
+# says which *tokens* are read there; rollout says which *patches* they come from, if layers did nothing but mix.
+# Neither says that the network needs what is bright.
+#
+# ## The questions people ask
+#
+# **Which row do I need, and why is column 0 dropped?** The row of the token that the answer is read from, which is CLS.
+# (Without a CLS token the head reads the mean of all tokens, so it is the mean of all rows.) Column 0 is CLS as a
+# *source*; it has no place in the picture. `rollout` and `attention_map` know how many tokens stand in front.
+#
+# **Why does rollout show the same map for "cat" and for "dog"?** It never asks for a class. All that it uses was there
+# before the head computed a single logit. Lesson 09 has methods that do ask.
+#
+# **Can I average the heads?** You can; a mean of probabilities is one. But what you see need not be what any head does.
+# The mean is always spread at least as widely as the heads are on average:
+
+# %%
+shared = {"a head": [], "their mean": []}
+for weights in many.weights:  # (64, h, T, T)
+    for name, tables in (("a head", weights), ("their mean", weights.mean(dim=1))):
+        shared[name].append(torch.special.entr(tables).sum(dim=-1).mean().exp().item())
+for name, counts in shared.items():
+    print(f"{name:10} shares among", " ".join(f"{count:3.0f}" for count in counts), "tokens")
+
+# %% [markdown]
+# From layer 1 on, a head shares among some 30 tokens, and their mean among 43 to 54.
+
+# %% claim="From layer 1 on, a head shares among some 30 tokens, and their mean among 43 to 54."
+assert all(23 < count < 38 for count in shared["a head"][1:])
+assert 41 < min(shared["their mean"][1:]) < 45
+assert 52 < max(shared["their mean"][1:]) < 56
+
+# %% [markdown] deeper=true
+# ## Is one half right?
+#
+# Abnar and Zuidema add the identity because the network has a skip connection. The half is a convention. Here is what
+# the stream of our network says: the norm of what stays, beside the norm of what attention adds (lesson 05).
+
+# %%
+added = []
+hooks = [b.attn.register_forward_hook(lambda m, i, out: added.append(out)) for b in vit.blocks]
+with torch.no_grad():
+    stream = [vit.embed(images)]
+    for block in vit.blocks:
+        stream.append(block(stream[-1]))
+for hook in hooks:
+    hook.remove()
+measured = []  # which share stays, layer by layer
+for layer in range(depth):
+    stay, comes = (x.norm(dim=-1).mean().item() for x in (stream[layer], added[layer]))
+    measured.append(stay / (stay + comes))
+    print(f"layer {layer}: stays {stay:.1f}, added {comes:.1f}: {measured[-1]:.0%} stays")
+
+# %%
+for residual in (0.0, 0.5, 0.75):
+    whole = rollout(record, query=None, residual=residual)
+    print(f"residual {residual:4}: rows differ by {difference(whole).item():6.1%},", end=" ")
+    print(f"CLS keeps {whole[0, 0, 0]:.1%} of itself")
+
+# %% [markdown]
+# By this measure 64 to 78% stay, not 50. `rollout(record, residual=...)` takes another weight, and the map depends on
+# it: with 0.75 two rows still differ by a quarter, with 0.5 by 3%. With 0 they are the same to a tenth of a percent:
+# attention alone, six times over, makes one token of all. In the network the skip connections prevent that; rollout has
+# to know of them.
+
+# %% claim="By this measure 64 to 78% stay, not 50."
+assert 0.62 < min(measured) < 0.67
+assert 0.76 < max(measured) < 0.8
+
+# %% claim="with 0.75 two rows still differ by a quarter, with 0.5 by 3%. With 0 they are the same to a tenth of a percent"
+by_residual = [difference(rollout(record, query=None, residual=r)).item() for r in (0.0, 0.5, 0.75)]
+assert by_residual[0] < 0.001
+assert 0.025 < by_residual[1] < 0.045
+assert 0.2 < by_residual[2] < 0.28
+
+# %% [markdown]
 # ## A stretch
 #
-# For the network of nothing but attention, rollout was the Jacobian. For the real network you can compute a
-# Jacobian, too: `torch.autograd.functional.jacobian`, from the tokens that enter layer 0 (`vit.embed`) to the CLS
-# token that leaves the last layer. The norm of what belongs to one patch is one number: draw that map beside
-# rollout. Do they agree? Rank the patches by both, and give the correlation of the ranks over a dozen images. Then
-# write a rollout whose `residual` is the measured share of each layer, and see whether the correlation rises.
+# Are there sinks in your network of lesson 07, or in one of timm? Record it over a few dozen images, find the patches
+# that CLS reads most, and leave them out: does the answer suffer more, or less, than from as many random ones? Give the
+# difference with its interval (lesson 09 shows how). Or: for the network of nothing but attention, rollout was the
+# Jacobian. For the real network you can compute a Jacobian, too: `torch.autograd.functional.jacobian`, from the tokens
+# that enter layer 0 (`vit.embed`) to the CLS token that leaves the last layer. The norm of what belongs to one patch is
+# one number: draw that map beside rollout. Do they agree?

@@ -163,7 +163,7 @@ twins = race({"one": lambda: photo_vit(photos), "its twin": lambda: photo_vit(ph
 # proven.
 #
 # **Accuracy.** The interval of the digits network is almost four points wide, for there are only 360 images. Lessons
-# 09 and 10 have told how a small change can be seen all the same: both networks classify *the same* images, so what
+# 09 and 10 showed how a small change can be seen all the same: both networks classify *the same* images, so what
 # counts are those where only one of the two is correct.
 #
 # **Predict.** Of 1,000 images a network gets 900 right. A change loses 14 of them and wins 4 others. The accuracy
@@ -1555,7 +1555,7 @@ plots.trade_offs(rows)
 # Dots are what was measured, lines the intervals of the accuracies and the ranges of the speeds. Our 8 bits shrink the
 # weights and win no time. Half the layers are clearly faster, and cost nothing that shows, since they were trained. The last row puts everything together: half the layers, 8 bits, and a program made to run networks. It
 # is less than a fifth of the whole network's bytes, faster than half the layers in PyTorch, and it needs neither PyTorch
-# nor the course.
+# nor the course. (Without the three libraries the rows of the exported network are missing.)
 #
 # And for the network for photographs, on CIFAR-10's test images, measured by `benchmarks/compress.py`, all of it in
 # PyTorch:

@@ -936,8 +936,8 @@ print(f"the loss is lowest around a rate of {rates[lowest]:.2g}")
 plots.lr_finder_curve(rates, found, chosen=best)
 
 # %% [markdown]
-# Three regions. Below 0.0003 hardly anything happens. Then comes a slope, where it learns. Above 0.1 it forgets faster than it
-# learns. The rate that was chosen lies on the slope, below the lowest point. That is rough: the slope is about a factor of ten wide.
+# Three regions. Below 0.0003 hardly anything happens. Then comes a slope, where it learns. Beyond the lowest point the loss rises again: it
+# forgets faster than it learns. The rate that was chosen lies on the slope, below the lowest point. That is rough: the slope is about a factor of ten wide.
 
 # %% claim="Below 0.0003 hardly anything happens"
 assert np.mean(found[: np.searchsorted(rates, 3e-4)]) > 0.85 * math.log(10)
@@ -946,7 +946,7 @@ assert np.mean(found[: np.searchsorted(rates, 3e-4)]) > 0.85 * math.log(10)
 assert best < 0.8 * rates[lowest]
 assert found[np.searchsorted(rates, best)] < 0.85 * found[0]
 
-# %% claim="Then comes a slope, where it learns. Above 0.1 it forgets"
+# %% claim="Then comes a slope, where it learns. Beyond the lowest point the loss rises again"
 assert 4e-3 < rates[lowest] < 0.06
 assert smooth.min() < 0.65 * found[0]
 assert np.mean(found[-10:]) > 1.25 * smooth.min()

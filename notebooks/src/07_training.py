@@ -672,7 +672,8 @@ print(f"after one step {sizes[0]:.4f}, after ten {sizes[-1]:.4f} = 0.95 ** 10 = 
 # %% [markdown]
 # Each step keeps 95% of it. For the matrices of linear layers that is wanted. The gain of a norm should be near 1 and not
 # near 0, and a bias or a table of positions does no harm by being large. So the usual rule: matrices decay, and nothing else
-# does. The patch projection counts as a matrix; its weight has the shape (D, C, P, P) of a convolution.
+# does. The patch projection counts as a matrix; its weight has the shape (D, C, P, P) of a convolution, P being the side of a
+# patch.
 
 # %% claim="Each step keeps 95% of it"
 assert abs(sizes[0] - 0.95) < 1e-5
@@ -776,7 +777,8 @@ from vit_tutorial.evaluation import *
 #
 # Everything is there. This is a whole training. It holds your step and the schedule, and two things more: in every epoch the
 # images come in a new order, and what fills no batch sits out the epoch (1,149 images make 17 batches of 64, and 61 wait).
-# `parameter_groups` lets matrices shrink a little in each step and nothing else (*weight decay*).
+# `parameter_groups` lets matrices shrink a little in each step and nothing else (*weight decay*). And `label_smoothing=0.05` deals 5% of
+# each target out to all classes, so that 95.5% are asked of the true one and not 100%.
 
 # %% claim="1,149 images make 17 batches of 64, and 61 wait"
 assert divmod(len(train), 64) == (17, 61)
@@ -1070,8 +1072,7 @@ assert effects["no label smoothing"][2] < 0
 # AdamW has a rival. **Muon** (Jordan et al. 2024) treats a matrix as a matrix and not as a heap of numbers: it turns each step of
 # a matrix into the nearest orthogonal one, whose directions are all equally long. In `TrainConfig` it is one word, `optimizer="muon"`.
 #
-# **Predict.** You have chosen 0.006 for AdamW. Is it fair to try Muon at that rate, or at one from somebody's blog? Say which of the two will be
-# better at 0.002, and at 0.02.
+# **Predict.** Both are trained at the same four rates. Which of the two will be better at 0.002, and which at 0.02?
 
 # %%
 muon = {rate: [train_with(seed, rate, optimizer="muon") for seed in range(3)] for rate in few_rates}
@@ -1092,7 +1093,7 @@ plots.setting_curves(
 
 # %% [markdown]
 # At 0.002 AdamW is far ahead, at 0.02 Muon. Whoever compares the two at one rate has chosen the winner together with the rate.
-# **Tune both, then compare:** AdamW at its 0.006, Muon at its 0.02 (0.06 is as good). Is the rest of their difference real? Two questions are
+# **Tune both, then compare:** AdamW at its 0.006, Muon at its 0.02 (0.06 is as good). Is the difference that is left real? Two questions are
 # hidden in that, and each has its interval:
 #
 # - *These two networks:* is one better than the other on images of this kind? They have classified the same images, so count those on

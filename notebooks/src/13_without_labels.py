@@ -516,7 +516,7 @@ for name, image in zip(names[:2], images.split(1)[:2], strict=True):
 plots.picture_table(rows, titles, [f"{ratio:.0%} hidden" for ratio in ratios], smooth=False)
 
 # %% [markdown]
-# With half of her patches hidden, Chelsea comes back with both eyes; with 95% hidden, three patches are left, and a brown
+# With a quarter of her patches hidden, Chelsea has both eyes; with 95% hidden, three patches are left, and a brown
 # blur. It cannot be otherwise. Many pictures fit what is seen, and the guess with the smallest squared error is the
 # *mean* of them all. Sharp edges at places that nobody can know would cost more than a blur.
 

@@ -152,7 +152,8 @@ plots.attention_by_hand(q.numpy(), k.numpy(), v.numpy(), all_weights.numpy(), ou
 # - **Query 1 takes half from token 0 and half from token 1**, and 1% from token 2.
 # - **The weights are not symmetric.** Token 0 takes 12% from token 2; token 2 takes a third from token 0.
 #   Asking and being found are two things; that is why there are queries *and* keys.
-# - **The query of zeros gets the mean of the values**: every score is 0, so all weights are equal.
+# - **The query of zeros gets the mean of the values**: every score is 0, so all weights are equal. Attention
+#   cannot look at nothing.
 # - **Every output lies inside the triangle** of the values. Attention mixes what is there; it makes nothing
 #   new. New things are made by the layers around it (lesson 05).
 
@@ -379,7 +380,7 @@ plots.score_scales(dims, variances, entropies, reactions)
 # %% [markdown]
 # - **Left**: the variance is d, as computed.
 # - **Middle**: with no scale the weights harden with d, until one key has all. Divided by d they become
-#   even. Divided by √d they stay where they were, for every d.
+#   even, for vectors as random as these. Divided by √d they stay where they were, for every d.
 # - **Right**: with no scale the gradient is unsteady, largest at d = 64, and at 1024 it is gone: 0.005. Divided by d it
 #   halves with every step. Divided by √d it is 0.17 to 0.18 throughout.
 #
@@ -696,7 +697,7 @@ assert 15.5 < 616_225 / 38_809 < 16
 # | queries, keys, values, outputs of the heads | (B, h, T, d) | (1, 4, 65, 32) |
 # | scores, weights | (B, h, T, T) | (1, 4, 65, 65) |
 #
-# *Scores* before the softmax, *weights* after; a row for each query, a column for each key.
+# *Scores* before the softmax, *weights* after.
 
 # %% [markdown] deeper=true
 # ## Proof
@@ -760,8 +761,8 @@ assert (ours(x[:1]) - ours(x)[:1]).abs().max() < 1e-9
 # %% [markdown] deeper=true
 # ## A mistake that still trains
 #
-# Now we build the mistake of the coloured tables, heads split and joined by `view`, and train it against the right one: networks
-# of one layer, the handwritten digits, 150 steps, three random seeds. All else is the same.
+# Now we build the mistake of the coloured tables, heads split and joined by `view`, and train it against the right one:
+# networks of one layer, the handwritten digits, 150 steps, three random seeds. All else is the same.
 #
 # **Predict.** Guessing gets 10%. How far will the scrambled networks lag behind the right ones?
 

@@ -924,8 +924,8 @@ plots.run_curves(range(30), losses, "training step", "loss (cross-entropy)", gui
 # With Xavier's start, all three pre-norm networks learn at once. The post-norm networks sink a little, then stay at about 2.1
 # or return to guessing. With the small start, all three post-norm networks learn. What this shows, and what it does not:
 #
-# - It shows that 24 layers of post-norm do not learn from Xavier's start at a rate that pre-norm likes.
-# - It does not show that post-norm is worse: the small start, where both wirings have the same gradients, is a cure.
+# - It shows that 24 layers of post-norm do not learn from Xavier's start in 30 steps, at a rate that pre-norm likes.
+# - It does not show that post-norm is worse: the small start, where both wirings have nearly the same gradients, is a cure.
 #   The first Transformer and BERT are post-norm; their training begins with a tiny rate and raises it slowly
 #   (*warm-up*, lesson 07).
 # - It does not show that gradients *vanish* in post-norm, as is often said: on the way back through our 24

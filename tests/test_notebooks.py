@@ -28,6 +28,7 @@ NOTEBOOKS = [(source, solved) for source in SOURCES for solved in (False, True)]
 IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in NOTEBOOKS]
 # the libraries that run kernels may warn about themselves
 not_about_jupyter = pytest.mark.filterwarnings("default")
+every_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 every_notebook = pytest.mark.parametrize(("source", "solved"), NOTEBOOKS, ids=IDS)
 
 
@@ -107,7 +108,87 @@ def test_the_evening_is_short_and_takes_one_exercise_of_each_of_six_lessons():
     assert [id[:2] for id in taken] == ["01", "02", "03", "04", "05", "06"]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+MEANINGS = {  # of the letters that count something, in all lessons; n counts anything
+    "B": {"images"},
+    "C": {"channels"},
+    "D": {"channels"},  # of a map of features
+    "G": {"processes"},
+    "h": {"heads"},
+    "K": {"classes"},
+    "L": {"layers", "blocks"},
+    "N": {"patches", "tokens"},
+    "P": set(),  # pixels, the side of a patch: a side holds W / P patches
+    "T": {"tokens"},
+}
+COUNTED = re.compile(
+    r"(?<![\w'/.*+=√-])(?<!/ )(?!n )([B-HJ-Zb-hj-z]) "
+    r"(images|channels|patches|tokens|heads|layers|blocks|classes|processes)\b"
+)
+MOST_PREDICTIONS, MOST_CORE_MINUTES = 8, 90
+
+
+def texts_of(source):
+    """Return the cells of a source that a learner sees."""
+    return [cell for cell in lesson.read(source) if "claim" not in cell.metadata]
+
+
+@every_source
+def test_a_letter_counts_the_same_in_all_lessons(source):
+    for cell in texts_of(source):
+        for letter, what in COUNTED.findall(cell.source):
+            meaning = " or ".join(MEANINGS.get(letter, ())) or "no such thing"
+            assert what in meaning, f"{letter} counts {meaning}, and here {what}:\n{cell.source}"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("k heads", [("k", "heads")]),
+        ("for L layers and T tokens", [("L", "layers"), ("T", "tokens")]),
+        ("W / P patches, n images, a map", []),
+    ],
+)
+def test_letters_that_count_are_found(text, found):
+    assert COUNTED.findall(text) == found
+
+
+def private_names(cell):
+    """Return the names in a cell that begin with one underscore."""
+    if cell.cell_type != "code":
+        return re.findall(r"`(_[a-z]\w*)", cell.source)
+    code = re.sub(r"^(\s*)%.*$", r"\1pass", cell.source, flags=re.MULTILINE)
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        found = [getattr(node, part, None) for part in ("id", "attr", "name", "arg")]
+        names |= {name for name in found if isinstance(name, str)}
+    return sorted(name for name in names if re.match(r"_[a-z]", name))
+
+
+@every_source
+def test_nothing_private_is_put_before_a_learner(source):
+    for cell in lesson.render(source, solved=True).cells:
+        assert private_names(cell) == [], cell.source
+
+
+def test_private_names_are_found():
+    code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    assert private_names(code("import a\n%pip install b\na._follow(_start)")) == [
+        "_follow",
+        "_start",
+    ]
+    assert private_names(code("from a import _fuse\nfor _ in a.__all__: pass")) == ["_fuse"]
+    assert private_names(text("see `_follow`, not `follow`")) == ["_follow"]
+
+
+@pytest.mark.parametrize("source", [*filter(lesson.is_lesson, SOURCES)], ids=lambda s: s.stem)
+def test_a_lesson_has_few_predictions_and_a_short_core(source):
+    cells = lesson.read(source)
+    asked = [c for c in cells if c.cell_type == "markdown" and lesson.PREDICT in c.source]
+    assert len(asked) <= MOST_PREDICTIONS
+    assert lesson.minutes_of(cells)["core"].total <= MOST_CORE_MINUTES
+
+
+@every_source
 def test_a_stub_is_its_solution_with_lines_removed(source):
     open_ones, solved_ones = (
         {

@@ -265,7 +265,7 @@ class TokenMerging(nn.Module):
         sources = torch.eye(x.shape[1]).to(x).expand(len(x), -1, -1)
         blocks: list[Any] = list(self.model.blocks)
         for block in blocks:
-            x, keys = self._attend(block, x, sources.sum(dim=-1))
+            x, keys = self.attend(block, x, sources.sum(dim=-1))
             matrix = merge_matrix(keys, self.r, self.config.num_prefix).to(x)  # (B, T' - r, T')
             sizes = sources.sum(dim=-1, keepdim=True)
             sources = matrix @ sources
@@ -273,7 +273,7 @@ class TokenMerging(nn.Module):
             x = x + block.mlp(block.norm2(x))
         return self.model.norm(x), sources
 
-    def _attend(self, block: Block, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, block: Block, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Let tokens attend, each key `sizes` (B, T) times; also their keys, the mean of heads."""
         attn = block.attn
         q, k, v = rearrange(

@@ -1258,9 +1258,9 @@ assert apart["by hand and the start"] > 1e-3
 def my_test_loop(model, batches):
     """Measure a model that is called as Hugging Face's are.
 
-    model(pixel_values=..., labels=...) gives an object with .logits (b, K) and .loss, the mean over
-    the b images of the batch; without labels .loss is None. It is in evaluation mode already.
-    batches: a list of dictionaries {"pixel_values": (b, C, H, W), "labels": (b,)}; b differs.
+    model(pixel_values=..., labels=...) gives an object with .logits (B, K) and .loss, the mean over
+    the B images of the batch; without labels .loss is None. It is in evaluation mode already.
+    batches: a list of dictionaries {"pixel_values": (B, C, H, W), "labels": (B,)}; B differs.
     Returns the mean loss over all images (a plain number), the predicted classes (n,) and the true
     ones (n,), in the order of the images. No gradients are recorded.
     """

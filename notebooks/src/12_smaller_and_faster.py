@@ -930,12 +930,12 @@ def my_pruned(qkv, bias, proj, num_heads, keep):
     qkv: (3 D, D), the weight whose rows make the queries of all heads, then their keys, then their values.
     bias: (3 D,), of qkv. proj: (D, D), the weight that reads what the heads hand on, side by side.
     keep: a list of heads, in the order in which they shall stand.
-    Returns three tensors: qkv (3 k d, D), bias (3 k d,) and proj (D, k d), with k heads of d = D / h.
+    Returns three tensors for the n heads that stay, d = D / h: qkv (3 n d, D), bias (3 n d,), proj (D, n d).
     """
     ### BEGIN SOLUTION
     dim = len(proj)
-    rows = qkv.reshape(3, num_heads, -1, dim)[:, keep]  # (3, k, d, D)
-    columns = proj.reshape(dim, num_heads, -1)[:, keep]  # (D, k, d)
+    rows = qkv.reshape(3, num_heads, -1, dim)[:, keep]  # (3, n, d, D)
+    columns = proj.reshape(dim, num_heads, -1)[:, keep]  # (D, n, d)
     bias = bias.reshape(3, num_heads, -1)[:, keep]
     return rows.reshape(-1, dim), bias.flatten(), columns.flatten(1)
     ### END SOLUTION

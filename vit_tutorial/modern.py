@@ -19,8 +19,8 @@ from vit_tutorial.model import (
     Attention,
     Mlp,
     PatchEmbed,
-    ViTConfig,
     VisionTransformer,
+    ViTConfig,
     drop_path,
     init_weights,
 )

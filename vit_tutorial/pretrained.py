@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from vit_tutorial.images import Reading
+from vit_tutorial.libraries import from_library
 from vit_tutorial.model import VisionTransformer
-from vit_tutorial.weights import Card, bundled, from_library, load_checkpoint
+from vit_tutorial.weights import Card, bundled, load_checkpoint
 from vit_tutorial.zero_shot import ZeroShotClassifier
 
 EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed

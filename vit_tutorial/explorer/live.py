@@ -105,7 +105,7 @@ class LiveExplorer(Explorer):
         if not isinstance(model, VisionTransformer):
             raise ValueError(
                 f"a page runs a VisionTransformer of vit_tutorial, got {type(model).__name__}: "
-                "weights.from_library makes one of a plain ViT of timm, torchvision or Hugging "
+                "from_library makes one of a plain ViT of timm, torchvision or Hugging "
                 "Face, and AttentionExplorer shows any other"
             )
         if len(card.classes) != model.config.num_classes:

@@ -63,22 +63,19 @@ def load_vit(name: str | Path) -> tuple[VisionTransformer, Card | Reading]:
             "timm:NAME", "hf:NAME".
 
     Raises:
-        ValueError: a network that cannot be had, or that is no plain ViT.
+        ValueError: a network that cannot be had, or with a part that ours do not have.
 
     Examples:
         >>> vit, reading = load_vit("digits")
         >>> type(vit).__name__, reading.size, len(reading.classes)
         ('VisionTransformer', 8, 10)
     """
-    network, reading = load_network(name)
-    model: Any = network
+    model: Any
+    model, reading = load_network(name)
     if not isinstance(model, VisionTransformer):
-        if getattr(model, "num_classes", None) == 0:  # timm's way to say: features only
-            model.reset_classifier(1)
-            for parameter in model.head.parameters():
-                nn.init.zeros_(parameter)
-            reading = replace(reading, classes=("none",))
         model = from_library(model)
+        if not reading.classes:
+            reading = replace(reading, classes=("none",))
     return model.eval(), reading
 
 

@@ -208,6 +208,18 @@ def test_clip_with_its_projection_gives_what_it_compares_with_texts():
     assert_close(from_library(theirs)(images), theirs(images).image_embeds)
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_of_a_network_for_images_and_texts_the_images_half_is_taken(kind):
+    sizes = {**HALF, "intermediate_size": 40}
+    text = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40)
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=sizes)
+    whole = randomize(getattr(transformers, f"{kind}Model")(config))
+    images = pictures(2, 3, 16, 16)
+    ours = from_library(whole)
+    read = ours.forward_head(ours.forward_features(images), pre_logits=True)
+    assert_close(read, whole.vision_model(images).pooler_output)
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_without_a_head_there_is_one_class_and_zeros(library):
     theirs = from_timm(num_classes=0) if library == "timm" else from_torchvision()

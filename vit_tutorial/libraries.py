@@ -25,8 +25,8 @@ def from_library(model: nn.Module) -> VisionTransformer:
     """Copy a ViT of timm, torchvision or Hugging Face Transformers into ours; same logits.
 
     Takes timm's `VisionTransformer` and `Eva`, torchvision's `VisionTransformer`, and of
-    Transformers ViT for classes, DINOv2 with and without registers, DINOv3, and the images' half of
-    CLIP and SigLIP; compiled or not. What has no classifier gets one of zeros for a single class.
+    Transformers ViT for classes, DINOv2 with and without registers, DINOv3, and CLIP and SigLIP,
+    whose images' half it is; compiled or not. What has no classifier gets one of zeros for a single class.
     The head may have been replaced by a linear layer for other classes, alone or in a `Sequential`,
     with dropout or without; dropout is not taken over. Type and device are kept.
 
@@ -284,7 +284,8 @@ def _from_dinov3(model: Any) -> tuple[ModernConfig, State]:
     theirs = model.config
     state = _named_as_timm(plain_state(model), DINO_KEYS, theirs.hidden_size)
     config = ModernConfig(
-        **{**_sizes(theirs, state), "pos_embed": "none"},
+        **_sizes(theirs, state),
+        pos_embed="none",
         num_classes=1,
         registers=theirs.num_register_tokens,
         layer_scale=True,
@@ -310,7 +311,8 @@ def _from_siglip(model: Any) -> tuple[ModernConfig, State]:
         state[f"attn_pool.kv.{kind}"] = in_proj[theirs.hidden_size :]
     state["pos_embed"] = state["pos_embed"][None]
     return ModernConfig(
-        **{**_sizes(theirs, state), "pool": "mean"},
+        **_sizes(theirs, state),
+        pool="mean",
         num_classes=1,
         class_token=False,
         attn_pool=True,
@@ -332,6 +334,11 @@ def _from_clip(model: Any) -> tuple[ModernConfig, State]:
         pool_norm=True,
         activation=_activation_called(theirs.hidden_act),
     ), state if projection is not None else _without_classes(state)
+
+
+def _from_pair(model: Any) -> tuple[ModernConfig, State]:
+    half = model.vision_model
+    return READERS["transformers", type(half).__name__](half)
 
 
 def _sizes(theirs: Any, state: State) -> dict[str, Any]:
@@ -387,6 +394,8 @@ READERS: dict[tuple[str, str], Reader] = {
     ("transformers", "SiglipVisionModel"): _from_siglip,
     ("transformers", "CLIPVisionModel"): _from_clip,
     ("transformers", "CLIPVisionModelWithProjection"): _from_clip,
+    ("transformers", "CLIPModel"): _from_pair,
+    ("transformers", "SiglipModel"): _from_pair,
 }
 TORCHVISION_KEYS = {
     r"class_token": "cls_token",

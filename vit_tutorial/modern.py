@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -270,7 +271,7 @@ class AttentionPool(nn.Module):
         self.q, self.kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm = make_norm(config, dim)
-        self.mlp = Mlp(dim, config.hidden_dim)
+        self.mlp: Any = Mlp(dim, config.hidden_dim)
         self.mlp.act = ACTIVATIONS[config.activation]()
 
     def forward(self, x: Tensor) -> Tensor:

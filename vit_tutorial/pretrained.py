@@ -31,10 +31,15 @@ def load_network(name: str | Path, texts: Sequence[str] = ()) -> tuple[nn.Module
         ValueError: an unknown name, a library that is not installed, weights that cannot be
             downloaded, texts for a network that reads none, or none for one that does.
     """
-    name = str(name)
-    library, colon, rest = name.partition(":")
+    library = str(name).partition(":")[0]
     if texts and library != "hf":
         raise ValueError(f"{name} reads no texts: a CLIP or SigLIP does, as hf:NAME")
+    return _load(str(name), texts)
+
+
+def _load(name: str, texts: Sequence[str] | None) -> tuple[nn.Module, Card | Reading]:
+    """Load a network; `texts` are None where the half that reads them is not wanted."""
+    library, colon, rest = name.partition(":")
     if name in bundled() or not colon or Path(name).suffix == ".safetensors":
         return load_checkpoint(name)
     loaders = {"torchvision": _from_torchvision, "timm": _from_timm, "hf": _from_hugging_face}
@@ -71,7 +76,7 @@ def load_vit(name: str | Path) -> tuple[VisionTransformer, Card | Reading]:
         ('VisionTransformer', 8, 10)
     """
     model: Any
-    model, reading = load_network(name)
+    model, reading = _load(str(name), texts=None)
     if not isinstance(model, VisionTransformer):
         model = from_library(model)
         if not reading.classes:
@@ -121,7 +126,7 @@ def _from_timm(name: str) -> tuple[nn.Module, Reading]:
     return model, Reading(tuple(size), tuple(config["mean"]), tuple(config["std"]), tuple(classes))
 
 
-def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Reading]:
+def _from_hugging_face(name: str, texts: Sequence[str] | None) -> tuple[nn.Module, Reading]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(name)
@@ -131,6 +136,8 @@ def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Read
         whole = transformers.AutoModel.from_pretrained(name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name) if reads_texts else None
         model, classes = ZeroShotClassifier(whole, tokenizer, texts), list(texts)
+    elif reads_texts and texts is None:
+        model, classes = transformers.AutoModel.from_pretrained(name), []
     elif reads_texts:
         raise ValueError(
             f"a {made_for[0]} has no classes but what it is asked for: give texts, as "

@@ -25,10 +25,10 @@ def from_library(model: nn.Module) -> VisionTransformer:
     """Copy a ViT of timm, torchvision or Hugging Face Transformers into ours; same logits.
 
     Takes timm's `VisionTransformer` and `Eva`, torchvision's `VisionTransformer`, and of
-    Transformers ViT for classes, DINOv2 with and without registers, DINOv3, and CLIP and SigLIP,
-    whose images' half it is; compiled or not. What has no classifier gets one of zeros for a single class.
-    The head may have been replaced by a linear layer for other classes, alone or in a `Sequential`,
-    with dropout or without; dropout is not taken over. Type and device are kept.
+    Transformers ViT for classes, DINOv2 with and without registers, DINOv3, and the half of CLIP
+    and SigLIP that reads images; compiled or not. What has no classifier gets one of zeros, for a
+    single class. The head may have been replaced by a linear layer for other classes, alone or in a
+    `Sequential`, with dropout or without; dropout is not taken over. Type and device are kept.
 
     Raises:
         ValueError: another kind of model, or a part that ours do not have, by name.

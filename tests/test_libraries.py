@@ -1,10 +1,11 @@
 """Networks of other libraries become ours, with the same logits; what cannot is refused."""
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import partial
 
 import conftest
+import conversion
 import pytest
 import timm
 import torch
@@ -81,6 +82,10 @@ EVA = {
     | dict(rope_rotate_half=True, attn_type="rope", use_abs_pos_emb=False),
     "EVA-02": dict(use_rot_pos_emb=True, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True),
     "gated, packed": dict(swiglu_mlp=True, mlp_ratio=1.5),
+    "norm in the MLP alone": dict(scale_mlp=True),
+    "columns first": dict(use_rot_pos_emb=True, rope_grid_indexing="xy", rope_grid_offset=1.0),
+    "columns first, in halves": dict(use_rot_pos_emb=True, rope_grid_indexing="xy", qk_norm=True)
+    | dict(rope_rotate_half=True),
 }
 
 
@@ -345,10 +350,6 @@ REFUSED = {
         lambda: from_eva(use_rot_pos_emb=True, rope_type="mixed", attn_type="rope"),
         "rotary positions of fixed angles",
     ),
-    "timm columns first": (
-        lambda: from_eva(use_rot_pos_emb=True, rope_grid_indexing="xy"),
-        "rows and columns, counted from 0",
-    ),
     "timm max": (lambda: from_timm(global_pool="max"), "a head that reads CLS, the mean"),
     "timm Swin": (
         lambda: timm.models.SwinTransformer(
@@ -390,3 +391,13 @@ def test_a_part_that_ours_do_not_have_is_named(kind):
     build, sentence = REFUSED[kind]
     with pytest.raises(ValueError, match=sentence):
         from_library(build())
+
+
+# ---- all of timm ----
+
+
+def test_all_of_timm_is_equal_or_refused():
+    found = Counter(conversion.outcome(name)[0] for name, _ in conversion.architectures())
+    assert found["wrong"] == 0
+    assert found["equal"] >= 200
+    assert set(found) == {"equal", "refused"}

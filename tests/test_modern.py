@@ -33,7 +33,14 @@ ALL = dict(
 ) | dict(
     norm="rmsnorm", mlp="swiglu", activation="silu", rotary="unit", pool="mean", pool_norm=True
 )
-INNER = dict(inner_norm=True, attn_pool=True, class_token=False, rotary="grid", rotary_grid=(4, 4))
+INNER = dict(
+    attn_norm=True,
+    mlp_norm=True,
+    attn_pool=True,
+    class_token=False,
+    rotary="grid",
+    rotary_grid=(4, 4),
+)
 
 
 def modern(**options) -> ModernViT:
@@ -98,14 +105,15 @@ def test_registers_stand_behind_cls_and_no_patch_is_read_as_one():
 @pytest.mark.parametrize("kind", ["grid", "unit"])
 def test_angles_belong_to_places_and_tokens_in_front_have_none(kind):
     config = ModernConfig(
-        **SMALL, rotary=kind, pos_embed="none", registers=1, rotary_base=50.0, rotary_grid=(4, 6)
-    )
+        **SMALL, rotary=kind, pos_embed="none", registers=1, rotary_base=50.0, rotary_grid=(4, 6),
+        rotary_offset=1.0,
+    )  # fmt: skip
     angles = rotary_angles(config)
     assert angles.shape == (8, 6)
     assert not angles[:2].any()
     for n in range(6):
         row, column = divmod(n, 3)
-        at = (row * 2, column * 2)  # 2 rows are stretched to 4, 3 columns to 6
+        at = ((row + 1) * 2, (column + 1) * 2)  # 2 rows are stretched to 4, 3 columns to 6
         if kind == "unit":
             at = [2 * torch.pi * (2 * (i + 0.5) / of - 1) for i, of in ((row, 2), (column, 3))]
         expected = [place * 50.0 ** (-i / 3) for place in at for i in range(3)]

@@ -169,9 +169,9 @@ def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) ->
 
 
 def _require_separate_heads(model: VisionTransformer) -> None:
-    if getattr(model.config, "inner_norm", False):
+    if getattr(model.config, "attn_norm", False):
         raise ValueError(
-            "a norm inside of this network's attention (`inner_norm`) mixes its heads: what one of "
+            "the norm behind this network's attention (`attn_norm`) mixes its heads: what one of "
             "them hands on cannot be told from the others"
         )
 

@@ -10,7 +10,6 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from vit_tutorial.hardware import plain_state, unwrapped
@@ -36,10 +35,12 @@ def from_library(model: nn.Module) -> VisionTransformer:
     model = unwrapped(model)
     library, kind = type(model).__module__.split(".")[0], type(model).__name__
     if (library, kind) not in READERS:
-        known = ", ".join(f"{library}'s {name}" for library, name in READERS)
+        known = {}
+        for where, name in READERS:
+            known.setdefault(where, []).append(name)
+        listed = "; ".join(f"of {where}: {', '.join(names)}" for where, names in known.items())
         raise ValueError(
-            f"expected one of {known}; got {library}'s {kind}, whose parts have no counterpart in "
-            f"ours"
+            f"got {library}'s {kind}, whose parts have no counterpart in ours; these have ({listed})"
         )
     config, state = READERS[library, kind](model)
     ours = new_network(config).to(next(iter(state.values())))
@@ -93,7 +94,8 @@ def _from_timm(model: Any) -> tuple[ModernConfig, State]:
         attn_pool=_is_there(model.attn_pool),
         layer_scale=_has_scale(block, 1),
         qk_norm=_is_there(block.attn.q_norm),
-        inner_norm=_is_there(block.attn.norm),
+        attn_norm=_is_there(block.attn.norm),
+        mlp_norm=_is_there(block.mlp.norm),
         norm="rmsnorm" if "rms" in type(block.norm1).__name__.lower() else "layernorm",
         activation=_activation_of(block.mlp.act),
         mlp="mlp" if type(block.mlp).__name__ == "Mlp" else "swiglu",
@@ -102,7 +104,9 @@ def _from_timm(model: Any) -> tuple[ModernConfig, State]:
     for i in range(config.depth):
         _join_qkv(state, f"blocks.{i}.attn.", config.embed_dim)
         if getattr(block.attn, "rotate_half", False):
-            _pair_neighbours(state, f"blocks.{i}.attn.", config)
+            _reorder(state, f"blocks.{i}.attn.", config, _neighbours(config))
+        if getattr(getattr(model, "rope", None), "grid_indexing", "ij") == "xy":
+            _reorder(state, f"blocks.{i}.attn.", config, _rows_first(config))
         for name in [n for n in state if packed and n.startswith(f"blocks.{i}.mlp.fc1.")]:
             gate, gated = state.pop(name).chunk(2)
             state[name.replace("fc1", "fc1_g")] = gate
@@ -131,16 +135,14 @@ def _require_known_parts(model: Any) -> None:
                 and not getattr(model, "pool_include_prefix", False)
             ),
             "LayerScale in both halves or in none": _has_scale(block, 1) == _has_scale(block, 2),
-            "a norm within both halves or in none": _is_there(attn.norm) == _is_there(mlp.norm),
             "an attention pool like its blocks": not _is_there(pool)
             or (pool.num_heads, pool.mlp.fc1.out_features)
             == (attn.num_heads, mlp.fc1.out_features),
             "rotary positions of fixed angles": not _is_there(rope)
             or type(rope).__name__ in ("RotaryEmbeddingCat", "RotaryEmbeddingDinoV3"),
-            "rotary positions of rows and columns, counted from 0": (
-                getattr(rope, "grid_indexing", "ij") == "ij"
-                and getattr(rope, "normalize_coords", "separate") == "separate"
-                and not getattr(rope, "grid_offset", 0)
+            "rotary positions over the whole image": (
+                getattr(rope, "normalize_coords", "separate") == "separate"
+                and not (type(rope).__name__.endswith("DinoV3") and rope.grid_offset)
             ),
         },
     )
@@ -166,6 +168,7 @@ def _rotary(rope: Any) -> dict[str, Any]:
         "rotary": "grid" if type(rope).__name__ == "RotaryEmbeddingCat" else "unit",
         "rotary_base": rope.temperature,
         "rotary_grid": None if grid is None else tuple(grid),
+        "rotary_offset": float(rope.grid_offset),
     }
 
 
@@ -207,27 +210,25 @@ def _join_qkv(state: State, prefix: str, dim: int) -> None:
         state[f"{prefix}qkv.bias"] = torch.cat(biases)
 
 
-def _pair_neighbours(state: State, prefix: str, config: ViTConfig) -> None:
-    """Reorder the entries of queries and keys, which some turn as (i, i + d/2), we as (2i, 2i+1).
-
-    Their products stay the same.
-    """
+def _reorder(state: State, prefix: str, config: ViTConfig, order: Tensor) -> None:
+    """Reorder the entries of queries and keys of every head; their products stay the same."""
     for kind in ("weight", "bias"):
-        name = f"{prefix}qkv.{kind}"
-        if name in state:
-            parts = rearrange(
-                state[name],
-                "(three h two i) ... -> three h i two ...",
-                three=3,
-                h=config.num_heads,
-                two=2,
-            )
-            q, k = (part.flatten(0, 2) for part in parts[:2])
-            state[name] = torch.cat([q, k, state[name].chunk(3)[2]])
+        if (name := f"{prefix}qkv.{kind}") in state:
+            heads = state[name].unflatten(0, (3, config.num_heads, -1))  # (3, h, d, ...)
+            state[name] = torch.cat([heads[:2, :, order], heads[2:]]).flatten(0, 2)
         for norm in ("q_norm", "k_norm"):
-            if f"{prefix}{norm}.{kind}" in state:
-                name = f"{prefix}{norm}.{kind}"
-                state[name] = rearrange(state[name], "(two i) -> (i two)", two=2)
+            if (name := f"{prefix}{norm}.{kind}") in state:
+                state[name] = state[name][order]
+
+
+def _neighbours(config: ViTConfig) -> Tensor:
+    """Return the order that makes pairs (2i, 2i + 1), as we turn them, of (i, i + d/2)."""
+    return torch.arange(config.head_dim).view(2, -1).T.flatten()
+
+
+def _rows_first(config: ViTConfig) -> Tensor:
+    """Return the order that swaps the half that turns with the column and that with the row."""
+    return torch.arange(config.head_dim).roll(config.head_dim // 2)
 
 
 def _from_torchvision(model: Any) -> tuple[ModernConfig, State]:
@@ -297,7 +298,7 @@ def _from_dinov3(model: Any) -> tuple[ModernConfig, State]:
     if not config.registers:
         del state["reg_token"]
     for i in range(config.depth):
-        _pair_neighbours(state, f"blocks.{i}.attn.", config)
+        _reorder(state, f"blocks.{i}.attn.", config, _neighbours(config))
     return config, _without_classes(state)
 
 

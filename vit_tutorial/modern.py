@@ -76,7 +76,8 @@ class ModernConfig(ViTConfig):
     attn_pool: bool = False  # the head reads what a learned query collects, not `pool` (SigLIP)
     layer_scale: bool = False  # a factor for each entry that a half-block adds (2103.17239)
     qk_norm: bool = False  # queries and keys are normalised (Dehghani et al. 2023, 2302.05442)
-    inner_norm: bool = False  # norms inside of both half-blocks (EVA-02, BEiT-3)
+    attn_norm: bool = False  # a norm behind the heads (BEiT-3: Wang et al. 2022, arXiv 2208.10442)
+    mlp_norm: bool = False  # a norm behind the hidden layer (EVA-02: Fang et al. 2023, 2303.11331)
     norm: str = "layernorm"  # or "rmsnorm"
     activation: str = "gelu"  # or "gelu_tanh", "quick_gelu", "silu"
     mlp: str = "mlp"  # or "swiglu", whose hidden layer is gated (Shazeer 2020, arXiv 2002.05202)
@@ -85,6 +86,7 @@ class ModernConfig(ViTConfig):
     rotary: str = ""
     rotary_base: float = 100.0
     rotary_grid: tuple[int, int] | None = None  # what the rows and columns are stretched to
+    rotary_offset: float = 0.0  # the number of the first row and column ("grid")
 
     def __post_init__(self) -> None:
         if isinstance(self.rotary_grid, list):
@@ -129,7 +131,8 @@ def rotary_angles(config: ModernConfig) -> Tensor | None:
     if config.rotary == "unit":  # the middles of the patches, from -1 to 1
         places = 2 * math.pi * (2 * (places + 0.5) / sides - 1)
     else:
-        places = places * torch.tensor(config.rotary_grid or config.grid) / sides
+        stretch = torch.tensor(config.rotary_grid or config.grid) / sides
+        places = (places + config.rotary_offset) * stretch
     angles = rope_2d(places, config.head_dim, config.rotary_base)
     return F.pad(angles, (0, 0, config.num_prefix, 0))
 
@@ -172,7 +175,7 @@ class ModernAttention(Attention):
         super().__init__(config.embed_dim, config.num_heads)
         self.q_norm = make_norm(config, config.head_dim, config.qk_norm)
         self.k_norm = make_norm(config, config.head_dim, config.qk_norm)
-        self.norm = make_norm(config, config.embed_dim, config.inner_norm)
+        self.norm = make_norm(config, config.embed_dim, config.attn_norm)
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
@@ -197,7 +200,7 @@ class ModernMlp(Mlp):
     def __init__(self, config: ModernConfig) -> None:
         super().__init__(config.embed_dim, config.hidden_dim)
         self.act = ACTIVATIONS[config.activation]()
-        self.norm = make_norm(config, config.hidden_dim, config.inner_norm)
+        self.norm = make_norm(config, config.hidden_dim, config.mlp_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
@@ -219,7 +222,7 @@ class SwiGLU(nn.Module):
         self.fc1_g = nn.Linear(config.embed_dim, config.hidden_dim)
         self.fc1_x = nn.Linear(config.embed_dim, config.hidden_dim)
         self.act = ACTIVATIONS[config.activation]()
-        self.norm = make_norm(config, config.hidden_dim, config.inner_norm)
+        self.norm = make_norm(config, config.hidden_dim, config.mlp_norm)
         self.fc2 = nn.Linear(config.hidden_dim, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,10 +42,9 @@ def faith(metric: str) -> str:
     return f"{{{metric}_mean:.3f}} ({{{metric}_low:.3f}}–{{{metric}_high:.3f}})"
 
 
-def gain(metric: str) -> Column:
-    """Return what shows a score's difference from that of random maps, with its interval."""
-    form = f"{{{metric}_gain:+.2f}} ({{{metric}_gain_low:+.2f}} to {{{metric}_gain_high:+.2f}})"
-    return lambda row: "–" if row["method"] == "random" else form.format(**row)
+def gain(metric: str) -> str:
+    """Return the form of a score's difference from that of random maps, with its interval."""
+    return f"{{{metric}_gain:+.2f}} ({{{metric}_gain_low:+.2f}} to {{{metric}_gain_high:+.2f}})"
 
 
 def spread(name: str) -> Column:
@@ -198,8 +197,8 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
     "faithfulness": (
-        "How faithful each map is, on test images that the bundled network names rightly (mean and "
-        "95% bootstrap interval; ↑ more is better, ↓ less is better)",
+        "How faithful each map is, on test images that the bundled network classifies correctly "
+        "(mean and 95% bootstrap interval; ↑ more is better, ↓ less is better)",
         {
             "method": "{method}",
             "removed patches show": "{baseline}",
@@ -211,16 +210,24 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
     "faithfulness.gain": (
-        "What they are better by than random maps of the same {images:,} images (mean difference "
-        "and 95% interval; more is better, and an interval with 0 inside shows nothing)",
+        "What they are better by than random maps of the same {images:,} images, where removed "
+        "patches show the mean colour (mean difference and 95% interval; more is better, and an "
+        "interval with 0 inside shows nothing)",
         {
             "method": "{method}",
-            "removed patches show": "{baseline}",
+            "deletion": gain("deletion"),
+            "insertion": gain("insertion"),
+            "pointing game": gain("pointing_game"),
+        },
+    ),
+    "faithfulness.blur": (
+        "The same where removed patches show the image out of focus",
+        {
+            "method": "{method}",
             "deletion": gain("deletion"),
             "insertion": gain("insertion"),
             "positive": gain("positive_perturbation"),
             "negative": gain("negative_perturbation"),
-            "pointing game": gain("pointing_game"),
         },
     ),
     "attention_sinks.looks": (
@@ -322,7 +329,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
     ),
     "vit_and_cnn.asked": (
         "Changed test images, and the networks that were trained on all (kept: of the images that "
-        "a network names rightly as they are; difference with its 95% interval over the seeds)",
+        "a network classifies correctly as they are; difference with its 95% interval over seeds)",
         {
             "images": "{what}",
             "ViT": spread("vit_right"),
@@ -414,6 +421,11 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
     ),
 }
 
+ONLY: dict[str, Callable[[dict], bool]] = {  # which rows a table has, where it has not all
+    "faithfulness.gain": lambda row: row["baseline"] == "mean" and row["method"] != "random",
+    "faithfulness.blur": lambda row: row["baseline"] == "blur" and row["method"] != "random",
+}
+
 
 def table_of(root: Path, name: str) -> str:
     """Return a table by its name: "networks", "recipes", or one of a results file.
@@ -447,6 +459,7 @@ def results_table(root: Path, name: str) -> str:
     result = json.loads(results_file(root, name).read_text(encoding="utf-8"))
     part = name.partition(".")[2]
     selected = [row for row in result["rows"] if row.get("table", part) == part]
+    selected = [row for row in selected if ONLY.get(name, bool)(row)]
     rows = [tuple(show(column, row) for column in columns.values()) for row in selected]
     on = f"{result['data']}, " if result["data"] else ""
     source = f"Measured on {on}{result['hardware']}: `{result['command']}`"

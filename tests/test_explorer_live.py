@@ -274,6 +274,9 @@ def test_figures_say_what_the_page_shows():
     ]
     assert (inside == [128, 102, 76]).all(), "the mean colour"
     assert {"this network: hiding costs", "CNN: hiding costs", "CNN"} <= set(words_in(hiding))
+    words = set(words_in(made.figure(hidden=[6, 7], side=2, name="ViT")))
+    assert {"ViT: hiding costs", "CNN: hiding costs", "ViT", "CNN"} <= words
+    assert not any("this network" in word for word in words)
     scales = [axes.images[0].get_array() for axes in hiding.axes[1:3]]
     falls = made.hiding(side=2)
     most = max(np.abs(fall).max() for fall in falls.values())

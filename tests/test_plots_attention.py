@@ -52,6 +52,7 @@ def test_scales_bars_and_costs_draw_their_numbers():
     assert "how much weights react to the query" in words_in(figure)
     for axes in figure.axes[1:]:
         assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[0.6, 0.3], [0.9, 0.8]]
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "log"]
 
     figure = plots.weight_bars(WEIGHTS[2], "d = 4", "entropy 0.8")
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0.1, 0.2, 0.7]

@@ -42,6 +42,7 @@ def test_a_map_is_a_spotlight_unless_all_have_one_scale():
         image = axes.images[0]
         np.testing.assert_allclose(image.get_array(), fall + 0.5)
         assert image.cmap(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.05), "0 is white"
+    assert {"-50%", "0", "50%"} <= set(words_in(figure)), "one bar for all maps"
 
 
 def test_what_cannot_be_drawn_is_refused():

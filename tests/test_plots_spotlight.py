@@ -178,6 +178,17 @@ def test_a_grid_has_the_photograph_and_maps_each_on_its_own_scale():
     drawn(figure)
 
 
+def test_a_grid_frames_the_query_and_notes_a_number_below_each_map():
+    heats, notes = HEAT[None, None].repeat(2, axis=1), [["30%", "9%"]]
+    figure = plots.map_grid(PHOTO, heats, ["a"], ["b", "c"], query=(1, 2), notes=notes)
+    photo, *maps = figure.axes
+    assert [axes.get_xlabel() for axes in maps] == ["30%", "9%"]
+    assert {box.get_xy() for box in frames(photo)} == {(7.5, 3.5)}
+    for axes in maps:
+        assert {box.get_xy() for box in frames(axes)} == {(1.5, 0.5)}
+    drawn(figure)
+
+
 @pytest.mark.parametrize("scale", [None, (0.0, 2.0)])
 def test_a_row_draws_each_map_twice_with_the_query_framed(scale):
     heats = [HEAT, 2 * HEAT]
@@ -223,6 +234,10 @@ def test_a_view_frames_the_heads_that_its_map_comes_from():
         ),
         (lambda: plots.map_grid(PHOTO, HEAT, "a", "b"), r"patch columns\), got \(3, 4\)"),
         (lambda: plots.map_grid(PHOTO, HEAT[None, None], "ab", "c"), "2 rows and 1 columns need"),
+        (
+            lambda: plots.map_grid(PHOTO, HEAT[None, None], "a", "c", notes=[["x", "y"]]),
+            "expected 1 rows of 1 notes",
+        ),
         (lambda: plots.map_row(PHOTO, [HEAT], []), "1 maps need as many titles, got 0"),
         (lambda: plots.map_row(PHOTO, [], []), "0 maps"),
         (lambda: plots.attention_view(PHOTO, HEAT, HEAT), r"got \(3, 4\)"),

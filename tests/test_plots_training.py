@@ -64,6 +64,22 @@ def test_a_band_says_what_is_normal_even_after_the_last_row():
     assert loss.get_xlim()[1] > 5
 
 
+def test_a_dot_stands_where_a_run_leaves_the_band_of_the_first_ones():
+    first, others = [[1.0, 5.0], [3.0, 9.0]], [[2.0, 10.0], [4.0, 8.0]]
+    axes = drawn(plots.runs_and_band(first, others, "accuracy")).axes[0]
+    lines, dots = axes.lines[::2], axes.lines[1::2]
+    assert [line.get_ydata().tolist() for line in lines] == [[0, 3], [2, 1]]  # means: 2 and 7
+    assert [dot.get_xydata().tolist() for dot in dots] == [[[2, 3]], [[1, 2]]]
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners} == {(1, -1), (1, 1), (2, -2), (2, 2)}
+    assert legend_of(axes) == ["band of the first 2", "each of the others", "outside"]
+
+
+def test_the_accuracy_says_of_which_images_it_is():
+    _, accuracy = drawn(plots.training_curve(ROWS, measured="Validation accuracy")).axes
+    assert accuracy.get_title(loc="left") == "Validation accuracy"
+
+
 def test_sick_runs_have_neutral_titles_and_the_same_axes():
     healthy = ([2.3, 1.0, 0.5, 0.1], [50.0, 90.0])
     sick = ([2.3, 99.0, math.nan, 1.0], [10.0, 20.0])
@@ -153,7 +169,7 @@ def test_a_confusion_is_coloured_by_share_of_the_row_and_counted_in_the_cells():
     assert axes.get_title(loc="right") == "recall"
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in ticks] == ["cat", "dog", "frog"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("named as", "true class")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
 
 
 def test_every_count_can_be_read_on_its_colour():
@@ -257,6 +273,7 @@ CURVE = {"run": ([1.0], [2.0])}
         (lambda: plots.worst_mistakes(np.moveaxis(PICTURES, 3, 1), "abcde", "abcde", [1] * 5),
          r"\(5, 3, 8, 8\)"),
         (lambda: plots.augmentation_gallery({}), "of one shape, got set"),
+        (lambda: plots.runs_and_band([[1, 2]], [[1]], ""), r"got \(1, 2\) and \(1, 1\)"),
         (lambda: plots.augmentation_gallery({"a": PICTURES, "b": PICTURES[:2]}), "of one shape"),
         (lambda: plots.augmentation_gallery({"a": PICTURES}, {"b": "12345"}), "captions of 'b'"),
         (lambda: plots.augmentation_gallery({"a": PICTURES}, {"a": "1"}), "1 for 5 images"),

@@ -112,7 +112,8 @@ def test_the_live_curve_is_drawn_once_and_then_updated(monkeypatch):
     monkeypatch.setattr(
         "IPython.display.display", lambda figure, display_id: drawn.append(figure) or handle
     )
-    curve = LiveCurve(chance=0.69)
+    curve = LiveCurve(chance=0.69, measured="Validation accuracy")
     rows = fit(new_model(), stripes(), stripes(16), QUICK, on_epoch=curve)
     assert (len(drawn), len(updated)) == (1, 1)
+    assert drawn[0].axes[1].get_title(loc="left") == "Validation accuracy"
     assert curve.rows == rows

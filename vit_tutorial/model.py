@@ -277,7 +277,8 @@ def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
     """Drop what a branch adds, for some images of a batch: (B, T, D) -> (B, T, D).
 
     Each image loses it with probability p; where it is kept it is divided by 1 - p, so that the
-    mean stays (stochastic depth, Huang et al. 2016, arXiv 1603.09382). Identity outside training.
+    mean stays (after stochastic depth, Huang et al. 2016, arXiv 1603.09382).
+    Identity outside training.
 
     Examples:
         >>> drop_path(torch.ones(2, 17, 64), p=0.5, training=False).mean()

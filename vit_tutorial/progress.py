@@ -122,12 +122,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 class LiveCurve:
     """Draw the curves of a run in a notebook, and draw them again after every epoch.
 
-    Give it to `fit` as `on_epoch`. With `chance`, the loss of guessing is marked: ln C.
+    Give it to `fit` as `on_epoch`. With `chance`, the loss of guessing is marked: ln C. `measured`
+    is written over the accuracy, as in "Validation accuracy".
     """
 
-    def __init__(self, chance: float | None = None) -> None:
+    def __init__(self, chance: float | None = None, measured: str = "Test accuracy") -> None:
         self.rows: list[Row] = []
-        self.chance = chance
+        self.chance, self.measured = chance, measured
         self.display: Any = None
 
     def __call__(self, row: Row) -> None:
@@ -137,7 +138,7 @@ class LiveCurve:
         from vit_tutorial.plots import training_curve
 
         self.rows.append(row)
-        figure = training_curve(self.rows, chance=self.chance)
+        figure = training_curve(self.rows, chance=self.chance, measured=self.measured)
         if self.display is None:
             self.display = display(figure, display_id=True)
         else:

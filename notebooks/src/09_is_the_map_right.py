@@ -40,7 +40,7 @@ plots.network_map("attention")
 # %% [markdown]
 # ## Two maps of one cat
 #
-# The bundled network looks at Chelsea the cat (photograph by Stéfan van der Walt, public domain). One of the two maps
+# The bundled network looks at Chelsea the cat (photograph by Stéfan van der Walt, CC0). One of the two maps
 # below is rollout, from lesson 08. The other is made of random numbers, each averaged with its neighbours. Or take a
 # picture of your own.
 
@@ -94,8 +94,7 @@ side_by_side([smooth_noise(best_seed), rollout(record)[0]], ["A", "B"])
 # | Is it computed right? | the numbers are what the formula says | laws, an independent computation |
 # | Is it true? | what it marks is what the network used | take it away, and ask the network |
 #
-# A map can pass the first and fail the second: a perfectly computed map of nothing in particular. It cannot do without
-# the first, so we begin there.
+# A map can pass the first and fail the second. It cannot do without the first, so we begin there.
 
 # %% claim="it is the one whose heat lies most in the middle"
 middle = [share_in_the_middle(smooth_noise(seed)) for seed in range(100)]
@@ -121,7 +120,7 @@ plots.weight_tables([matrix.numpy() for matrix in (a, as_written, as_meant)], ti
 # odd, nothing complains. With `keepdim=True` the sums have the shape (T, 1) and stand beside their rows.
 #
 # Now the whole formula as it is often written, for one image. It can join heads by their mean or their maximum, and set
-# the smallest entries to zero (`discard`).
+# the smallest entries to zero (`discard`; entry 0, what CLS gives itself, is spared).
 
 # %% claim="In the middle the rows do not sum to 1."
 assert ((as_written.sum(-1) - 1).abs() > 1e-3).all()
@@ -188,9 +187,8 @@ side_by_side([wrong, right], ["column j by row j's sum", "row j by row j's sum"]
 
 # %% [markdown]
 # Would you have seen it? Both light the same eye and both lower corners, and the ranks correlate to 0.99. Only the
-# strongest patch, circled, is another one: the eye in the wrong map, a corner in the right one. The wrong one even
-# looks better. So such a fault can live for years: it is tried at the default setting, where it does nothing, and at
-# the others everybody looks. What finds it is a **law**, something that holds for every right rollout: *all rows sum to
+# strongest patch, circled, is another one: the eye in the wrong map, a corner in the right one. So such a fault can
+# live for years: it is tried at the default setting, where it does nothing, and at the others everybody looks. What finds it is a **law**, something that holds for every right rollout: *all rows sum to
 # 1*. One line of code. (The two deeper sections that follow have more traps, and six laws.)
 
 # %% claim="the ranks correlate to 0.99"
@@ -261,6 +259,10 @@ check("09.1", my_map_of_row)
 #
 # **The common wrong answer** takes away one token, whatever the model. With four registers more it stops with an error;
 # and where somebody cuts off the end to make it fit, every patch is drawn four places too far.
+
+# %% [markdown]
+# The rows have a 0/0, too: where all that a token attends to was discarded and nothing of the identity is mixed in. The
+# division by row sums you have from above. Now for a batch, and for rows without anything.
 
 
 # %% exercise="09.2"
@@ -490,8 +492,7 @@ print("the two rollouts are equal to the last bit:", same)
 # %% [markdown]
 # Nothing in rollout's formula knows of a class. They cannot differ. The class comes into a network in its very last
 # layer, the classifier (`vit.head`), and rollout stops before it. The same holds for the attention of any single
-# layer. Whoever writes "this is why it says cat" under such a map has written it under the map of every other class as
-# well.
+# layer.
 #
 # What knows of the class is the **gradient**: how much would the logit of the cat change if this weight were a little
 # larger?
@@ -528,9 +529,9 @@ for name, brings in {"cat": [0.2, 2.0], "dog": [1.0, -1.0]}.items():
 # $$\bar A_l = \mathrm{mean\ over\ heads\ of}\ \max(G_l \cdot A_l,\ 0), \qquad R \leftarrow R + \bar A_l R$$
 #
 # The product inside is number by number, as by hand; $\max(\cdot, 0)$ drops what speaks against. $\bar A_l R$ is a
-# matrix product: token i gets from token k what k has collected so far. Nothing is scaled to rows of 1. With a single
-# layer, R holds parts of the logit, as by hand; over several layers products of gradients come in, and its numbers are
-# in no unit: compare them within a map.
+# matrix product: token i gets from token k what k has collected so far. Nothing is scaled to rows of 1, and the numbers
+# have no unit (with a single layer they are the positive parts of the logit divided by h, over several layers products
+# of gradients come in): compare them within a map.
 
 # %% claim="For the cat the *smaller* weight has the larger part."
 assert part["cat"][1] > part["cat"][0]
@@ -599,6 +600,11 @@ plots.question_maps(
     collage.permute(1, 2, 0).numpy(), heats.numpy(), questions, ["rollout", *gradient_methods]
 )
 
+# %%
+in_the_cat = heats[..., :8, :8].sum((-1, -2)) / heats.sum((-1, -2))  # (2 questions, 4 methods)
+for question, shares in zip(questions, in_the_cat, strict=True):
+    print(f"{question:5} of each map in the cat's quarter:", *(f"{share:4.0%}" for share in shares))
+
 # %% [markdown]
 # Each map has its own scale, from its least to its greatest number, and its best patch is framed. Rollout answers both
 # questions alike. In the other three the cat's quarter gets more when the cat is asked for (32 to 40% of the map) than
@@ -608,7 +614,6 @@ plots.question_maps(
 # looking ends, and measuring begins.
 
 # %% claim="the cat's quarter gets more when the cat is asked for (32 to 40% of the map)"
-in_the_cat = heats[..., :8, :8].sum((-1, -2)) / heats.sum((-1, -2))  # (2 questions, 4 methods)
 assert torch.equal(heats[0, 0], heats[1, 0])
 assert in_the_cat[0, 1:].min() > 0.29
 assert in_the_cat[0, 1:].max() < 0.43
@@ -770,9 +775,8 @@ by_dice = [probability(vit, without(images[0], order[:12], P), cat) for order in
 print(f"mean {np.mean(by_dice):.0%}, from {min(by_dice):.0%} to {max(by_dice):.0%}")
 
 # %% [markdown]
-# Any twelve squares, placed by dice, leave 17% on average, and between 5% and 54%. So one image and one throw prove
-# nothing, and the fall to 1% is only half as impressive as it looked. Whatever is measured below has this **floor**
-# beside it: maps of random numbers.
+# Twelve squares at random leave 17% on average in these 20 orders, and between 5% and 54%. So one image and one throw
+# prove nothing. Whatever is measured below has this **floor** beside it: maps of random numbers.
 #
 # ### From a curve to a number, by hand
 #
@@ -782,12 +786,12 @@ print(f"mean {np.mean(by_dice):.0%}, from {min(by_dice):.0%} to {max(by_dice):.0
 # once: **insertion**, higher is better.
 #
 # Take a "network" that is a plain sum: four patches that bring 0.5, 0.3, 0.2 and 0. Best first, the curve is 1, 0.5,
-# 0.2, 0, 0. Between two points the area is a trapeze, the mean of both times the width, here ¼:
+# 0.2, 0, 0. Between two points the area is a trapezium, the mean of both times the width, here ¼:
 # (0.75 + 0.35 + 0.1 + 0) / 4 = 0.3. Worst first, the curve is 1, 1, 0.8, 0.5, 0 and the area 0.7. No order has a lower
 # area than the first, since the large ones go earliest. This is the one case in which we *know* the right map, and
 # deletion gives it the best score.
 
-# %% claim="leave 17% on average, and between 5% and 54%"
+# %% claim="leave 17% on average in these 20 orders, and between 5% and 54%"
 assert 0.12 < np.mean(by_dice) < 0.22
 assert min(by_dice) < 0.1
 assert 0.4 < max(by_dice) < 0.68
@@ -950,7 +954,7 @@ check("09.6", my_deletion)
 # hint("09.6")
 
 # %% [markdown] solved_only=true
-# **Why.** N patches make N + 1 points and N trapezes of width 1/N. The softmax comes before the class is picked: a
+# **Why.** N patches make N + 1 points and N trapeziums of width 1/N. The softmax comes before the class is picked: a
 # logit alone says nothing of the other classes.
 #
 # **The common wrong answer** takes the mean of the N + 1 values. It is near the area and not equal to it: the two ends,
@@ -985,16 +989,25 @@ plots.removal_curves(
 )
 
 # %% [markdown]
-# The broken line is dice. Rollout, which does not even know the class, falls at least as fast as gradient rollout, and
-# LeGrad runs beside the dice. A surprise, after the collage. Keep it in mind.
+# The broken line is dice. On the left rollout, which does not even know the class, falls at least as fast as gradient
+# rollout, and LeGrad runs beside the dice. On the right rollout rises highest, and LeGrad's first two patches lower the
+# answer. A surprise, after the collage. Keep it in mind.
 
 # %% claim="LeGrad runs beside the dice"
 falls = {m: found.scores["deletion"].mean().item() for m, found in curves.items()}
 assert abs(falls["legrad"] - falls["random"]) < 0.03
 
-# %% claim="Rollout, which does not even know the class, falls at least as fast as gradient rollout"
+# %% claim="On the left rollout, which does not even know the class, falls at least as fast as gradient rollout"
 falls = {m: found.scores["deletion"].mean().item() for m, found in curves.items()}
 assert falls["rollout"] < falls["grad_rollout"] - 0.002
+
+# %% claim="On the right rollout rises highest"
+rises = {m: curves[m].scores["insertion"].mean().item() for m in few}
+assert rises.pop("rollout") > max(rises.values()) + 0.02
+
+# %% claim="LeGrad's first two patches lower the answer"
+kept = curves["legrad"].kept.mean(0)
+assert kept[1] < kept[0] - 0.005
 
 # %% [markdown] deeper=true
 # ## Does it point at the right thing?
@@ -1090,15 +1103,16 @@ def interval(values):
 
 # %%
 for name in ("grad_cam", "rollout", "chefer", "grad_rollout"):
-    low, high = interval(deletion[name])
-    print(f"{name:12} deletion {deletion[name].mean():.3f}, interval {low:.3f} to {high:.3f}")
+    values = deletion[name]
+    low, high = interval(values)
+    print(f"{name:12} {values.mean():.3f} ({low:.3f} to {high:.3f}), spread {values.std():.2f}")
 
 # %% [markdown]
 # They overlap. May we still say that one method is better on these digits?
 #
-# Images differ far more than methods do: some digits fall at the first patch, whatever the method. That spread is in
-# all four intervals, and it comes from the *same images*. So the sharper question is about the difference, image by
-# image: its interval does not contain what the images have in common.
+# Images differ far more than methods do: `spread` is their standard deviation. It is in all four intervals, and it comes
+# from the *same images*. So the sharper question is about the difference, image by image: its interval does not contain
+# what the images have in common.
 
 # %% claim="They overlap."
 ends = [interval(deletion[name]) for name in ("grad_cam", "rollout", "chefer", "grad_rollout")]
@@ -1109,24 +1123,33 @@ means = [deletion[name].mean() for name in ("grad_cam", "rollout", "chefer", "gr
 assert np.std(deletion["rollout"]) > 3 * (max(means) - min(means))
 
 # %%
-gaps = {}
+gaps_grey, alike = {}, {}
 for name, other in (("grad_cam", "rollout"), ("chefer", "grad_rollout")):
     gap = deletion[name] - deletion[other]  # image by image
-    low, high = gaps[name] = interval(gap)
-    print(f"{name:8} less {other:12}: {gap.mean():.3f}, interval {low:.3f} to {high:.3f}")
+    low, high = gaps_grey[name] = interval(gap)
+    alike[name] = np.mean([*map(rank_correlation, maps[name], maps[other])])
+    print(f"{name:8} less {other:12}: {gap.mean():.3f}, interval {low:.3f} to {high:.3f};", end=" ")
+    print(f"ranks of the two maps correlate {alike[name]:.2f}")
 
 # %% [markdown]
 # Two overlapping intervals do not mean that nothing is known. The first difference leaves out 0: on these digits,
 # rollout is better than Grad-CAM by this score. The second interval is much narrower, and 0 is inside: those two
-# methods make nearly the same map, and nothing here tells them apart. The rule of this course: **a method is called
+# methods make nearly the same map (0.89), and nothing here tells them apart. The rule of this course: **a method is called
 # better only if the interval of the difference, on the same images, leaves out 0.**
 
 # %% claim="The first difference leaves out 0"
-assert gaps["grad_cam"][0] > 0.003
+assert gaps_grey["grad_cam"][0] > 0.003
 
 # %% claim="The second interval is much narrower, and 0 is inside"
-assert np.ptp(gaps["chefer"]) < 0.7 * np.ptp(gaps["grad_cam"])
-assert gaps["chefer"][0] < 0 < gaps["chefer"][1]
+assert np.ptp(gaps_grey["chefer"]) < 0.7 * np.ptp(gaps_grey["grad_cam"])
+assert gaps_grey["chefer"][0] < 0 < gaps_grey["chefer"][1]
+
+# %% claim="methods make nearly the same map (0.89)"
+assert alike["chefer"] > 0.84
+assert alike["grad_cam"] < 0.75
+
+# %% [markdown] deeper=true
+# ## The interval of a difference
 
 
 # %% exercise="09.8"
@@ -1159,32 +1182,29 @@ check("09.8", my_paired_interval)
 # %% [markdown]
 # ## Nothing is something
 #
-# What *is* an image with nothing in it? So far: the mean colour everywhere. Half of a digit's pixels are empty paper.
-# Its number is far below the mean, so a "removed" patch of paper becomes *grey*: it gets ink.
+# What *is* an image with nothing in it? So far: the mean colour everywhere. But the empty paper of a digit is far from
+# its mean, so a "removed" patch of paper becomes *grey*: it gets ink.
 #
-# A Vision Transformer can do what no CNN can: leave a token out. Without the token nothing stands in its place, and
+# A Vision Transformer can do what an ordinary CNN cannot: leave a token out. Without the token nothing stands in its place, and
 # the others keep their positions (Jain et al. 2022, arXiv 2204.08945, call what grey squares do *missingness bias*).
 # In the package: `model(images, visible)`, with the numbers of the patches that stay.
 #
-# **Predict.** Every patch grey; every patch token left out, so that CLS alone goes through the layers. What does each
-# network say?
+# **Predict.** Every patch token is left out, so that CLS alone goes through the layers. What does each network say?
 
-# %% claim="Half of a digit's pixels are empty paper. Its number is far below the mean"
+# %% claim="the empty paper of a digit is far from its mean"
 assert 0.45 < (test.images == 0).float().mean() < 0.53
 assert everything.min() < -0.7
 
 # %%
-nothing = {}
+nobody, nothing = torch.zeros(1, 0, dtype=torch.long), {}
 for name, model, about, one in (
     ("photograph", vit, card, images),
-    ("digits", small, small_card, x[:1]),
+    ("digit", small, small_card, x[:1]),
 ):
     with torch.no_grad():
-        all_grey = model(torch.zeros_like(one)).softmax(1)[0]
-        cls_alone = model(one, torch.zeros(1, 0, dtype=torch.long)).softmax(1)[0]
-    for how, said in (("all grey", all_grey), ("CLS alone", cls_alone)):
-        nothing[name, how] = said.max().item(), about.classes[said.argmax()]
-        print(f"{name:10} {how:9}: {nothing[name, how][0]:.0%} {nothing[name, how][1]}")
+        said = model(one, nobody).softmax(1)[0]
+    nothing[name] = said.max().item(), about.classes[said.argmax()]
+    print(f"{name:10} CLS alone: {nothing[name][0]:.0%} {nothing[name][1]}")
 
 # %% [markdown]
 # A network has no answer for "nothing". It has never seen it, and must say something: CLS alone makes it rather sure,
@@ -1192,10 +1212,10 @@ for name, model, about, one in (
 # choice? First the cat, with twelve patches fewer, as above:
 
 # %% claim="CLS alone makes it rather sure, of a bird or of an 8"
-assert nothing["photograph", "CLS alone"][1] == "bird"
-assert nothing["photograph", "CLS alone"][0] > 0.5
-assert nothing["digits", "CLS alone"][1] == "8"
-assert nothing["digits", "CLS alone"][0] > 0.6
+assert nothing["photograph"][1] == "bird"
+assert nothing["photograph"][0] > 0.5
+assert nothing["digit"][1] == "8"
+assert nothing["digit"][0] > 0.6
 
 
 # %%
@@ -1218,7 +1238,7 @@ for m in ("rollout", "legrad", "grad_rollout"):
 
 # %% [markdown]
 # Twelve tokens dropped at random leave the cat with 58%, of 62% before. So on this photograph nearly all of what twelve
-# grey squares did was done by the *squares*: edges and flat grey, which the photograph never had. Gradient rollout's
+# grey squares did was done by the *squares*, which the photograph never had. Gradient rollout's
 # twelve patches bring the cat down either way, to 1 and 3%. And without what rollout calls most important, the network
 # is *surer* of its cat.
 
@@ -1280,48 +1300,49 @@ assert (
 assert row_of["legrad", "deletion, dropped"]["gain_low"] > 0.2
 
 # %%
+gaps = {}
+print("by how much b is better than a")
 for a, b in (("random", "legrad"), ("rollout", "chefer"), ("rollout", "grad_rollout")):
-    for how in ("grey", "dropped"):
-        gap = scores[a][f"deletion, {how}"] - scores[b][f"deletion, {how}"]
-        low, high = gaps[a, b, how] = interval(gap)
-        print(f"{how:8} {a:8} less {b:13}: {gap.mean():+.3f}, interval {low:+.3f} to {high:+.3f}")
+    for metric in ("deletion, grey", "deletion, dropped", "insertion, grey"):
+        gap = (scores[b][metric] - scores[a][metric]) * (1 if higher[metric] else -1)
+        low, high = gaps[a, b, metric] = interval(gap)
+        print(f"a {a:8} b {b:13} {metric:18} {gap.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %% [markdown]
-# With grey squares nothing is shown in any of the three lines. With dropped tokens, all three differences leave out 0:
-# LeGrad beats dice, and the two methods that know the class beat rollout. (By insertion with grey squares, rollout was
-# even *ahead* of both.) Had we stopped above, we would have told you the opposite, with 200 images and intervals. (To
-# drop tokens is no perfect nothing either: this network never missed one in training. What is to be believed holds in
-# *several* ways of removing.)
+# With dropped tokens all three differences leave out 0: LeGrad beats dice, and the two methods that know the class beat
+# rollout. With grey squares deletion shows no difference in any of the three pairs, and by insertion rollout is *ahead*
+# of both. Had we stopped above, we would have shown you that, with 200 images and intervals. (To drop tokens is no
+# perfect nothing either: this network never missed one in training. What is to be believed holds in *several* ways of
+# removing.)
 
-# %% claim="With grey squares nothing is shown in any of the three lines."
-assert all(low < 0 < high for (*_, how), (low, high) in list(gaps.items())[2:] if how == "grey")
+# %% claim="With dropped tokens all three differences leave out 0"
+assert min(low for (*_, metric), (low, _) in gaps.items() if metric[-7:] == "dropped") > 0.01
 
-# %% claim="By insertion with grey squares, rollout was even *ahead* of both."
+# %% claim="With grey squares deletion shows no difference in any of the three pairs"
+for low, high in [gap for (*_, metric), gap in gaps.items() if metric == "deletion, grey"]:
+    assert low < 0 < high
+
+# %% claim="by insertion rollout is *ahead* of both"
 for m in ("chefer", "grad_rollout"):
-    assert interval(scores["rollout"]["insertion, grey"] - scores[m]["insertion, grey"])[0] > 0.005
-
-# %% claim="With dropped tokens, all three differences leave out 0"
-assert all(low > 0.01 for (*_, how), (low, _) in list(gaps.items())[2:] if how == "dropped")
+    assert gaps["rollout", m, "insertion, grey"][1] < -0.005
 
 # %% [markdown]
 # ## A thousand photographs
 #
 # The same for the photograph network, on 1,000 test images that it classifies correctly ({{results.faithfulness.data}}).
-# Removed patches show the mean colour, or the image out of focus. **Positive** and **negative** perturbation (Chefer et
-# al. 2021, arXiv 2012.09838) are like deletion and insertion, but count only whether the answer is still right. In the
-# **pointing game** four images stand in one: is the best patch in the quarter that was asked for? By our rule, the
-# differences decide:
+# Removed patches show the mean colour. In the **pointing game** (Zhang et al. 2016, arXiv 1608.00507) four images stand
+# in one: is the best patch in the quarter that was asked for? By our rule, the differences decide:
 #
 # {{table.faithfulness.gain}}
 #
-# - **Chefer's rule and gradient rollout are ahead of rollout in every column**, with grey and with blur.
+# - **Chefer's rule and gradient rollout are ahead of rollout in every column.**
 # - **In the pointing game the class decides.** Rollout and the last layer are not told apart from chance, although both
 #   beat random clearly in deletion: they know what the network looks at, and not for what. LeGrad is ahead of all
-#   others, although it is behind Chefer's rule in every other column. "Method X is best" is a sentence about a network,
+#   others, although it is behind Chefer's rule in both other columns. "Method X is best" is a sentence about a network,
 #   its data *and a question*.
-# - **To know the class is not enough.** Grad-CAM does, and its pointing is not told apart from chance. By insertion
-#   and by negative perturbation it is *worse* than dice, though by deletion it is better. A map may find a few patches
-#   that matter and misjudge the rest.
+# - **To know the class is not enough.** Grad-CAM does, and its pointing is not told apart from chance. By insertion it
+#   is *worse* than dice, though by deletion it is better. A map may find a few patches that matter and misjudge the
+#   rest.
 
 # %% claim="Chefer's rule and gradient rollout are ahead of rollout in every column"
 import json
@@ -1338,7 +1359,7 @@ for metric, sign in {**signs, "pointing_game": 1}.items():  # two intervals apar
         gap = of[better, base][f"{metric}_{inner}"] - of["rollout", base][f"{metric}_{outer}"]
         assert sign * gap > 0, (better, metric, base)
 
-# %% claim="LeGrad is ahead of all others, although it is behind Chefer's rule in every other column."
+# %% claim="LeGrad is ahead of all others, although it is behind Chefer's rule in both other columns."
 import json
 from pathlib import Path
 
@@ -1369,7 +1390,7 @@ for method in ("rollout", "last_layer", "grad_cam"):
     assert row["pointing_game_gain_low"] < 0 < row["pointing_game_gain_high"]
     assert row["deletion_gain_low"] > 0
 
-# %% claim="By insertion and by negative perturbation it is *worse* than dice"
+# %% claim="By insertion it is *worse* than dice, though by deletion it is better."
 import json
 from pathlib import Path
 
@@ -1380,16 +1401,39 @@ of = {(r["method"], r["baseline"]): r for r in json.loads(stored.read_text())["r
 for base in ("mean", "blur"):
     row = of["grad_cam", base]
     assert row["insertion_gain_high"] < 0
-    assert row["negative_perturbation_gain_high"] < 0
     assert row["deletion_gain_low"] > 0
 
 # %% [markdown] deeper=true
-# ## The scores themselves
+# ## Out of focus, and two more scores
 #
-# {{table.faithfulness}}
+# Does it hang on the grey? The same with removed patches that show the image out of focus, and with two more scores:
+# **positive** and **negative** perturbation (Chefer et al. 2021, arXiv 2012.09838) are like deletion and insertion, but
+# count only whether the answer is still right. (In the pointing game nothing is removed.)
+#
+# {{table.faithfulness.blur}}
+#
+# The three statements stand: Chefer's rule and gradient rollout are ahead of rollout in every column, LeGrad is behind
+# both, and Grad-CAM is worse than dice by insertion and by negative perturbation.
 #
 # All of it took {{results.faithfulness.rows[0].seconds:.0f}} seconds. With `FULL = True` the next cell makes the
 # part with the mean colour on CIFAR-10 itself: a download of 170 MB if it is not on this computer yet, and some minutes.
+
+# %% claim="LeGrad is behind both, and Grad-CAM is worse than dice by insertion and by negative perturbation"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "faithfulness.json"
+of = {r["method"]: r for r in json.loads(stored.read_text())["rows"] if r["baseline"] == "blur"}
+signs = {"deletion": -1, "insertion": 1, "positive_perturbation": -1, "negative_perturbation": 1}
+for metric, sign in signs.items():
+    inner, outer = ("low", "high")[::sign]
+    for better in ("chefer", "grad_rollout"):
+        gap = of[better][f"{metric}_{inner}"] - of["legrad"][f"{metric}_{outer}"]
+        assert sign * gap > 0, (metric, better)
+assert of["grad_cam"]["insertion_gain_high"] < 0
+assert of["grad_cam"]["negative_perturbation_gain_high"] < 0
 
 # %%
 FULL = False
@@ -1521,13 +1565,12 @@ assert ((w - other) @ v).abs().max() < 1e-6
 # ## A network that knows nothing
 #
 # One more test, which needs no images with known answers (Adebayo et al. 2018, arXiv 1810.03292). Put random numbers
-# into parts of the network, and see which maps notice. But ask the network first what the change has done to *it*.
-#
-# **Predict.** Random numbers in the last block, one of four. How many digits does the network still get right?
+# into parts of the network, and see which maps notice: into the classifier alone, into all blocks. Four times each,
+# with other seeds. First, what has it done to the network?
 
 
 # %%
-def with_random(model, parts, seed=0):
+def with_random(model, parts, seed):
     """Return a copy with random numbers, of the same spread, in some of its parts."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     for part in parts(model):
@@ -1537,86 +1580,117 @@ def with_random(model, parts, seed=0):
     return model
 
 
-random_parts = {
-    "classifier": lambda model: [model.head],
-    "block 3": lambda model: [model.blocks[3]],
-    "block 0": lambda model: [model.blocks[0]],
-    "all blocks": lambda model: model.blocks,
+def digits_right(model):
+    with torch.no_grad():
+        return (model(everything).argmax(1) == test.labels).float().mean().item()
+
+
+others = {
+    "classifier": [with_random(small, lambda model: [model.head], seed) for seed in range(4)],
+    "all blocks": [with_random(small, lambda model: model.blocks, seed) for seed in range(4)],
 }
 
 # %%
-others = {name: with_random(small, parts) for name, parts in random_parts.items()}
-with torch.no_grad():
-    share_right = {
-        name: (model(everything).argmax(1) == test.labels).float().mean().item()
-        for name, model in {"nothing": small, **others}.items()
-    }
-print("  ".join(f"{name} random: {share:.0%}" for name, share in share_right.items()))
+share_right = {name: [*map(digits_right, models)] for name, models in others.items()}
+for name, shares in share_right.items():
+    print(f"{name} random:", *(f"{share:4.0%}" for share in shares), "of the digits correct")
 
 # %% [markdown]
-# Did you expect a ruin? It is 96%, where it had 97%: this network hardly needs its last block. A map that does *not*
-# change then is right. Block 0 is another matter, and with a random classifier, or with all blocks random, the network
-# guesses. Now the maps of 60 digits before and after; in the last column, for comparison, those of two *different*
-# digits in the intact network.
+# It knows nothing: no more than one in eight correct. Now the maps of 60 digits before and after, the mean of the four;
+# in the last column, for comparison, those of two *different* digits in the intact network.
 
-# %% claim="96%, where it had 97%"
-assert share_right["nothing"] - 0.03 < share_right["block 3"]
-assert share_right["nothing"] > 0.96
-
-# %% claim="with a random classifier, or with all blocks random, the network guesses"
-assert max(share_right["classifier"], share_right["all blocks"]) < 0.2
-assert 0.6 < share_right["block 0"] < 0.85
+# %% claim="It knows nothing: no more than one in eight correct."
+assert max(max(shares) for shares in share_right.values()) <= 0.13
 
 # %%
 x60, labels60 = x[:60], labels[:60]
 before = maps_of_all_methods(small, x60, labels60)
-after = {name: maps_of_all_methods(model, x60, labels60) for name, model in others.items()}
-after["another digit"] = {method: heats.roll(1, 0) for method, heats in before.items()}
+
+
+def agreement(models):
+    """For each method, how far the maps of each network order patches as before: {method: list}."""
+    after = [maps_of_all_methods(model, x60, labels60) for model in models]
+    return {
+        m: [np.mean([*map(rank_correlation, before[m], heats[m])]) for heats in after]
+        for m in METHODS
+    }
+
+
+agree = {name: agreement(models) for name, models in others.items()}
+agree["another digit"] = {
+    m: [np.mean([*map(rank_correlation, heats, heats.roll(1, 0))])] for m, heats in before.items()
+}
 
 # %%
-agree = {
-    (method, name): np.mean([*map(rank_correlation, before[method], heats[method])])
-    for method in METHODS
-    for name, heats in after.items()
-}
-print(f"{'rank correlation':16}", *(f"{name:>13}" for name in after))
+print(f"{'rank correlation':16}", *(f"{name:>13}" for name in agree))
 for method in METHODS:
-    print(f"{method:16}", *(f"{agree[method, name]:13.2f}" for name in after))
+    print(f"{method:16}", *(f"{np.mean(of[method]):13.2f}" for of in agree.values()))
+print("rollout, all blocks, each:", *(f"{value:.2f}" for value in agree["all blocks"]["rollout"]))
 
 # %% [markdown]
 # - **Random classifier**: the last layer's attention and rollout are the same to the bit, for they never saw it. A map
 #   that stays when the answers become nonsense does not explain the answers. All methods with gradients change.
-# - **Block 3**: the answers hardly change. Rollout and LeGrad, which join all layers, stay, and are right to stay. The
-#   last layer's map has nothing left of what it was. *It* is the one to distrust: it shows a layer on which the answers
-#   hardly hang.
-# - **All blocks**: no gradient method keeps more than it has in common with another digit. And rollout? It keeps 0.40.
-#   That sounds like a map of *this* digit, until one looks at the last column: two different digits have 0.43 in common.
+# - **All blocks**: of the methods with gradients nearly nothing is left. Of rollout there is, from 0.19 to 0.41. That
+#   sounds like a map of *this* digit, until one looks at the last column: two different digits have 0.43 in common.
 #   Rollout has favourite places, whatever is written there.
 #
 # "random" is the same everywhere, of course: it never asks the network. To change is necessary, and not sufficient:
 # dice with a new seed would pass this test, too.
 
 # %% claim="the last layer's attention and rollout are the same to the bit"
-assert torch.equal(before["rollout"], after["classifier"]["rollout"])
-assert torch.equal(before["last_layer"], after["classifier"]["last_layer"])
+for model in others["classifier"]:
+    now = maps_of_all_methods(model, x60, labels60)
+    assert torch.equal(before["rollout"], now["rollout"])
+    assert torch.equal(before["last_layer"], now["last_layer"])
 
 # %% claim="All methods with gradients change."
-assert all(agree[m, "classifier"] < 0.6 for m in METHODS[3:])
+assert max(max(agree["classifier"][m]) for m in METHODS[3:]) < 0.6
 
-# %% claim="Rollout and LeGrad, which join all layers, stay, and are right to stay."
-assert min(agree["rollout", "block 3"], agree["legrad", "block 3"]) > 0.9
+# %% claim="of the methods with gradients nearly nothing is left"
+assert max(abs(np.mean(agree["all blocks"][m])) for m in METHODS[3:]) < 0.12
 
-# %% claim="The last layer's map has nothing left of what it was."
-assert abs(agree["last_layer", "block 3"]) < 0.2
-
-# %% claim="no gradient method keeps more than it has in common with another digit"
-assert all(agree[m, "all blocks"] < agree[m, "another digit"] + 0.05 for m in METHODS[3:])
-
-# %% claim="It keeps 0.40. That sounds like a map of *this* digit"
-assert 0.3 < agree["rollout", "all blocks"] < agree["rollout", "another digit"] + 0.05
+# %% claim="Of rollout there is, from 0.19 to 0.41."
+assert 0.12 < min(agree["all blocks"]["rollout"]) < 0.26
+assert 0.34 < max(agree["all blocks"]["rollout"]) < 0.48
 
 # %% claim="two different digits have 0.43 in common"
-assert 0.33 < agree["rollout", "another digit"] < 0.53
+assert 0.33 < agree["another digit"]["rollout"][0] < 0.53
+
+# %% [markdown] deeper=true
+# ## One block of four
+#
+# **Predict.** Random numbers in the last block alone. How many digits does the network still get right?
+
+# %%
+last = [with_random(small, lambda model: [model.blocks[-1]], seed) for seed in range(4)]
+share_right["last block"] = [*map(digits_right, last)]
+agree["last block"] = agreement(last)
+print(f"intact {digits_right(small):.0%}; last block random:", end="")
+print(*(f"{share:4.0%}" for share in share_right["last block"]))
+for method, values in agree["last block"].items():
+    print(f"{method:16} {min(values):5.2f} to {max(values):5.2f}")
+
+# %% [markdown]
+# Did you expect a ruin? It is 96%, where it had 97%: this network hardly needs its last block. What should a map do
+# then? The methods disagree. Of those that join all layers, rollout and LeGrad stay (0.96 and 0.97), Chefer's rule and
+# gradient rollout fall to 0.6; of the last layer's attention nothing is left. Nothing here says which is right: equal
+# answers may come by another way. But who shows the last layer's attention shows a block that this network hardly
+# needs.
+
+# %% claim="It is 96%, where it had 97%: this network hardly needs its last block."
+assert 0.96 < digits_right(small) < 0.98
+assert min(share_right["last block"]) > 0.94
+
+# %% claim="rollout and LeGrad stay (0.96 and 0.97)"
+assert min(agree["last block"]["rollout"] + agree["last block"]["legrad"]) > 0.9
+
+# %% claim="Chefer's rule and gradient rollout fall to 0.6"
+fallen = agree["last block"]["chefer"] + agree["last block"]["grad_rollout"]
+assert 0.5 < min(fallen)
+assert max(fallen) < 0.7
+
+# %% claim="of the last layer's attention nothing is left"
+assert max(map(abs, agree["last block"]["last_layer"])) < 0.2
 
 # %% [markdown]
 # ## What we now have
@@ -1650,8 +1724,9 @@ for metric in ("deletion, dropped", "insertion, dropped"):
     print(f"{metric}: {winner}; not told apart from it: {', '.join(level) or 'none'}")
 
 # %% [markdown]
-# Chefer's rule and gradient rollout share the first place in both. **"Can I show one picture as evidence?"** As an
-# illustration, yes. As evidence: on how many single images does a map of dice beat the method?
+# Chefer's rule and gradient rollout share the first place in both.
+#
+# **"Can I show one picture as evidence?"** As an illustration, yes. As evidence: on how many single images does a map of dice beat the method?
 
 # %% claim="Chefer's rule and gradient rollout share the first place in both."
 assert all({"chefer", "grad_rollout"} <= methods for methods in first.values())
@@ -1716,7 +1791,7 @@ assert given_up["random"] <= 6
 # %% claim="five at most"
 assert max(mended.values()) <= 6
 
-# %% [markdown]
+# %% [markdown] deeper=true
 # ## A stretch
 #
 # - Write `my_law` for Chefer's rule: which laws of rollout does it keep, and which does it break on purpose?

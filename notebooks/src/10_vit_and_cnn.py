@@ -44,7 +44,7 @@ from vit_tutorial.lessons import check, hint
 torch.set_num_threads(1)  # networks as small as these run fastest on one processor core
 
 # %%
-plots.network_map("patches")
+plots.network_map("attention")
 
 # %% [markdown]
 # ## Two ways to mix places
@@ -118,8 +118,10 @@ for i, weights in enumerate(both[0][1:-1]):
     assert weights[i : i + 3].tolist() == kernel.tolist()
     assert np.count_nonzero(weights) == 3
 
-# %% [markdown]
-# The same for images: a kernel of 3×3 numbers on a grid that is not square, in float64, against PyTorch.
+# %% [markdown] deeper=true
+# ## The matrix of an image's convolution
+#
+# A kernel of 3×3 numbers on a grid that is not square, in float64, against PyTorch.
 
 
 # %%
@@ -286,8 +288,8 @@ assert 1.6 < costs["ResNet"][1] / costs["ViT"][1] < 2
 def my_subset(labels, share, seed):
     """Choose a share of the images of each class, by chance.
 
-    labels: (n,), whole numbers. share: above 0, up to 1. Of a class with k images, round(share * k)
-    are chosen, but at least one.
+    labels: (n,), whole numbers. share: above 0, up to 1; of each class round(share * its number of
+    images) are chosen, but at least one.
     The seed decides which: the same seed gives the same choice, another seed another one.
     Returns their places in `labels`, (m,), each once, in any order.
     """
@@ -318,8 +320,8 @@ check("10.1", my_subset)
 #
 # The sentence that is repeated most: *ViTs are hungry for data*. To test it, take the same data set in several sizes,
 # every class with its share (the package's `stratified`). Here are both kinds of network in small, for the digits: 8×8
-# pixels, patches of 2×2, and about as many parameters. For each, AdamW and Muon were tried before, each at several
-# rates, judged on a fifth of the training images. The two do not want the same.
+# pixels, patches of 2×2, and about as many parameters. The optimizer and the rate of each (`CHOICES`) were chosen
+# beforehand, on a fifth of the training images.
 #
 # **Predict.** With one image of each digit, which network will know more about the others? And with all of them?
 
@@ -396,13 +398,16 @@ assert 14 < accuracies["ViT"][:, 0].mean() < 28
 assert 1 < (accuracies["ResNet"] - accuracies["ViT"])[:, 2].mean() < 7
 
 # %%
-model, stats = learn("ViT", 0.1, 0, CHOICES["ResNet"])
-accuracy = evaluate(model, test, *stats).accuracy
-print(f"with {counts[1]} images: ResNet {accuracies['ResNet'][0, 1]:.1f}%")
-print(f"ViT {accuracies['ViT'][0, 1]:.1f}%, with the ResNet's optimizer and rate {accuracy:.1f}%")
+careless = np.zeros(len(SEEDS))
+print(f"{counts[1]} images, %    ResNet   ViT   ViT with the ResNet's optimizer and rate")
+for seed in SEEDS:
+    model, stats = learn("ViT", 0.1, seed, CHOICES["ResNet"])
+    careless[seed] = evaluate(model, test, *stats).accuracy
+    both = (accuracies[name][seed, 1] for name in ("ResNet", "ViT"))
+    print(f"seed {seed}", *(f"{value:12.1f}" for value in (*both, careless[seed])))
 
 # %% [markdown]
-# A gap of some thirty points has become one of nearly fifty, and nothing but our carelessness made it.
+# With both seeds the gap has grown by more than fifteen points, and nothing but our carelessness made it.
 #
 # Before you conclude anything from such a picture, write down what it does *not* say. There were 50 to 180 steps
 # here, and in the measurement below {{results.vit_and_cnn.rows[what=1%].steps}} to
@@ -421,13 +426,13 @@ print(f"ViT {accuracies['ViT'][0, 1]:.1f}%, with the ResNet's optimizer and rate
 # become more, and so do the steps ({{results.vit_and_cnn.rows[what=1%].steps}} to
 # {{results.vit_and_cnn.rows[what=100%].steps:,}}), while each image is seen less often
 # ({{results.vit_and_cnn.rows[what=1%].epochs}} epochs, then {{results.vit_and_cnn.rows[what=100%].epochs}}). A network
-# that needs many images and one that needs many steps look alike in it. That short training is a part of the distance
-# is known: the course's bundled ViT, somewhat larger, has seen all images 20 times, and reaches what this ResNet does.
+# that needs many images and one that needs many steps look alike in it. The course's bundled ViT reaches what this
+# ResNet does; but it has seen all images 20 times *and* has 2.6 times the parameters of the ViT in this race. Time or
+# size: that does not tell.
 # Those who did separate the two, at a scale where it takes many GPUs, found that ViTs gain more from more images
 # (Dosovitskiy et al. 2020, arXiv 2010.11929), and that augmentation and regularisation replace a part of these images
 # (Touvron et al. 2020, arXiv 2012.12877; Steiner et al. 2021, arXiv 2106.10270).
-# (Which optimizer suits which network had to be found out first, and that went wrong once. Before you quote the table,
-# see "Was the choice of the optimizer fair?" below.)
+# (Before you quote the table, see "Was the choice of the optimizer fair?" below.)
 
 # %% claim="The ViT is behind in every line."
 import json
@@ -439,7 +444,7 @@ stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "vi
 of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 assert all(of[part]["difference_high"] < 0 for part in ("1%", "10%", "100%"))
 
-# %% claim="the course's bundled ViT, somewhat larger, has seen all images 20 times, and reaches what this ResNet does"
+# %% claim="The course's bundled ViT reaches what this ResNet does; but it has seen all images 20 times *and* has 2.6 times the parameters"
 import json
 from pathlib import Path
 
@@ -447,14 +452,14 @@ import vit_tutorial
 
 stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "vit_and_cnn.json"
 of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
-vit, card = load_checkpoint("cifar10")
+bundled, card = load_checkpoint("cifar10")
 assert card.training["epochs"] == 20
 assert abs(card.evaluation["accuracy"] - of["100%"]["resnet_mean"]) < 1
+assert 2.5 < sum(p.numel() for p in bundled.parameters()) / costs["ViT"][0] < 2.7
 
-# %% claim="A gap of some thirty points has become one of nearly fifty"
-gap = accuracies["ResNet"][0, 1] - np.array([accuracies["ViT"][0, 1], accuracy])
-assert 24 < gap[0] < 37
-assert gap[1] > gap[0] + 6
+# %% claim="With both seeds the gap has grown by more than fifteen points"
+assert (accuracies["ViT"][:, 1] - careless).min() > 12
+assert (accuracies["ViT"][:, 1] - careless).mean() > 15
 
 # %% [markdown] deeper=true
 # ## Is one better?
@@ -471,7 +476,7 @@ assert gap[1] > gap[0] + 6
 def my_difference(right_a, right_b):
     """By how much network a is better than network b, with a 95% interval.
 
-    right_a, right_b: (n,) bool, whether each network names image i rightly; the same images.
+    right_a, right_b: (n,) bool, whether each network classifies image i correctly; the same images.
     Returns (3,), in percentage points, computed in float64 throughout: the difference of the accuracies,
     a minus b, and the lower and the upper end of its interval, 1.96 standard errors away. The standard
     deviation of the n differences is the usual one, with n - 1.
@@ -571,7 +576,7 @@ check("10.3", my_shuffled)
 # %% [markdown]
 # Three more questions of this kind: the image is **shifted** by some pixels (what enters is a mirror image), some of
 # its patches are **hidden** behind the mean colour, it comes in another **size**. Chelsea (photograph by Stéfan van
-# der Walt, public domain), as the networks see her:
+# der Walt, CC0), as the networks see her:
 
 # %%
 from skimage import data as photographs
@@ -685,29 +690,39 @@ assert all(found[:, 0].max() < 45 for found in panels["Other sizes"][2].values()
 
 # %% [markdown]
 # Now the photographs: the networks of the table above that were trained on all images. They differ in accuracy, and the
-# one that has more can lose more. So there is a second number: of the images on which a network was right, the share
-# which it **keeps**. The difference is the ViT's share minus the ResNet's, with its interval.
+# one that has more can lose more. So here is what each **keeps**: of the images on which it was right, the share on
+# which it still is; and the ViT's share minus the ResNet's, with its interval. (All eighteen changes, and the
+# accuracies, are in the next section.)
 #
-# {{table.vit_and_cnn.asked}}
+# | images | ViT keeps | ResNet keeps | ViT − ResNet |
+# |---|---|---|---|
+# | shuffled squares of 16 pixels | {{results.vit_and_cnn.rows[what=shuffled 16×16].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 16×16].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 16×16].difference:+.1f}} ({{results.vit_and_cnn.rows[what=shuffled 16×16].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=shuffled 16×16].difference_high:+.1f}}) |
+# | of 8 | {{results.vit_and_cnn.rows[what=shuffled 8×8].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 8×8].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 8×8].difference:+.1f}} ({{results.vit_and_cnn.rows[what=shuffled 8×8].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_high:+.1f}}) |
+# | of 4, single patches | {{results.vit_and_cnn.rows[what=shuffled 4×4].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 4×4].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shuffled 4×4].difference:+.1f}} ({{results.vit_and_cnn.rows[what=shuffled 4×4].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=shuffled 4×4].difference_high:+.1f}}) |
+# | shifted by 1 pixel | {{results.vit_and_cnn.rows[what=shifted 1].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shifted 1].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shifted 1].difference:+.1f}} ({{results.vit_and_cnn.rows[what=shifted 1].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=shifted 1].difference_high:+.1f}}) |
+# | by 8 | {{results.vit_and_cnn.rows[what=shifted 8].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shifted 8].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=shifted 8].difference:+.1f}} ({{results.vit_and_cnn.rows[what=shifted 8].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=shifted 8].difference_high:+.1f}}) |
+# | half hidden | {{results.vit_and_cnn.rows[what=occluded 50%].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=occluded 50%].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=occluded 50%].difference:+.1f}} ({{results.vit_and_cnn.rows[what=occluded 50%].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=occluded 50%].difference_high:+.1f}}) |
+# | 64 pixels instead of 32 | {{results.vit_and_cnn.rows[what=size 64].vit_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=size 64].resnet_kept_mean:.0f}}% | {{results.vit_and_cnn.rows[what=size 64].difference:+.1f}} ({{results.vit_and_cnn.rows[what=size 64].difference_low:+.1f}} to {{results.vit_and_cnn.rows[what=size 64].difference_high:+.1f}}) |
 #
 # **Shuffled.** A ViT without positions would not notice a shuffle of its patches at all (lesson 03). Ours has
-# positions, and it minds; but it keeps {{results.vit_and_cnn.rows[what=shuffled 4×4].vit_kept_mean:.0f}}% of its right
-# answers when the squares are single patches, and as many when they are quarters of the image. A CNN has no positions,
-# and it minds more, the smaller the squares: every border between two of them is an edge that was not there, and its
-# later layers see several squares at once. It keeps
-# {{results.vit_and_cnn.rows[what=shuffled 16×16].resnet_kept_mean:.0f}}%, then
-# {{results.vit_and_cnn.rows[what=shuffled 8×8].resnet_kept_mean:.0f}}%, then
-# {{results.vit_and_cnn.rows[what=shuffled 4×4].resnet_kept_mean:.0f}}%. So it is the one that only ever looks at
-# neighbours that loses more.
+# positions, and it minds; but it keeps as much when the squares are single patches as when they are quarters of the
+# image. A CNN has no positions, and it minds more, the smaller the squares: every border between two of them is an edge
+# that was not there. So it is the one that only ever looks at neighbours that loses more.
 #
 # **Shifted.** "A CNN does not care where the object is": it cares less than the ViT, and at 8 pixels clearly does.
-# (Digits that fill their image were another matter.) A convolution moves with its image, exactly. Two strides do not:
-# with a step of two pixels, a shift by one lands *between* the old places. And the border is always there. Both
-# networks were trained with shifts up to 4 pixels; beyond that it is extrapolation. (Look at 3 and 4 pixels: of what it
-# knew, the ViT keeps more at 4. Its patches are 4 pixels wide, so it gets the same patches at other places.) The proof
-# of the exact part, and where it ends:
+# (Digits that fill their image were another matter.) Its strides and the border of the image are why; the next section
+# has the proof.
+#
+# **Hidden.** To a ViT a grey patch is one token of sixty-four that says something odd; in a CNN every feature near its
+# border is spoilt as well. That is why one expects the ViT to stand it better (Naseer et al. 2021, arXiv 2105.10497,
+# with large networks). Of photographs it is true. Of the digits above it was false. (Hidden are always whole patches of
+# the ViT. Off its grid a square would spoil up to four tokens: that was not measured.)
+#
+# **Other sizes.** For another size the ViT's positions are resampled (lesson 03); the ResNet takes any image as it is.
+# **What runs is not what works**: both accept the larger image without a complaint, and both were trained on objects of
+# one size only.
 
-# %% claim="and as many when they are quarters of the image"
+# %% claim="it keeps as much when the squares are single patches as when they are quarters of the image"
 import json
 from pathlib import Path
 
@@ -750,44 +765,7 @@ of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 assert all(of[f"shifted {n}"]["difference_high"] < 0 for n in (1, 2, 3, 4, 6, 8))
 assert of["shifted 8"]["resnet_kept_mean"] < 90
 
-# %% claim="of what it knew, the ViT keeps more at 4"
-import json
-from pathlib import Path
-
-import vit_tutorial
-
-stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "vit_and_cnn.json"
-of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
-assert min(np.subtract(of["shifted 4"]["vit_kept_each"], of["shifted 3"]["vit_kept_each"])) > 0
-
-# %%
-bare = nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False).double()
-halving = nn.Conv2d(1, 4, 3, stride=2, padding=1, padding_mode="circular", bias=False).double()
-picture = torch.randn(1, 1, 12, 12).double()
-moved = picture.roll(1, dims=3)  # by one pixel; what leaves comes in again on the other side
-assert_close(bare(moved), bare(picture).roll(1, dims=3))
-assert_close(halving(picture.roll(2, dims=3)), halving(picture).roll(1, dims=3))
-off = min((halving(moved) - halving(picture).roll(n, dims=3)).abs().max().item() for n in range(6))
-print(f"with a stride, after one pixel: at least {off:.2f} away from any shifted output")
-
-# %% [markdown]
-# **Hidden.** Neither network ever saw a grey patch in training. To a ViT it is one token of sixty-four that says
-# something odd; in a CNN every feature near its border is spoilt as well. (The squares that are hidden or moved here
-# are always whole patches of the ViT. Off its grid each would spoil up to four tokens: that was not measured.) That is
-# why one expects the ViT to stand it better (Naseer et al. 2021, arXiv 2105.10497, with large networks). Of photographs
-# it is true: with half of the patches hidden, the ViT keeps
-# {{results.vit_and_cnn.rows[what=occluded 50%].vit_kept_mean:.0f}}% and the ResNet
-# {{results.vit_and_cnn.rows[what=occluded 50%].resnet_kept_mean:.0f}}%. Of the digits above it was false.
-#
-# **Other sizes.** For another size the ViT's positions are resampled (lesson 03); the ResNet takes any image as it is.
-# It was often written that one of the two is "insensitive to input size". **What runs is not what works.** Both accept
-# the larger image without a complaint, and both were trained on objects of one size only. At 64 pixels the ViT keeps
-# {{results.vit_and_cnn.rows[what=size 64].vit_kept_mean:.0f}}% and the ResNet
-# {{results.vit_and_cnn.rows[what=size 64].resnet_kept_mean:.0f}}%; at 28,
-# {{results.vit_and_cnn.rows[what=size 28].vit_kept_mean:.0f}}% and
-# {{results.vit_and_cnn.rows[what=size 28].resnet_kept_mean:.0f}}%.
-
-# %% claim="Of photographs it is true:"
+# %% claim="Of photographs it is true."
 import json
 from pathlib import Path
 
@@ -800,7 +778,7 @@ assert all(of[f"occluded {part}%"]["difference_low"] > 0 for part in ("12.5", "2
 # %% claim="Of the digits above it was false."
 assert (panels["Hidden"][2]["ResNet"] - panels["Hidden"][2]["ViT"])[:, 1:3].min() > 5
 
-# %% claim="**What runs is not what works.**"
+# %% claim="**What runs is not what works**"
 import json
 from pathlib import Path
 
@@ -809,6 +787,43 @@ import vit_tutorial
 stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "vit_and_cnn.json"
 of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 assert max(of["size 64"]["vit_kept_mean"], of["size 64"]["resnet_kept_mean"]) < 60
+
+# %% [markdown] deeper=true
+# ## What a shift does to a convolution
+#
+# A convolution moves with its image, exactly. A stride does not: with a step of two pixels, a shift by one lands
+# *between* the old places.
+
+# %%
+bare = nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False).double()
+halving = nn.Conv2d(1, 4, 3, stride=2, padding=1, padding_mode="circular", bias=False).double()
+picture = torch.randn(1, 1, 12, 12).double()
+moved = picture.roll(1, dims=3)  # by one pixel; what leaves comes in again on the other side
+assert_close(bare(moved), bare(picture).roll(1, dims=3))
+assert_close(halving(picture.roll(2, dims=3)), halving(picture).roll(1, dims=3))
+off = min((halving(moved) - halving(picture).roll(n, dims=3)).abs().max().item() for n in range(6))
+print(f"with a stride, after one pixel: at least {off:.2f} away from any shifted output")
+
+# %% claim="with a step of two pixels, a shift by one lands *between* the old places"
+assert off > 0.3
+
+# %% [markdown]
+# And the border is always there. All changes of the photographs:
+#
+# {{table.vit_and_cnn.asked}}
+#
+# Both networks were trained with shifts up to 4 pixels; beyond that it is extrapolation. Look at 3 and 4 pixels: of what
+# it knew, the ViT keeps more at 4. Its patches are 4 pixels wide, so it gets the same patches at other places.
+
+# %% claim="of what it knew, the ViT keeps more at 4"
+import json
+from pathlib import Path
+
+import vit_tutorial
+
+stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "vit_and_cnn.json"
+of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
+assert min(np.subtract(of["shifted 4"]["vit_kept_each"], of["shifted 3"]["vit_kept_each"])) > 0
 
 # %% [markdown] deeper=true
 # ## Texture or shape?
@@ -892,8 +907,9 @@ for name, about in {"ViT": card, "ResNet": resnet_card}.items():
     print(f"{name}: {accuracy:.1f}% of the test images, after {epochs} epochs")
 
 # %%
+networks = {"ViT": (vit, card), "ResNet": (resnet, resnet_card)}
 samples = {name: getattr(photographs, name)() for name in ("chelsea", "astronaut", "rocket")}
-explorer = LiveExplorer(vit, card, samples, beside={"ResNet": (resnet, resnet_card)})
+explorer = LiveExplorer(vit, card, samples, beside={"ResNet": networks["ResNet"]})
 explorer
 
 # %% [markdown]
@@ -903,7 +919,7 @@ explorer
 # network surer.
 
 # %%
-explorer.figure(hidden=[19, 20, 27, 28], side=2)
+explorer.figure(hidden=[19, 20, 27, 28], side=2, name="ViT")
 
 # %% [markdown]
 # With this square the ViT's answer turns from cat to dog; the ResNet, hidden the same four patches, keeps its cat. On
@@ -980,7 +996,7 @@ check("10.4", my_occlusion_table)
 # %% [markdown]
 # ## How far can it see?
 #
-# The third sentence: *a ViT sees the whole image from the first layer on, a CNN only what is near*. What a feature of
+# The next sentence: *a ViT sees the whole image from the first layer on, a CNN only what is near*. What a feature of
 # a CNN **can** see follows from arithmetic. By hand: a 3×3 convolution sees 3 pixels in each direction. A second one
 # on top sees three features side by side, each of which sees 3 pixels, one pixel apart: 3 + 2 · 1 = 5. If the first
 # had a stride of 2, they are two pixels apart: 3 + 2 · 2 = 7. This number is the **receptive field**.
@@ -1179,10 +1195,11 @@ for number in range(depth):
 # Pixels that counted alike everywhere would be about 12 away from the middle. (The last column is a mean over all
 # patches, those in the corners among them: there it would be about 16.5.) So:
 #
-# - **The trained ViT sees a little farther in the end**, and it sees far sooner. But not "from the first layer on": there
+# - **This trained ViT sees a little farther in the end than this ResNet** (one network of each), and it sees far sooner.
+#   But not "from the first layer on": there
 #   attention goes to patches far away (last column), and what *counts* is the patch itself. The skip connection keeps
 #   the patch, and attention adds a little of all the others.
-# - **Neither is born that way** (two more seeds look the same). The untrained ViT's features hang on little but their
+# - **Neither is born that way.** The untrained ViT's features hang on little but their
 #   own patch, in all layers; training has made it look far. The untrained ResNet looks farther than the trained one;
 #   training has made it look nearer. (Luo et al. saw their CNNs look farther after training. It depends on network and
 #   task, so measure yours.)
@@ -1192,7 +1209,13 @@ for number in range(depth):
 even = ((y - 16) ** 2 + (x - 16) ** 2).sqrt().mean()
 assert 11.5 < even < 12.8
 
-# %% claim="The trained ViT sees a little farther in the end"
+# %% claim="there it would be about 16.5"
+from vit_tutorial.positions import patch_coordinates
+
+places = patch_coordinates((8, 8))
+assert abs(4 * torch.cdist(places, places).mean().item() - 16.5) < 0.3
+
+# %% claim="This trained ViT sees a little farther in the end than this ResNet"
 assert 0.2 < far_vit[depth - 1][0] - far_resnet[len(resnet.blocks) - 1][0] < 2
 
 # %% claim="there attention goes to patches far away (last column), and what *counts* is the patch itself"
@@ -1221,6 +1244,7 @@ assert all(trained < untrained for trained, untrained in far_resnet.values())
 # last two cases with the sign turned, add up to 0.
 
 # %%
+torch.set_num_threads(1)  # small networks again
 MARKS = torch.tensor([[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]], [[1, 0, 1], [0, 1, 0], [1, 0, 1]]])
 
 
@@ -1247,7 +1271,7 @@ plots.pixel_row([picture.numpy() for picture in pictures], ["alike", "different"
 # ResNet of one stage, whose features see 11 pixels, and one of three stages, whose features see 53. The marks are 25
 # pixels apart.
 #
-# **Predict.** Which of them will learn it?
+# Each is trained three times. **Predict.** Which of them will learn it?
 
 # %%
 wide = {"img_size": (4, 32), "in_chans": 1, "num_classes": 2}
@@ -1263,7 +1287,7 @@ new_images, new_alike = two_marks(500, seed=1)
 curves, right = {}, {}
 
 
-def learn_marks(model, steps=60, rate=5e-3):
+def learn_marks(model, steps=70, rate=5e-3):
     """Train on batches of 64, and return the losses."""
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=rate), []
     for step in range(steps):
@@ -1279,15 +1303,18 @@ def learn_marks(model, steps=60, rate=5e-3):
 
 # %%
 for name, make in makers.items():
-    torch.manual_seed(0)
-    model = make()
-    curves[name] = np.array([learn_marks(model)])
-    with torch.no_grad():
-        right[name] = (model.eval()(new_images).argmax(dim=1) == new_alike).float().mean()
-    print(f"{name}: {right[name]:.0%} of 500 new images")
+    curves[name], right[name] = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        curves[name].append(learn_marks(model := make()))
+        with torch.no_grad():
+            said = model.eval()(new_images).argmax(dim=1)
+        right[name].append((said == new_alike).float().mean().item())
+    print(f"{name}: {min(right[name]):.0%} to {max(right[name]):.0%} of 500 new images")
 
 # %%
-plots.run_curves(range(60), curves, "step", "loss on the batch")
+shown = {name: np.array(losses) for name, losses in curves.items()}
+plots.run_curves(range(70), shown, "step", "loss on the batch")
 
 # %% [markdown]
 # The small ResNet stays at ln 2 = 0.69, where guessing is, and no training will help it with new images. The other one,
@@ -1296,11 +1323,11 @@ plots.run_curves(range(60), curves, "step", "loss on the batch")
 # larger than the image.
 
 # %% claim="The small ResNet stays at ln 2 = 0.69, where guessing is"
-assert abs(curves["ResNet, sees 11 pixels"][0, -10:].mean() - np.log(2)) < 0.03
-assert abs(right["ResNet, sees 11 pixels"] - 0.5) < 0.08
+assert abs(shown["ResNet, sees 11 pixels"][:, -10:].mean(axis=1) - np.log(2)).max() < 0.03
+assert max(right["ResNet, sees 11 pixels"]) < 0.58
 
 # %% claim="The other one, with two more stages, solves the task, and so does the ViT."
-assert min(right["ViT"], right["ResNet, sees 53 pixels"]) > 0.9
+assert min(right["ViT"] + right["ResNet, sees 53 pixels"]) > 0.88
 
 # %% [markdown]
 # ## What we now have
@@ -1308,19 +1335,19 @@ assert min(right["ViT"], right["ResNet, sees 53 pixels"]) > 0.9
 # | sentence | test | what came out, for networks of this size |
 # |---|---|---|
 # | ViTs are hungry for data | 1% of the images, as many steps for both | not tested: images and steps grew together. ViT minus ResNet: {{results.vit_and_cnn.rows[what=1%].difference:+.1f}} points, with all images {{results.vit_and_cnn.rows[what=100%].difference:+.1f}} |
-# | CNNs do not care where the object is | shifted by 1, by 8 pixels | it cares less. The ResNet keeps {{results.vit_and_cnn.rows[what=shifted 1].resnet_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].resnet_kept_mean:.0f}}%; the ViT {{results.vit_and_cnn.rows[what=shifted 1].vit_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].vit_kept_mean:.0f}}% |
-# | ViTs stand occlusion | half of the patches hidden | better. Kept, ViT minus ResNet: {{results.vit_and_cnn.rows[what=occluded 50%].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=occluded 50%].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=occluded 50%].difference_high:+.1f}}) |
+# | CNNs do not care where the object is | shifted by 1, by 8 pixels | it cares less (of digits, moved by 2, both lose most). The ResNet keeps {{results.vit_and_cnn.rows[what=shifted 1].resnet_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].resnet_kept_mean:.0f}}%; the ViT {{results.vit_and_cnn.rows[what=shifted 1].vit_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].vit_kept_mean:.0f}}% |
+# | ViTs stand occlusion | half of the patches hidden | photographs: better; digits: the reverse. Kept, photographs, ViT minus ResNet: {{results.vit_and_cnn.rows[what=occluded 50%].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=occluded 50%].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=occluded 50%].difference_high:+.1f}}) |
 # | ViTs do not need the arrangement | shuffled, 8×8 | they need it less. Kept, ViT minus ResNet: {{results.vit_and_cnn.rows[what=shuffled 8×8].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_high:+.1f}}) |
-# | insensitive to input size | 64 pixels instead of 32 | neither is. The ViT keeps {{results.vit_and_cnn.rows[what=size 64].vit_kept_mean:.0f}}%, the ResNet {{results.vit_and_cnn.rows[what=size 64].resnet_kept_mean:.0f}}% |
-# | CNNs see texture, ViTs shape | coarse and fine of two images | true of fine and coarse. Coarse share, ViT minus ResNet: {{results.vit_and_cnn.rows[what=hybrid 1].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=hybrid 1].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=hybrid 1].difference_high:+.1f}}) |
-# | only ViTs see far | two marks 25 pixels apart | false: depth and strides decide |
+# | what takes any size works at any size | 64 pixels instead of 32 | neither does. The ViT keeps {{results.vit_and_cnn.rows[what=size 64].vit_kept_mean:.0f}}%, the ResNet {{results.vit_and_cnn.rows[what=size 64].resnet_kept_mean:.0f}}% |
+# | CNNs see texture, ViTs shape (*deeper*) | coarse and fine of two images | true of fine and coarse. Coarse share, ViT minus ResNet: {{results.vit_and_cnn.rows[what=hybrid 1].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=hybrid 1].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=hybrid 1].difference_high:+.1f}}) |
+# | only ViTs see far (*deeper*) | two marks 25 pixels apart | false: depth and strides decide |
 #
 # An interval with 0 inside means: nothing was shown, in either direction. And every line holds for these two
 # networks, these images and so many steps. The same script with `--longer 10`, on a GPU, asks again.
 #
 # | what | shape |
 # |---|---|
-# | a convolution as a matrix | (N, N), 9 different numbers |
+# | a convolution as a matrix | (N, N), for an image 9 different numbers |
 # | features of a ResNet | (B, C, H, W), H and W halved and C doubled by each stage after the first |
 # | tokens of a ViT | (B, T, D), the same in all layers |
 # | whether a network is right on each image | (n,) bool, for both networks the same n images |
@@ -1437,25 +1464,32 @@ class WithStem(VisionTransformer):
 
 
 # %%
-torch.manual_seed(0)
-stemmed, part = WithStem(SMALL["ViT"]), train[stratified(train.labels, 0.1, 0)]
-with capture_output():
-    fit(stemmed, part, None, TrainConfig(20, 32, precision="float32", **CHOICES["ViT"]))
-result = evaluate(stemmed, test, *channel_stats(part.images))
+stem = []
+for seed in SEEDS:
+    part = train[stratified(train.labels, 0.1, seed)]
+    torch.manual_seed(seed)
+    stemmed = WithStem(SMALL["ViT"])
+    config = TrainConfig(20, 32, seed=seed, precision="float32", **CHOICES["ViT"])
+    with capture_output():
+        fit(stemmed, part, None, config)
+    stem.append(evaluate(stemmed, test, *channel_stats(part.images)).accuracy)
 sizes_of = [sum(p.numel() for p in model.parameters()) for model in (stemmed, fresh("ViT", 0))]
-low, high = result.interval
-print(
-    f"{sizes_of[0] - sizes_of[1]:,} parameters more: {result.accuracy:.1f}% ({low:.1f} to {high:.1f})"
-)
-print("without the stem:", [f"{x:.1f}%" for x in accuracies["ViT"][:, 1]])
+print(f"{sizes_of[0] - sizes_of[1]:,} parameters more; accuracy by seed:")
+for name, values in {"with the stem": stem, "without": accuracies["ViT"][:, 1]}.items():
+    print(f"{name:14}", *(f"{value:.1f}%" for value in values))
 
 # %% [markdown]
+# With both seeds the stem brings more than ten points.
+#
 # **So which one shall I take?** With few images of your own and no pretrained network: a CNN, or a ViT with a strong
 # recipe and much patience. With a pretrained network, and today there nearly always is one: the one that was
 # pretrained on more images that resemble yours. Lesson 11 does that.
 #
 # **Does it work on CIFAR-10, on my machine?** With `FULL = True` the next cell downloads CIFAR-10 if it is not there
 # (170 MB), and puts the questions to the two networks of the explorer.
+
+# %% claim="With both seeds the stem brings more than ten points."
+assert (np.array(stem) - accuracies["ViT"][:, 1]).min() > 10
 
 # %%
 FULL = False
@@ -1472,10 +1506,11 @@ if FULL:
     for name, changed_images in asked.items():
         found = [
             evaluate(model, replace(photos, images=changed_images), about.mean, about.std)
-            for model, about in both.values()
+            for model, about in networks.values()
         ]
         print(
-            f"{name:15}", *(f"{key} {r.accuracy:.1f}%" for key, r in zip(both, found, strict=True))
+            f"{name:15}",
+            *(f"{key} {r.accuracy:.1f}%" for key, r in zip(networks, found, strict=True)),
         )
 
 # %% [markdown] deeper=true

@@ -429,7 +429,7 @@ WRONG = {
         "uint8": (lambda i, h: (i[~h], i[h]), "torch.float32"),
     },
     "07.3": {
-        "among the others": (targets(lambda s, c: 1 - s, lambda s, c: s / (c - 1)), "all C cl"),
+        "among the others": (targets(lambda s, c: 1 - s, lambda s, c: s / (c - 1)), "all K cl"),
         "not to the right one": (targets(lambda s, c: 1 - s, lambda s, c: s / c), "not sum to 1"),
         "not taken away": (targets(lambda s, c: 1 + s / c, lambda s, c: s / c), "more than 1"),
         "everyone all": (targets(lambda s, c: 1 - s, lambda s, c: s), "for all of them"),
@@ -535,7 +535,7 @@ WRONG = {
         "B": (mistaken(B="rate too low"), "4 of 5 are right. Patient B is not: a loss that hard"),
         "A": (mistaken(A="not cleared"), "Patient A is not: the steps would go on"),
         "two": (
-            mistaken(C="too few images", E="test not normalised"),
+            mistaken(C="too few images", E="validation not normalised"),
             "3 of 5 .* Patient C is not: a handful",
         ),
         "D": (mistaken(D="rate too high"), "Patient D is not: steps that are far too long"),

@@ -553,7 +553,7 @@ WRONG = {
     "11.6": {
         "pixels": (
             lambda p, t, k: (p == t)[t != 255].float().mean(),
-            "share of pixels that are named rightly",
+            "share of pixels that are classified correctly",
         ),
         "absent 0": (iou_of(plain, lambda x: x.nan_to_num(0).mean()), "counts as 0"),
         "absent 1": (iou_of(plain, lambda x: x.nan_to_num(1).mean()), "counts as 1"),

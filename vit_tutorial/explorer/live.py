@@ -266,6 +266,7 @@ class LiveExplorer(Explorer):
         hidden: Sequence[int] = (),
         silenced: Sequence[int] = (),
         side: int | None = None,
+        name: str = "this network",
     ) -> Any:
         """Draw a view of the page as a figure.
 
@@ -274,6 +275,7 @@ class LiveExplorer(Explorer):
             hidden: numbers of patches that are hidden with the mean colour.
             silenced: numbers of heads, layer * heads + head.
             side: draw what hiding a square of so many patches costs, in place of rollout.
+            name: what the page's own network is called in it.
 
         Raises:
             ValueError: a sample, patch, head or side that is not there.
@@ -297,21 +299,21 @@ class LiveExplorer(Explorer):
         patches = np.isin(np.arange(config.num_patches), list(hidden)).reshape(config.grid)
         mask = np.kron(patches, np.ones((config.patch_size,) * 2, dtype=bool)).astype(bool)
         both = np.stack([np.zeros_like(mask), mask])
+        called = {own: name if own == "this network" else own for own in self._networks}
         answers = {
-            name: np.stack([
-                self._said(name, sample, both[:1])[0],
-                self._said(name, sample, both[1:], silenced if name == "this network" else ())[0],
+            title: np.stack([
+                self._said(own, sample, both[:1])[0],
+                self._said(own, sample, both[1:], silenced if own == "this network" else ())[0],
             ])
-            for name in self._networks
+            for own, title in called.items()
         }  # fmt: skip
         if side is None:
             shown = torch.where(torch.from_numpy(mask), 0.0, pixels)
             record = record_attention(self._silent(silenced), shown)
             maps, scale = {"rollout": rollout(record)[0].numpy()}, None
         else:
-            maps = {
-                f"{name}: hiding costs": fall for name, fall in self.hiding(sample, side).items()
-            }
+            falls = self.hiding(sample, side)
+            maps = {f"{called[own]}: hiding costs": fall for own, fall in falls.items()}
             most = max(float(np.abs(fall).max()) for fall in maps.values()) or 1.0
             scale = (-most, most)
         caption = ""

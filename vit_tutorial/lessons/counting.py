@@ -193,11 +193,11 @@ def by_part(c: ViTConfig) -> tuple[dict[str, int], dict[str, int]]:
     attention = c.depth * 4 * dim * (dim + 1)
     mlp = c.depth * (2 * dim * c.hidden_dim + c.hidden_dim + dim)
     norms_classifier = (2 * c.depth + 1) * 2 * dim + c.num_classes * (dim + 1)
-    numbers = {"attention, projections": attention, "attention, scores": 0, "MLP": mlp}
+    numbers = {"attention, projections": attention, "attention, T×T": 0, "MLP": mlp}
     numbers["norms, classifier"] = norms_classifier
     operations = {
         "attention, projections": c.depth * 8 * tokens * dim * dim,
-        "attention, scores": c.depth * 4 * tokens * tokens * dim,
+        "attention, T×T": c.depth * 4 * tokens * tokens * dim,
         "MLP": c.depth * 4 * tokens * dim * c.hidden_dim,
         "norms, classifier": 2 * dim * c.num_classes,
     }

@@ -167,7 +167,7 @@ def score_scales(
         dims: the widths.
         variances: of the scores, before any scale.
         entropies: for each scale by name, entropy as a share of the greatest, 0 to 1.
-        reactions: for each scale, how much the weights change with the query.
+        reactions: for each scale, how much the weights change with the query, above 0.
 
     Raises:
         ValueError: a curve of another length than `dims`.
@@ -185,10 +185,11 @@ def score_scales(
         for axes, curves in ((middle, entropies), (right, reactions)):
             for index, (name, curve) in enumerate(curves.items()):
                 axes.plot(dims, curve, marker=MARKERS[index], color=OTHERS[-1 - index], label=name)
-            axes.set_ylim(0, max(1.08 * max(map(max, curves.values())), 1e-3))
+        middle.set_ylim(0, 1.08)
         middle.axhline(1, color=FAINT, linewidth=0.8, linestyle=":")
         middle.set_title("entropy of the weights / ln T")
-        right.set_title("how much weights react to the query")
+        right.set(yscale="log", title="how much weights react to the query")
+        right.yaxis.set_minor_locator(NullLocator())
         figure.legend(
             *middle.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
         )

@@ -1,6 +1,7 @@
 """What a smaller network costs and brings: curves with intervals, merged patches."""
 
 from collections.abc import Mapping, Sequence
+from string import ascii_letters
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from vit_tutorial.plots.style import ACCENT, FAINT, PALETTE, STYLE, closed, require_rgb
+from vit_tutorial.plots.style import ACCENT, FAINT, INK, PALETTE, STYLE, closed, require_rgb
 
 GRID = "#e8e8e8"
 MARKS = "osD^v"
@@ -25,7 +26,7 @@ def interval_curves(
     level: tuple[str, float] | None = None,
     backwards: bool = False,
 ) -> Figure:
-    """Draw numbers with their intervals against what was changed, a line for each rule.
+    """Draw numbers against what was changed: a line for each rule, its intervals as a band.
 
     Args:
         x: how much was changed.
@@ -49,14 +50,9 @@ def interval_curves(
             raise ValueError(f"{name}: a number lies outside its interval")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.4, 3.6))
-        step = np.min(np.diff(np.sort(x))) if len(x) > 1 else 1.0
         for i, (name, (middle, low, high)) in enumerate(tables.items()):
-            aside = 0.12 * step * (i - (len(tables) - 1) / 2)  # or intervals hide each other
-            positions = np.asarray(x, dtype=float) + aside
-            axes.vlines(positions, low, high, color=PALETTE[i], linewidth=1.6, alpha=0.6)
-            axes.plot(
-                positions, middle, marker=MARKS[i], markersize=5, color=PALETTE[i], label=name
-            )
+            axes.fill_between(x, low, high, color=PALETTE[i], alpha=0.18, linewidth=0)
+            axes.plot(x, middle, marker=MARKS[i], markersize=5, color=PALETTE[i], label=name)
         if level is not None:
             axes.axhline(level[1], color=FAINT, linewidth=1, linestyle="--", zorder=1)
             axes.annotate(
@@ -140,6 +136,8 @@ def _times(axes: Axes, triples: Sequence[Triple]) -> None:
 def merged_patches(picture: NDArray, groups: Mapping[str, NDArray]) -> Figure:
     """Draw which patches have become one token: each token in the mean colour of its patches.
 
+    The pieces of a token that lie apart carry the same letter.
+
     Args:
         picture: uint8 (H, W, 3).
         groups: title -> (rows, columns) of integers, the same for patches of one token.
@@ -166,6 +164,7 @@ def merged_patches(picture: NDArray, groups: Mapping[str, NDArray]) -> Figure:
             painted = _painted(picture, np.asarray(table))
             axes.imshow(painted, extent=(0, width, height, 0))
             _borders(axes, np.asarray(table), height, width)
+            _letters(axes, np.asarray(table), painted)
             axes.set_title(title, fontsize=10)
     return closed(figure)
 
@@ -190,3 +189,37 @@ def _borders(axes: Axes, table: NDArray, height: int, width: int) -> None:
     for row, column in np.argwhere(table[1:] != table[:-1]):
         y = (row + 1) * high
         axes.plot([column * across, (column + 1) * across], [y, y], color="white", linewidth=1)
+
+
+def _letters(axes: Axes, table: NDArray, painted: NDArray) -> None:
+    """Write a letter on each piece of the groups that are in several pieces."""
+    height, width = painted.shape[0] / table.shape[0], painted.shape[1] / table.shape[1]
+    letters = iter(ascii_letters)
+    for number in np.unique(table):
+        pieces = _pieces(np.argwhere(table == number).tolist())
+        if len(pieces) < 2:
+            continue
+        letter = next(letters, "?")
+        for row, column in (piece[0] for piece in pieces):
+            y, x = (row + 0.5) * height, (column + 0.5) * width
+            dark = painted[int(y), int(x)].mean() < 140
+            axes.text(
+                x, y, letter, ha="center", va="center", weight="bold",
+                color="white" if dark else INK,
+            )  # fmt: skip
+
+
+def _pieces(places: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    """Part places (row, column) into pieces whose places touch along a side."""
+    left, pieces = {(row, column) for row, column in places}, []
+    for row, column in places:
+        waiting, piece = [(row, column)], []
+        while waiting:
+            place = waiting.pop()
+            if place in left:
+                left.remove(place)
+                piece.append(place)
+                r, c = place
+                waiting += [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
+        pieces += [piece] if piece else []
+    return pieces

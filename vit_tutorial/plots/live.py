@@ -62,12 +62,16 @@ def live_view(
         photo_axes(first, lit, title)
         for place, (name, heat) in zip(middle, heats.items(), strict=True):
             colours = MAP if scale is None else DIVERGING
-            place.imshow(map_shares(heat, scale), cmap=colours, vmin=0, vmax=1)
+            image = place.imshow(map_shares(heat, scale), cmap=colours, vmin=0, vmax=1)
             place.set(xticks=[], yticks=[])
             place.spines[:].set_visible(False)
             place.set_title(name, fontsize=9)
             ends = (in_percent(float(heat.min())), in_percent(float(heat.max())))
             place.set_xlabel(f"{ends[0]} to {ends[1]}", fontsize=8, color=FAINT)
+        if scale is not None:
+            bar = figure.colorbar(image, ax=middle[-1], shrink=0.6, aspect=20, pad=0.02)
+            bar.set_ticks([0, 0.5, 1], labels=[in_percent(scale[0]), "0", in_percent(scale[1])])
+            bar.outline.set_visible(False)
         _answers(bars, answers, classes, best)
         figure.supxlabel(caption, x=0.02, ha="left", fontsize=10)
     return closed(figure)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vit_tutorial.plots.style import ACCENT, FAINT, INK, PALETTE, STYLE, closed
 
-SMALLEST_LABEL = 0.07  # a share of a bar that has room for its number
+SMALLEST_LABEL = 0.04  # a share of a bar that has room for its number
 
 
 def network_stages(

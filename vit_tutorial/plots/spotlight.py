@@ -282,6 +282,9 @@ def map_grid(
     rows: Sequence[str],
     columns: Sequence[str],
     title: str = "",
+    *,
+    query: tuple[int, int] | None = None,
+    notes: Sequence[Sequence[str]] = (),
 ) -> Figure:
     """Draw a photograph, and beside it a table of maps, each on a scale of its own.
 
@@ -291,32 +294,46 @@ def map_grid(
         rows: a name for each.
         columns: a name for each.
         title: what the maps show.
+        query: row and column of the patch that looks; it is framed.
+        notes: (rows, columns), what stands below each map.
 
     Raises:
-        ValueError: heats of another shape, or another number of names.
+        ValueError: heats of another shape, or another number of names or notes.
     """
     if heats.ndim != 4 or heats.shape[:2] != (len(rows), len(columns)):
         raise ValueError(
             f"{len(rows)} rows and {len(columns)} columns need heats (rows, columns, patch rows, "
             f"patch columns), got {heats.shape}"
         )
+    if notes and [len(line) for line in notes] != [len(columns)] * len(rows):
+        raise ValueError(f"expected {len(rows)} rows of {len(columns)} notes")
     require_rgb(photo)
     ratio = photo.shape[0] / photo.shape[1]
     side = min(1.5, 6.4 / len(columns), 6.0 / len(rows) / ratio)  # inches: a page holds them all
     beside = min(1.8, side * len(rows) * ratio)
     with plt.rc_context(STYLE):
-        size = (side * len(columns) + beside + 0.7, max(side * len(rows), beside) * ratio + 0.8)
+        below = 0.22 * len(rows) if notes else 0.0
+        tall = max(side * len(rows), beside) * ratio + below + 0.8
+        size = (side * len(columns) + beside + 0.7, tall)
         figure = plt.figure(figsize=size)
         parts: Any = figure.subfigures(1, 2, width_ratios=[beside + 0.1, size[0] - beside - 0.1])
         left, right = parts
         beside_all = left.subplots()
         photo_axes(beside_all, photo, "the photograph")
         beside_all.set_anchor("N")
+        whole = (0.0, 0.0, float(photo.shape[1]), float(photo.shape[0]))
+        if query is not None:
+            frame(beside_all, _cell(query, heats.shape[2:], whole))
         grid = right.subplots(len(rows), len(columns), squeeze=False)
         for line, maps in zip(grid, heats, strict=True):
             for axes, heat in zip(line, maps, strict=True):
-                _cells(axes, heat, (0, 0, *photo.shape[1::-1]))
+                _cells(axes, heat, whole)
                 axes.set(xticks=[], yticks=[])
+                if query is not None:
+                    frame(axes, (query[1], query[0], query[1] + 1, query[0] + 1))
+        for line, words in zip(grid, notes, strict=False):
+            for axes, note in zip(line, words, strict=True):
+                axes.set_xlabel(note, fontsize=8, labelpad=1)
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(name)
         for axes, name in zip(grid[0], columns, strict=True):

@@ -23,6 +23,7 @@ def training_curve(
     rows: Sequence[Mapping[str, float]],
     chance: float | None = None,
     bands: Mapping[str, ArrayLike] | None = None,
+    measured: str = "Test accuracy",
 ) -> Figure:
     """Draw loss and test accuracy over the epochs, the last value of each beside its line.
 
@@ -32,6 +33,7 @@ def training_curve(
             the accuracy of guessing, exp(-chance).
         bands: "loss" or "test_accuracy" -> (2, epochs), the lowest and the highest value that is
             normal after epoch 1, 2, ...; there may be more epochs than rows.
+        measured: what the accuracy is, where it was measured on other images than the test set's.
 
     Raises:
         ValueError: no rows, or bands of another name or shape.
@@ -61,7 +63,7 @@ def training_curve(
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.grid(axis="y", color=GRID, linewidth=0.8)
         left.set(title="Training loss", ylabel="cross-entropy")
-        right.set(title="Test accuracy", ylabel="percent", ylim=(0, 100))
+        right.set(title=measured, ylabel="percent", ylim=(0, 100))
         if chance is not None:
             _mark(left, chance, "guessing")
             _mark(right, 100 * np.exp(-chance), "guessing")
@@ -88,6 +90,44 @@ def _mark(axes: Axes, level: float, name: str) -> None:
     )  # fmt: skip
 
 
+def runs_and_band(first: ArrayLike, others: ArrayLike, ylabel: str) -> Figure:
+    """Draw further runs against the band of the first ones, as differences from the band's mean.
+
+    A dot stands where a run is outside the band.
+
+    Args:
+        first: (runs, epochs), which make the band, from the lowest to the highest.
+        others: (runs, epochs), a line for each.
+        ylabel: what was measured.
+
+    Raises:
+        ValueError: other shapes, or other numbers of epochs.
+    """
+    band, runs = np.asarray(first, dtype=float), np.asarray(others, dtype=float)
+    if band.ndim != 2 or runs.ndim != 2 or band.shape[1] != runs.shape[1] or not band.size:
+        raise ValueError(f"expected twice (runs, epochs), got {band.shape} and {runs.shape}")
+    mean, low, high = band.mean(axis=0), band.min(axis=0), band.max(axis=0)
+    epochs = np.arange(1, band.shape[1] + 1)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.2, 3.3))
+        axes.fill_between(
+            epochs, low - mean, high - mean, color=NORMAL, alpha=0.3, lw=0,
+            label=f"band of the first {len(band)}",
+        )  # fmt: skip
+        for i, run in enumerate(runs):
+            outside = (run < low) | (run > high)
+            label = "each of the others" if not i else None
+            axes.plot(epochs, run - mean, color=FAINT, linewidth=1, label=label)
+            label = "outside" if not i else None
+            axes.plot(epochs[outside], (run - mean)[outside], "o", color=WRONG, markersize=5,
+                      label=label)  # fmt: skip
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.legend(frameon=False)
+    return closed(figure)
+
+
 def sick_curves(
     runs: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     chance: float | None = None,
@@ -97,8 +137,8 @@ def sick_curves(
 
     Args:
         runs: for each column, the name of a curve -> its training losses, one per step, and its
-            test accuracies in percent, measured evenly, the last time at the end. The first curve
-            of a column is the one to look at; the others are drawn faintly, to compare with.
+            accuracies in percent on validation images, measured evenly, the last time at the end.
+            The first curve of a column is the one to look at; the others are drawn faintly.
         chance: the loss of guessing, marked. Losses above twice that run out of the picture, which
             then says how far they go.
         xlabel: what is counted.
@@ -143,7 +183,7 @@ def sick_curves(
                     axes.axhline(level, color=FAINT, linewidth=1, linestyle="--", zorder=1,
                                  label="guessing" if axes is upper else None)  # fmt: skip
         grid[0, 0].set(ylabel="training loss", ylim=(0, top))
-        grid[1, 0].set(ylabel="test accuracy, %", ylim=(0, 100))
+        grid[1, 0].set(ylabel="validation accuracy, %", ylim=(0, 100))
         figure.supxlabel(xlabel, fontsize=10)
         longest = max(grid[0], key=lambda axes: len(axes.get_legend_handles_labels()[0]))
         handles, names = longest.get_legend_handles_labels()
@@ -266,7 +306,7 @@ def _signed(difference: float) -> str:
 
 
 def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw how often each class (a row) was named as each (a column), coloured by share of the row.
+    """Draw how often each class (a row) was taken for each (a column), coloured by its share.
 
     Correct predictions stand on the diagonal; their share, the recall, is written beside the row.
     Up to 20 classes, the counts are written in the cells.
@@ -304,7 +344,7 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
                           fontsize=0.9 * size, weight=weight)  # fmt: skip
         axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(count), classes)
-        axes.set(xlabel="named as", ylabel="true class")
+        axes.set(xlabel="predicted class", ylabel="true class")
         axes.tick_params(length=0, labelsize=size)
         axes.spines[:].set_visible(False)
         axes.set_title("recall", loc="right", fontsize=9, color=FAINT, ha="left")
@@ -329,7 +369,7 @@ def worst_mistakes(
     confidences: Sequence[float],
     most: int = 12,
 ) -> Figure:
-    """Draw the wrongly named images of which the network was surest, the worst first.
+    """Draw the misclassified images of which the network was surest, the worst first.
 
     Args:
         images: uint8 (n, H, W) or (n, H, W, 3).
@@ -360,6 +400,7 @@ def worst_mistakes(
             axes.axis("off")
         for axes, index, title in zip(grid.flat, order, titles, strict=False):
             photo_axes(axes, images[index], "")
+            axes.images[0].set_interpolation("nearest")  # the pixels that the network saw
             axes.set_title(title, loc="center", fontsize=10)
             axes.title.set(color=WRONG, weight="bold")
             axes.text(0.5, -0.04, f"is: {truths[index]}", transform=axes.transAxes, fontsize=10,
@@ -409,7 +450,7 @@ def augmentation_gallery(
             for column, image in enumerate(images):
                 x = left + 1.06 * column
                 axes.imshow(image, extent=(x, x + 1, top + height / width, top), cmap="gray",
-                            vmin=0, vmax=255, interpolation="lanczos")  # fmt: skip
+                            vmin=0, vmax=255, interpolation="nearest")  # fmt: skip
                 if name in captions:
                     axes.text(x + 0.5, top + height / width + 0.05, captions[name][column],
                               ha="center", va="top", fontsize=8, color=FAINT)  # fmt: skip

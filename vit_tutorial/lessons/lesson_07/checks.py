@@ -149,7 +149,7 @@ def _flat(function: Callable) -> Callable[..., Tensor]:
     minutes=8,
     hints=(
         "Start with hard targets, 1 and 0: `F.one_hot` makes them from labels, as whole numbers.",
-        "A share of each row, called `smoothing`, is taken away and dealt out to all C classes "
+        "A share of each row, called `smoothing`, is taken away and dealt out to all K classes "
         "alike, the right one included. So what does every class get?",
     ),
 )
@@ -327,22 +327,22 @@ def _judge_accuracy(percent: float, batches: list[tuple[Tensor, Tensor]]) -> Non
     minutes=10,
     hints=(
         "What the network got right stands on the diagonal. It is divided by two different sums.",
-        "A row holds all images that *are* of a class, a column all that were *called* so. Recall "
+        "A row holds all images that *are* of a class, a column all *predicted* so. Recall "
         "asks about the first, precision about the second.",
-        "A class that was never named has an empty column. 0 divided by 0 is no number; here it "
-        "shall be 0, and so shall it be for an empty row.",
+        "A class that was never predicted has an empty column. 0 divided by 0 is no number; here "
+        "it shall be 0, and so shall it be for an empty row.",
     ),
 )
 def my_recall_precision(answer: Any) -> str:
     """Check `my_recall_precision(confusion) -> (classes, 2)`."""
     inputs = [(torch.randint(1, 30, (classes, classes)),) for classes in (3, 10, 2)]
-    never_named = torch.randint(1, 9, (4, 4))
-    never_named[:, 2] = 0
+    never_predicted = torch.randint(1, 9, (4, 4))
+    never_predicted[:, 2] = 0
     not_there = torch.randint(1, 9, (5, 5))
     not_there[1] = 0
-    inputs += [(never_named,), (not_there,)]
+    inputs += [(never_predicted,), (not_there,)]
     compare(answer, _by_counting, inputs, mistakes.READINGS)
-    return f"Right for {len(inputs)} matrices, also for a class that was never named."
+    return f"Right for {len(inputs)} matrices, also for a class that was never predicted."
 
 
 def _by_counting(confusion: Tensor) -> Tensor:
@@ -372,11 +372,11 @@ def _by_counting(confusion: Tensor) -> Tensor:
     minutes=15,
     hints=(
         "For each patient ask two things. Does the loss of the training images fall, and how far? "
-        "Does the test accuracy follow it?",
+        "Does the validation accuracy follow it?",
         "A loss that jumps far above ln 10 speaks of the steps or of what they see; one that "
         "sticks at a certain number speaks of the loss itself. Exercise 06.5 computed that number.",
-        "Where the training loss is healthy and the test accuracy is not, the training is "
-        "innocent: look at the data. One of the two such patients has exactly the healthy loss.",
+        "Where the training loss is healthy and the validation accuracy is not, the training "
+        "is innocent: look at the data. One of the two such patients has exactly the healthy loss.",
     ),
 )
 def my_diagnosis(answer: Any) -> str:

@@ -173,7 +173,7 @@ def _targets(right: Callable, other: Callable) -> Callable:
 
 
 TARGETS: dict[str, Callable] = {
-    "The others share it among themselves here. It is dealt out to all C classes, the right one "
+    "The others share it among themselves here. It is dealt out to all K classes, the right one "
     "included.": _targets(lambda s, c: 1 - s, lambda s, c: s / (c - 1)),
     "A row does not sum to 1: the right class gets its part of what is dealt out, too.": (
         _targets(lambda s, c: 1 - s, lambda s, c: s / c)
@@ -384,7 +384,7 @@ READINGS: dict[str, Callable] = {
         _reading(_by_column, _by_column)
     ),
     "Both are divided by all images.": _reading(_by_all, _by_all),
-    "0 divided by 0 is no number: a class that was never named shall have precision 0.": (
+    "0 divided by 0 is no number: a class that was never predicted shall have precision 0.": (
         _reading(_by_row, _by_column, empty=math.nan)
     ),
 }
@@ -398,10 +398,10 @@ AGAINST = {
     ),
     "rate too low": "a loss that hardly moves would be a smooth, nearly straight line.",
     "not cleared": "the steps would go on in old directions, and still learn rather well.",
-    "not shuffled": "the loss would repeat one pattern in every epoch, which has 22 steps.",
-    "other labels": "where labels mean nothing, the test accuracy stays at that of guessing.",
+    "not shuffled": "the loss would repeat one pattern in every epoch, which has 17 steps.",
+    "other labels": "where labels mean nothing, the accuracy stays at that of guessing.",
     "softmax twice": "the training loss could not come below its floor of 1.46.",
-    "test not normalised": (
+    "validation not normalised": (
         "the training would not notice: its loss would be the healthy one, step by step."
     ),
     "too few images": (

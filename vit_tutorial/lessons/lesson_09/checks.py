@@ -73,9 +73,9 @@ def _works_without_one_prefix(answer: Callable) -> None:
 
 @exercise(
     "09.2",
-    title="Mend the division",
+    title="A row without anything",
     difficulty=2,
-    minutes=10,
+    minutes=8,
     hints=(
         "Mix first: both parts have shapes that fit, since a matrix (T, T) repeats itself along "
         "the batch.",

@@ -1,6 +1,7 @@
 """The exercises of lesson 11: transfer learning."""
 
 from collections.abc import Callable
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,12 +89,12 @@ def _layer_of(answer: Callable) -> Callable[..., Tensor]:
         "Write down what the old layer says of one feature f: w times (f minus μ) over σ, plus b. "
         "Multiply it out. What stands in front of f?",
         "What does not depend on f goes into the bias, once for every feature: a sum.",
-        "In the weight (C, D) a column belongs to a feature. Along which axis does PyTorch lay a "
+        "In the weight (K, D) a column belongs to a feature. Along which axis does PyTorch lay a "
         "tensor (D,)?",
     ),
 )
 def my_folded(answer: Any) -> str:
-    """Check `my_folded(weight (C, D), bias (C,), mean (D,), std (D,)) -> weight, bias`."""
+    """Check `my_folded(weight (K, D), bias (K,), mean (D,), std (D,)) -> weight, bias`."""
     inputs = [
         (
             torch.randn(classes, width, dtype=dtype),
@@ -238,7 +239,7 @@ class _Theirs(nn.Module):
     def forward(
         self, pixel_values: Tensor | None = None, labels: Tensor | None = None
     ) -> SimpleNamespace:
-        """Name images (b, 3, 2, 2)."""
+        """Classify images (b, 3, 2, 2)."""
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
         logits = self.head(pixel_values.flatten(1))
@@ -290,7 +291,7 @@ def my_test_loop(answer: Any) -> str:
             loss._refuse()
         if isinstance(loss, Tensor) and loss.requires_grad:
             raise Wrong("Gradients are recorded: the loss still holds the graph of every batch.")
-        if not isinstance(loss, int | float) and not (isinstance(loss, Tensor) and loss.ndim == 0):
+        if not isinstance(loss, Real) and not (isinstance(loss, Tensor) and loss.ndim == 0):
             raise Wrong(f"The mean loss is a plain number; got {describe(loss)}.")
         true = torch.cat([batch["labels"] for batch in batches])
         for name, classes in (("predicted", predictions), ("true", labels)):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def _sums_and_counts(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up the features of each class: (C, D), and count its examples: (C, 1)."""
-    member = torch.nn.functional.one_hot(labels).to(features)  # (n, C)
+    """Add up the features of each class: (K, D), and count its examples: (K, 1)."""
+    member = torch.nn.functional.one_hot(labels).to(features)  # (n, K)
     return member.T @ features, member.sum(dim=0)[:, None]
 
 
@@ -23,7 +23,7 @@ def _to_each(queries: Tensor, points: Tensor) -> Tensor:
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each class, (C, D), in double precision."""
+    """The mean of each class, (K, D), in double precision."""
     sums, counts = _sums_and_counts(features.double(), labels)
     return sums / counts
 
@@ -34,7 +34,7 @@ def nearest_mean(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 
 def _by(score: Callable[[Tensor, Tensor], Tensor]) -> Callable:
-    """Name the class whose mean has the highest score."""
+    """Choose the class whose mean has the highest score."""
     return lambda f, y, q: score(q.double(), class_means(f, y)).argmax(dim=1)
 
 
@@ -469,7 +469,7 @@ def _right_pixels(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
 
 
 IOUS: dict[str, Callable] = {
-    "This is the share of pixels that are named rightly. IoU is asked of each class.": (
+    "This is the share of pixels that are classified correctly. IoU is asked of each class.": (
         _right_pixels
     ),
     "A class that is in neither map counts as 0: leave it out of the mean.": _mean_of(

@@ -40,7 +40,7 @@ def from_library(model: nn.Module) -> VisionTransformer:
             known.setdefault(where, []).append(name)
         listed = "; ".join(f"of {where}: {', '.join(names)}" for where, names in known.items())
         raise ValueError(
-            f"got {library}'s {kind}, whose parts have no counterpart in ours; these have ({listed})"
+            f"got {library}'s {kind}, whose parts have no counterpart in ours; these have: {listed}"
         )
     config, state = READERS[library, kind](model)
     ours = new_network(config).to(next(iter(state.values())))

@@ -279,6 +279,18 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "instead": lambda row: row["instead"] or "–",
         },
     ),
+    "conversion": (
+        "Architectures of timm, made small with random weights in float64: copied into networks of "
+        "ours with the same answers, or refused with the name of the part",
+        {
+            "module of timm": "{module}",
+            "architectures": "{architectures}",
+            "the same answers": "{equal}",
+            "of these plain": "{plain}",
+            "refused": "{refused}",
+            "other answers": "{wrong}",
+        },
+    ),
     "input_size": (
         "A larger image into the same network, positions resampled",
         {

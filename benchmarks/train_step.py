@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from vit_tutorial.compute import Compute, computing, fastest_way, ways_to_compute
 from vit_tutorial.hardware import compiled
+from vit_tutorial.libraries import from_library
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.recipes import TrainConfig
-from vit_tutorial.weights import from_library
 
 BLOCKS = 7  # of steps, for each network in turn
 TRIAL = 60.0  # seconds at most in which the fastest way is looked for

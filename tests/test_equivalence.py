@@ -18,7 +18,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import vit_tutorial.model
-from vit_tutorial.weights import from_library
+from vit_tutorial.libraries import from_library
 
 pytestmark = pytest.mark.heart
 

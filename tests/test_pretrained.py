@@ -190,16 +190,44 @@ def test_weights_without_a_classifier_get_a_head_of_zeros(monkeypatch):
         assert ours.forward_features(torch.zeros(1, 3, 224, 224)).std() > 0
 
 
-def test_what_is_no_plain_vit_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("resnet18", "got timm's ResNet"), ("vit_small_patch16_rope_mixed_224", "of fixed angles")],
+)
+def test_a_part_that_ours_do_not_have_is_named(name, sentence, monkeypatch):
     make = timm.create_model
-    for name in ("vit_small_patch16_dinov3", "resnet18"):
-        monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name))
-        with pytest.raises(ValueError, match="expected"):
-            load_vit(f"timm:{name}")
-    scaled = make("vit_tiny_patch16_224", depth=1, init_values=0.1)  # with layer scale
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: scaled)
-    with pytest.raises(ValueError, match=r"do not fit together: blocks\.0\.ls1"):
-        load_vit("timm:vit_tiny_patch16_224")
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name))
+    with pytest.raises(ValueError, match=sentence):
+        load_vit(f"timm:{name}")
+
+
+def test_modern_parts_come_along(monkeypatch):
+    theirs = randomize(timm.create_model("vit_small_patch14_reg4_dinov2", img_size=28, depth=1))
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: theirs)
+    ours, reading = load_vit("timm:vit_small_patch14_reg4_dinov2")
+    assert (ours.config.num_prefix, reading.classes) == (5, ("none",))
+    images = torch.randn(1, 3, 28, 28, dtype=torch.float64)
+    with torch.no_grad():
+        read = ours.forward_head(ours.forward_features(images), pre_logits=True)
+        assert_close(read, theirs(images))
+
+
+def test_of_clip_the_half_that_reads_images_is_taken(monkeypatch, tmp_path):
+    sizes = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40)
+    config = transformers.CLIPConfig(
+        text_config=sizes, vision_config={**sizes, "image_size": 16, "patch_size": 8}
+    )
+    theirs = transformers.CLIPModel(config)
+    theirs.save_pretrained(tmp_path)
+    transformers.CLIPImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    ).save_pretrained(tmp_path)
+    ours, reading = load_vit(f"hf:{tmp_path}")
+    assert (reading.size, reading.classes) == ((16, 16), ("none",))
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        read = ours.forward_head(ours.forward_features(images), pre_logits=True)
+        assert_close(read, theirs.eval().vision_model(images).pooler_output)
 
 
 def test_another_librarys_name_and_a_missing_library_are_a_sentence(monkeypatch):

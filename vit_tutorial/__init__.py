@@ -33,7 +33,7 @@ _HOME = {
     "evaluate": "evaluation",
     "load_checkpoint": "weights",
     "save_checkpoint": "weights",
-    "from_library": "weights",
+    "from_library": "libraries",
     "load_vit": "pretrained",
     "ZeroShotClassifier": "zero_shot",
     "record_attention": "recording",

@@ -229,7 +229,7 @@ def relevance(
     if recorded is None and record.gradients is not None:
         raise ValueError(
             'method "legrad" needs a model with blocks, norm and forward_head, as those of this '
-            "course and of timm, whose head does not pool by attention: weights.from_library makes "
+            "course and of timm, whose head does not pool by attention: from_library makes "
             "one of a torchvision or Hugging Face model"
         )
     if recorded is None:

@@ -105,7 +105,11 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
         model: run in evaluation mode, and left as it is.
         images: normalised, (B, C, H, W).
         labels: (B,).
+
+    Raises:
+        ValueError: a network whose heads are normalised together.
     """
+    _require_separate_heads(model)
     blocks: list[Any] = list(model.blocks)
     head_outputs: list[Tensor] = []
     hooks = [
@@ -135,7 +139,7 @@ def silence_heads(
     Their columns of `proj` are 0. All shapes stay, and so does what these heads attend to.
 
     Raises:
-        ValueError: a layer or head that is not there.
+        ValueError: a layer or head that is not there, or heads that are normalised together.
     """
     silent = copy.deepcopy(model)
     for layer, silenced in heads.items():
@@ -151,7 +155,8 @@ def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) ->
     Their rows of `qkv` and their columns of `proj` are removed, not zeroed.
 
     Raises:
-        ValueError: a layer or head that is not there, or no head left in a layer.
+        ValueError: a layer or head that is not there, no head left in a layer, or heads that are
+            normalised together.
     """
     pruned = copy.deepcopy(model)
     for layer, removed in heads.items():
@@ -163,12 +168,20 @@ def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) ->
     return pruned
 
 
-def _block_with(model: VisionTransformer, layer: int, heads: Sequence[int]) -> Block:
+def _require_separate_heads(model: VisionTransformer) -> None:
+    if getattr(model.config, "attn_norm", False):
+        raise ValueError(
+            "the norm behind this network's attention (`attn_norm`) mixes its heads: what one of "
+            "them hands on cannot be told from the others"
+        )
+
+
+def _block_with(model: VisionTransformer, layer: int, heads: Sequence[int]) -> Any:
     """Return a block that is there, and has these heads."""
+    _require_separate_heads(model)
     if layer not in range(len(model.blocks)):
         raise ValueError(f"there are layers 0 to {len(model.blocks) - 1}, got {layer}")
-    block = model.blocks[layer]
-    assert isinstance(block, Block)
+    block: Any = model.blocks[layer]
     count = block.attn.num_heads
     if not set(heads) <= set(range(count)):
         raise ValueError(f"layer {layer} has heads 0 to {count - 1}, got {sorted(heads)}")
@@ -237,7 +250,8 @@ class TokenMerging(nn.Module):
     as it has patches. No weights are added and none are learnt (Bolya et al. 2022).
 
     Raises:
-        ValueError: a network with rotary positions, whose angles belong to single patches.
+        ValueError: a network with rotary positions, whose angles belong to single patches, or with
+            parts that a plain ViT does not have.
     """
 
     model: VisionTransformer
@@ -246,6 +260,10 @@ class TokenMerging(nn.Module):
 
     def __init__(self, model: VisionTransformer, r: int) -> None:
         super().__init__()
+        if type(model) is not VisionTransformer:
+            raise ValueError(
+                f"merging is written for a plain VisionTransformer, got a {type(model).__name__}"
+            )
         if model.rope is not None:
             raise ValueError('pos_embed="rope" has an angle for each patch: merging needs another')
         self.model, self.r = model, r
@@ -290,7 +308,7 @@ def every_other_layer(model: VisionTransformer) -> VisionTransformer:
     As DistilBERT begins (Sanh et al. 2019, arXiv 1910.01108, section 3).
     """
     blocks = list(model.blocks)[::2]
-    student = VisionTransformer(replace(model.config, depth=len(blocks)))
+    student = type(model)(replace(model.config, depth=len(blocks)))
     student = student.to(model.head.weight).train(model.training)
     state = {name: value for name, value in model.state_dict().items() if "blocks." not in name}
     for index, block in enumerate(blocks):

@@ -449,8 +449,9 @@ class VisionTransformer(nn.Module):
         state = self.state_dict()
         if config.pos_embed == "learned":
             table = state["pos_embed"]
-            state["pos_embed"] = resample_table(table, old.grid, config.grid, old.num_prefix)
-        model = VisionTransformer(config).to(self.head.weight)  # same dtype and device
+            num_prefix = table.shape[1] - old.num_patches
+            state["pos_embed"] = resample_table(table, old.grid, config.grid, num_prefix)
+        model = type(self)(config).to(self.head.weight)  # same dtype and device
         model.load_state_dict(state)
         for copied, own in zip(model.parameters(), self.parameters(), strict=True):
             copied.requires_grad_(own.requires_grad)  # what is frozen stays so

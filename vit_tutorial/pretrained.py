@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from vit_tutorial.images import Reading
+from vit_tutorial.libraries import from_library
 from vit_tutorial.model import VisionTransformer
-from vit_tutorial.weights import Card, bundled, from_library, load_checkpoint
+from vit_tutorial.weights import Card, bundled, load_checkpoint
 from vit_tutorial.zero_shot import ZeroShotClassifier
 
 EXTRAS = {"timm": "timm", "hf": "transformers"}  # an optional library, and how it is installed
@@ -30,10 +31,15 @@ def load_network(name: str | Path, texts: Sequence[str] = ()) -> tuple[nn.Module
         ValueError: an unknown name, a library that is not installed, weights that cannot be
             downloaded, texts for a network that reads none, or none for one that does.
     """
-    name = str(name)
-    library, colon, rest = name.partition(":")
+    library = str(name).partition(":")[0]
     if texts and library != "hf":
         raise ValueError(f"{name} reads no texts: a CLIP or SigLIP does, as hf:NAME")
+    return _load(str(name), texts)
+
+
+def _load(name: str, texts: Sequence[str] | None) -> tuple[nn.Module, Card | Reading]:
+    """Load a network; `texts` are None where the half that reads them is not wanted."""
+    library, colon, rest = name.partition(":")
     if name in bundled() or not colon or Path(name).suffix == ".safetensors":
         return load_checkpoint(name)
     loaders = {"torchvision": _from_torchvision, "timm": _from_timm, "hf": _from_hugging_face}
@@ -62,22 +68,19 @@ def load_vit(name: str | Path) -> tuple[VisionTransformer, Card | Reading]:
             "timm:NAME", "hf:NAME".
 
     Raises:
-        ValueError: a network that cannot be had, or that is no plain ViT.
+        ValueError: a network that cannot be had, or with a part that ours do not have.
 
     Examples:
         >>> vit, reading = load_vit("digits")
         >>> type(vit).__name__, reading.size, len(reading.classes)
         ('VisionTransformer', 8, 10)
     """
-    network, reading = load_network(name)
-    model: Any = network
+    model: Any
+    model, reading = _load(str(name), texts=None)
     if not isinstance(model, VisionTransformer):
-        if getattr(model, "num_classes", None) == 0:  # timm's way to say: features only
-            model.reset_classifier(1)
-            for parameter in model.head.parameters():
-                nn.init.zeros_(parameter)
-            reading = replace(reading, classes=("none",))
         model = from_library(model)
+        if not reading.classes:
+            reading = replace(reading, classes=("none",))
     return model.eval(), reading
 
 
@@ -123,7 +126,7 @@ def _from_timm(name: str) -> tuple[nn.Module, Reading]:
     return model, Reading(tuple(size), tuple(config["mean"]), tuple(config["std"]), tuple(classes))
 
 
-def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Reading]:
+def _from_hugging_face(name: str, texts: Sequence[str] | None) -> tuple[nn.Module, Reading]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(name)
@@ -133,6 +136,8 @@ def _from_hugging_face(name: str, texts: Sequence[str]) -> tuple[nn.Module, Read
         whole = transformers.AutoModel.from_pretrained(name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name) if reads_texts else None
         model, classes = ZeroShotClassifier(whole, tokenizer, texts), list(texts)
+    elif reads_texts and texts is None:
+        model, classes = transformers.AutoModel.from_pretrained(name), []
     elif reads_texts:
         raise ValueError(
             f"a {made_for[0]} has no classes but what it is asked for: give texts, as "

@@ -60,7 +60,7 @@ def with_head(model: VisionTransformer, head: int | nn.Linear) -> VisionTransfor
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     config = replace(model.config, num_classes=head.out_features)
-    ours = VisionTransformer(config).to(model.head.weight)  # same dtype and device
+    ours = type(model)(config).to(model.head.weight)  # same dtype and device
     state = model.state_dict()
     state |= {f"head.{name}": value for name, value in head.state_dict().items()}
     ours.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Checkpoints, and weights from other libraries.
+"""Checkpoints.
 
 A checkpoint is two files side by side: NAME.safetensors, the weights in half precision, and
 NAME.json, a card that says what they are and how good they are.
@@ -7,13 +7,10 @@ NAME.json, a card that says what they are and how good they are.
 import errno
 import json
 import math
-import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,10 +20,12 @@ from vit_tutorial.files import atomic_write, companion
 from vit_tutorial.hardware import plain_key, plain_state, unwrapped
 from vit_tutorial.mae import MAEConfig, MaskedAutoencoder
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.modern import ModernConfig, ModernViT
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 NETWORKS: dict[type, type[nn.Module]] = {
     ViTConfig: VisionTransformer,
+    ModernConfig: ModernViT,
     ResNetConfig: ResNet,
     MAEConfig: MaskedAutoencoder,
 }
@@ -205,7 +204,7 @@ def _read(
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{path} holds NaN or infinity in {', '.join(broken[:6])}: it is damaged")
-    _load(model, _without_prefix(model, state), what)
+    load_state(model, _without_prefix(model, state), what)
     return model, card
 
 
@@ -219,171 +218,12 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     return plain if len(plain) == len(state) else state  # not where two would have one name
 
 
-def from_library(model: nn.Module) -> VisionTransformer:
-    """Copy a plain ViT of timm, torchvision or Hugging Face Transformers into ours; same logits.
-
-    Takes timm's `VisionTransformer`, torchvision's `VisionTransformer` and
-    `transformers.ViTForImageClassification`, compiled or not. The head may have been replaced by
-    a linear layer for other classes, alone or in a `Sequential`, with dropout or without; dropout
-    is not taken over. Type and device are kept.
+def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load `state`.
 
     Raises:
-        ValueError: another kind of model, or a part that a plain ViT does not have.
+        ValueError: it does not fit, in one sentence.
     """
-    model = unwrapped(model)
-    library = type(model).__module__.split(".")[0]
-    if (library, type(model).__name__) not in _READERS:
-        known = ", ".join(f"{library}'s {name}" for library, name in _READERS)
-        raise ValueError(
-            f"expected one of {known}; got {library}'s {type(model).__name__}, "
-            f"whose parts have no counterpart in a plain ViT"
-        )
-    config, state = _READERS[library, type(model).__name__](model)
-    ours = VisionTransformer(config).to(state["head.weight"])
-    _load(ours, state, f"this {library} model and a plain ViT")
-    return ours.train(model.training)
-
-
-def _from_timm(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
-    block: Any = unwrapped(model.blocks[0])
-    proj = model.patch_embed.proj
-    activation = getattr(getattr(block, "mlp", None), "act", None)
-    plain = {
-        "plain pre-norm blocks": type(block).__name__ == "Block",
-        "exact GELU": isinstance(activation, nn.GELU) and activation.approximate == "none",
-        "no norm before the blocks": isinstance(model.norm_pre, nn.Identity),
-        "a norm after the blocks": not isinstance(model.norm, nn.Identity),
-        "CLS token read by the head, or mean of all tokens without one": (
-            (model.global_pool, model.has_class_token) in (("token", True), ("avg", False))
-        ),
-        "no norm after pooling": isinstance(model.fc_norm, nn.Identity),
-        "position added to CLS too": not model.no_embed_class,
-    }
-    _require_plain("timm", plain)
-    state, num_classes = _with_one_head("timm", model, "head")
-    config = ViTConfig(
-        img_size=tuple(model.patch_embed.img_size),
-        patch_size=_square(proj.kernel_size),
-        in_chans=proj.in_channels,
-        num_classes=num_classes,
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
-        pos_embed="none" if model.pos_embed is None else "learned",
-        pool="cls" if model.has_class_token else "mean",
-        norm_eps=model.norm.eps,
-    )
-    return config, state
-
-
-def _from_torchvision(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
-    block: Any = unwrapped(model.encoder.layers[0])
-    plain = {"a patch projection of one convolution": isinstance(model.conv_proj, nn.Conv2d)}
-    _require_plain("torchvision", plain)
-    state, num_classes = _with_one_head("torchvision", model, "heads")
-    config = ViTConfig(
-        img_size=model.image_size,
-        patch_size=model.patch_size,
-        in_chans=model.conv_proj.in_channels,
-        num_classes=num_classes,
-        embed_dim=model.hidden_dim,
-        depth=len(model.encoder.layers),
-        num_heads=block.num_heads,
-        mlp_ratio=model.mlp_dim / model.hidden_dim,
-        norm_eps=block.ln_1.eps,
-    )
-    return config, _rename(state, _TORCHVISION_KEYS)
-
-
-def _from_huggingface(model: Any) -> tuple[ViTConfig, dict[str, Tensor]]:
-    theirs = model.config
-    plain = {"exact GELU": theirs.hidden_act == "gelu", "bias in q, k and v": theirs.qkv_bias}
-    _require_plain("Hugging Face", plain)
-    state, num_classes = _with_one_head("Hugging Face", model, "classifier")
-    image_size = theirs.image_size
-    config = ViTConfig(
-        img_size=image_size if isinstance(image_size, int) else tuple(image_size),
-        patch_size=_square(theirs.patch_size),
-        in_chans=theirs.num_channels,
-        num_classes=num_classes,
-        embed_dim=theirs.hidden_size,
-        depth=theirs.num_hidden_layers,
-        num_heads=theirs.num_attention_heads,
-        mlp_ratio=theirs.intermediate_size / theirs.hidden_size,
-        norm_eps=theirs.layer_norm_eps,
-    )
-    state = _rename(state, _HUGGINGFACE_KEYS)
-    for i in range(config.depth):  # they keep three matrices where we keep one
-        for kind in ("weight", "bias"):
-            parts = [state.pop(f"blocks.{i}.attn.{part}.{kind}") for part in "qkv"]
-            state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
-    return config, state
-
-
-_READERS: dict[tuple[str, str], Callable[[Any], tuple[ViTConfig, dict[str, Tensor]]]] = {
-    ("timm", "VisionTransformer"): _from_timm,
-    ("torchvision", "VisionTransformer"): _from_torchvision,
-    ("transformers", "ViTForImageClassification"): _from_huggingface,
-}
-_TORCHVISION_KEYS = {
-    r"class_token": "cls_token",
-    r"encoder\.pos_embedding": "pos_embed",
-    r"conv_proj": "patch_embed.proj",
-    r"encoder\.layers\.encoder_layer_(\d+)": r"blocks.\1",
-    r"ln_([12])": r"norm\1",
-    r"self_attention\.in_proj_": "attn.qkv.",
-    r"self_attention\.out_proj": "attn.proj",
-    r"mlp\.0": "mlp.fc1",
-    r"mlp\.3": "mlp.fc2",
-    r"encoder\.ln": "norm",
-}
-_HUGGINGFACE_KEYS = {  # the names of Transformers 5, and those of 4 where they differ
-    r"vit\.embeddings\.cls_token": "cls_token",
-    r"vit\.embeddings\.position_embeddings": "pos_embed",
-    r"vit\.embeddings\.patch_embeddings\.projection": "patch_embed.proj",
-    r"vit\.(?:encoder\.layer|layers)\.(\d+)": r"blocks.\1",
-    r"layernorm_before": "norm1",
-    r"layernorm_after": "norm2",
-    r"attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)": r"attn.\1",
-    r"attention\.(?:output\.dense|o_proj)": "attn.proj",
-    r"intermediate\.dense": "mlp.fc1",
-    r"(blocks\.\d+)\.output\.dense": r"\1.mlp.fc2",
-    r"vit\.layernorm": "norm",
-}
-
-
-def _with_one_head(library: str, model: Any, name: str) -> tuple[dict[str, Tensor], int]:
-    """Return the weights, those of the head as "head.", and for how many classes it is."""
-    head = unwrapped(getattr(model, name))
-    parts: list[Any] = [part for part in head.modules() if not isinstance(part, nn.Sequential)]
-    parts = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity)]
-    state = plain_state(model)
-    if not parts:
-        raise ValueError(
-            f"this {library} ViT has no head: give it one, as in model.{name} = "
-            f"nn.Linear(width, classes)"
-        )
-    one = len(parts) == 1 and isinstance(parts[0], nn.Linear)
-    _require_plain(library, {"a head of one linear layer": one})
-    weight, bias = parts[0].weight.detach(), parts[0].bias
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-    state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
-    return {**state, "head.weight": weight, "head.bias": bias}, len(weight)
-
-
-def _rename(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, Tensor]:
-    """Apply every rule to every key, in order."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in rules.items():
-            key = re.sub(rf"(?:^|(?<=\.)){pattern}", replacement, key)
-        renamed[key] = value
-    return renamed
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Load `state`, or say in one sentence what does not fit."""
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own.keys() - state.keys()]
     problems += [f"{key} is unexpected" for key in state.keys() - own.keys()]
@@ -395,16 +235,3 @@ def _load(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     if problems:
         raise ValueError(f"{what} do not fit together: {'; '.join(sorted(problems)[:6])}")
     model.load_state_dict(state)
-
-
-def _require_plain(library: str, plain: dict[str, bool]) -> None:
-    missing = [name for name, holds in plain.items() if not holds]
-    if missing:
-        raise ValueError(f"expected a {library} ViT with {', '.join(missing)}; this one differs")
-
-
-def _square(size: int | tuple[int, ...]) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ValueError(f"expected square patches, got {size}")
-    return sides.pop()

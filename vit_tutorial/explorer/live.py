@@ -102,11 +102,11 @@ class LiveExplorer(Explorer):
         from vit_tutorial.images import open_image
         from vit_tutorial.model import VisionTransformer
 
-        if not isinstance(model, VisionTransformer):
+        if type(model) is not VisionTransformer:
             raise ValueError(
-                f"a page runs a VisionTransformer of vit_tutorial, got {type(model).__name__}: "
-                "weights.from_library makes one of a plain ViT of timm, torchvision or Hugging "
-                "Face, and AttentionExplorer shows any other"
+                f"a page runs a plain VisionTransformer of vit_tutorial, got "
+                f"{type(model).__name__}: from_library makes one of a plain ViT of timm, "
+                "torchvision or Hugging Face, and AttentionExplorer shows any other"
             )
         if len(card.classes) != model.config.num_classes:
             raise ValueError(

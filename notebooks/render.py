@@ -4,7 +4,7 @@ A source, notebooks/src/NN_name.py, is in jupytext's percent format. One without
 evening's, is a way through the lessons: it takes exercises and definitions from them, and has none
 of its own. A marker may say more about its cell:
 
-    # %% [markdown] needs="a GPU for FULL"      on the title; without it, "CPU, no network"
+    # %% [markdown] needs="a GPU for FULL"      on the title; without it, "CPU, no internet"
     # %% definition="vit_tutorial.model.Mlp"    an empty cell, filled with the package's own code
     # %% exercise="00.1"                        the part between the two marks is for the learner
     # %% [markdown] solved_only=true            for the solved notebook alone
@@ -283,7 +283,7 @@ def question(source: Path) -> str:
 
 def needs(title_cell: NotebookNode) -> str:
     """Return the hardware that a lesson needs."""
-    return title_cell.metadata.get("needs", "CPU, no network")
+    return title_cell.metadata.get("needs", "CPU, no internet")
 
 
 def define(name: str, where: str) -> str:

@@ -109,7 +109,7 @@ def head_importance(model: VisionTransformer, images: Tensor, labels: Tensor) ->
     Raises:
         ValueError: a network whose heads are normalised together.
     """
-    _require_separate_heads(model)
+    require_separate_heads(model)
     blocks: list[Any] = list(model.blocks)
     head_outputs: list[Tensor] = []
     hooks = [
@@ -168,7 +168,12 @@ def prune_heads(model: VisionTransformer, heads: Mapping[int, Sequence[int]]) ->
     return pruned
 
 
-def _require_separate_heads(model: VisionTransformer) -> None:
+def require_separate_heads(model: VisionTransformer) -> None:
+    """See that what one head hands on can be told from the others.
+
+    Raises:
+        ValueError: a norm behind the attention mixes them.
+    """
     if getattr(model.config, "attn_norm", False):
         raise ValueError(
             "the norm behind this network's attention (`attn_norm`) mixes its heads: what one of "
@@ -178,7 +183,7 @@ def _require_separate_heads(model: VisionTransformer) -> None:
 
 def _block_with(model: VisionTransformer, layer: int, heads: Sequence[int]) -> Any:
     """Return a block that is there, and has these heads."""
-    _require_separate_heads(model)
+    require_separate_heads(model)
     if layer not in range(len(model.blocks)):
         raise ValueError(f"there are layers 0 to {len(model.blocks) - 1}, got {layer}")
     block: Any = model.blocks[layer]

@@ -890,6 +890,7 @@ from typing import Any
 
 from einops import rearrange
 
+from vit_tutorial.compress import require_separate_heads
 from vit_tutorial.model import Block, VisionTransformer, ViTConfig
 from vit_tutorial.modes import evaluating
 

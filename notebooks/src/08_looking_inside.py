@@ -335,7 +335,8 @@ explorer.figure(show="mean", layer=depth - 1, query=0)
 # and a token that has nothing to say is a good place for attention that is left over, an **attention sink**. Large
 # networks have them. In language models it is the first token (Xiao et al. 2023, arXiv 2309.17453). In large ViTs it is
 # a few tokens of the background, with very long vectors (Darcet et al. 2023, arXiv 2309.16588, who give the network
-# extra tokens for it, *registers*; the maps become clean). If that is it, nobody needs what stands in the corners.
+# extra tokens for it, *registers*; the maps become clean). If that is it, nobody needs what the corners *show*. (The
+# token itself may be needed all the same: without their first tokens, language models break down, say Xiao et al.)
 #
 # This can be tried. A ViT takes any number of tokens, so we can leave some out: nothing stands in their place, and the
 # others keep their positions. The network's second argument has the numbers of the patches that stay.
@@ -374,8 +375,8 @@ print(f"without four random ones {np.mean(by_chance):.0%}, at most {max(by_chanc
 
 # %% [markdown]
 # Without the corners the network is much *surer* of its cat. Random tokens do nothing of the kind: in the mean the
-# answer stays where it was, and none of the 50 draws lifts it as far. So the corners are sinks, they even do harm, and
-# the map was right to make us suspicious. A fine story, with a picture and a control. Many are told on less.
+# answer stays where it was, and none of the 50 draws lifts it as far. So the corners do harm, and the map was right to
+# make us suspicious? A fine story, with a picture and a control. Many are told on less.
 
 # %% claim="Without the corners the network is much *surer* of its cat."
 assert no_corners > answer[says] + 0.1
@@ -403,12 +404,17 @@ plots.photo_row([np.asarray(one.view().resize((240, 240))) for one in four], tit
 # **Predict.** Will it be surer of *that* without the four corners?
 
 # %%
-left = {"no corners": without(batch, corners)}
-left["random"] = torch.stack([without(batch, lost) for lost in draws]).mean(dim=0)
-left = {name: values.gather(1, classes[:, None])[:, 0] for name, values in left.items()}
+drawn = torch.stack([without(batch, lost) for lost in draws])  # (50, B, K)
+drawn = drawn.gather(2, classes.expand(50, -1)[..., None])[..., 0]  # (50, B)
+left = {"no corners": without(batch, corners).gather(1, classes[:, None])[:, 0]}
 for n, title in enumerate(titles):
-    words = [f"{what} {values[n]:.0%}" for what, values in left.items()]
-    print(f"{title}:", ", ".join(words))
+    low, high = drawn[:, n].min(), drawn[:, n].max()
+    as_low = (drawn[:, n] <= left["no corners"][n]).sum()
+    print(
+        f"{title}: no corners {left['no corners'][n]:.0%}, random {low:.0%} to {high:.0%}", end=""
+    )
+    print(f", in {as_low} of 50 as low")
+left["random"] = drawn.mean(dim=0)
 
 # %%
 looks = record_attention(vit, batch).weights[-1].mean(dim=1)[:, 0, 1:] / even  # (4, N)
@@ -416,15 +422,19 @@ maps = {name: look.reshape(rows, columns).numpy() for name, look in zip(names, l
 plots.position_maps(maps, unit="× an even share")
 
 # %% [markdown]
-# Every answer occurs. The astronaut loses nothing. The cup of coffee loses more than by chance. And the rocket, where
-# CLS looks at the corners most of all (in the lower right one, twelve even shares), *collapses*: of its ship 19% are
-# left. There the network needed the corners; "ship" may well be read from a dark strip below a sky. **One photograph is
+# Every answer occurs. The astronaut loses nothing. The cup of coffee loses, but so it does in several of the random draws.
+# And the rocket, where CLS looks at the corners most of all (in the lower right one, twelve even shares), *collapses*: of
+# its ship 19% are left, and hardly a random draw takes as much. There the answer depended on these four tokens, for what
+# they show ("ship" may well be read from a dark strip below a sky) or as a place for attention. **One photograph is
 # an anecdote, and so are four.** The question was about the network, so it has to be asked about many images.
 
-# %% claim="The astronaut loses nothing. The cup of coffee loses more than by chance."
+# %% claim="The astronaut loses nothing. The cup of coffee loses, but so it does in several of the random draws"
 assert abs(left["no corners"][1] - with_corners[1]) < 0.03
-assert left["no corners"][2] < left["random"][2] - 0.05
 assert left["no corners"][2] < with_corners[2] - 0.08
+assert 4 <= (drawn[:, 2] <= left["no corners"][2]).sum() <= 14
+
+# %% claim="and hardly a random draw takes as much"
+assert (drawn[:, 3] <= left["no corners"][3]).sum() <= 5
 
 # %% claim="where CLS looks at the corners most of all (in the lower right one, twelve even shares)"
 assert looks[:, corners].sum(dim=1).argmax() == 3
@@ -445,12 +455,14 @@ assert left["random"][3] > 0.5
 #
 # For CLS of this network, the corners *are* special: in {{results.attention_sinks.rows[0].favourite_in_corner:.0f}}% of
 # the images its favourite patch is a corner, twice as often as by chance. It is not the border: there it lies less
-# often than by chance. (The network of lesson 13, which has no CLS, prefers no corners.) And does the answer suffer
+# often than by chance. (That is the last layer. Over all 24 heads the corners get
+# {{results.attention_sinks.rows[0].corner_share_mean:.1f}}%, less than an even share of
+# {{results.attention_sinks.rows[0].corner_share_uniform:.1f}}%. The network of lesson 13, which has no CLS, prefers no corners.) And does the answer suffer
 # from them?
 #
 # {{table.attention_sinks.dropped}}
 #
-# **No.** Without the corners the network is right on {{results.attention_sinks.rows[2].accuracy:.1f}}% instead of
+# **Not that we can see.** Without the corners the network is right on {{results.attention_sinks.rows[2].accuracy:.1f}}% instead of
 # {{results.attention_sinks.rows[1].accuracy:.1f}}%: the change is {{results.attention_sinks.rows[2].change:+.2f}} points, from
 # {{results.attention_sinks.rows[2].change_low:+.2f}} to {{results.attention_sinks.rows[2].change_high:+.2f}}. Without four random tokens it is
 # {{results.attention_sinks.rows[3].change:+.2f}} points ({{results.attention_sinks.rows[3].change_low:+.2f}} to {{results.attention_sinks.rows[3].change_high:+.2f}}), and the difference between the two,
@@ -458,9 +470,9 @@ assert left["random"][3] > 0.5
 # probability of the true class rises in {{results.attention_sinks.rows[2].rises:.0f}}% of the images without the corners, and in
 # {{results.attention_sinks.rows[3].rises:.0f}}% without four random patches.
 #
-# So Chelsea's gain was Chelsea's. What remains is the smaller half of the story: this network looks at corners more
-# often than by chance, and leaving them out costs no more than leaving out four random tokens. They do no harm, and they
-# are not needed more than others either. **A bright place in a map is a place to test, not a finding.** `without` is
+# So Chelsea's gain was Chelsea's. What remains is the smaller half of the story: in its last layer this network looks at
+# corners more often than by chance. No harm is to be seen, and no special need: what these
+# intervals leave room for is six tenths of a point at most. **A bright place in a map is a place to test, not a finding.** `without` is
 # your tool for it, with your photograph and the patches that you suspect.
 
 # %% claim="twice as often as by chance. It is not the border: there it lies less often than by chance"
@@ -525,7 +537,7 @@ rows = json.loads(stored.read_text())["rows"]
 assert rows[2]["rises"] > 30
 assert rows[3]["rises"] > 30
 
-# %% claim="leaving them out costs no more than leaving out four random tokens"
+# %% claim="No harm is to be seen, and no special need"
 import json
 from pathlib import Path
 
@@ -533,10 +545,12 @@ import vit_tutorial
 
 stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
 rows = json.loads(stored.read_text())["rows"]
-assert rows[2]["change"] > rows[3]["change"] - 0.1
-assert rows[2]["difference_low"] > -0.5
+assert rows[2]["change_low"] < 0 < rows[2]["change_high"]
+assert -0.6 < rows[2]["difference_low"] < 0
+assert 0 < rows[2]["difference_high"] < 0.65
+assert rows[2]["change_low"] > -0.65
 
-# %% claim="They do no harm, and they are not needed more than others either."
+# %% claim="Over all 24 heads the corners get"
 import json
 from pathlib import Path
 
@@ -544,9 +558,9 @@ import vit_tutorial
 
 stored = Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "attention_sinks.json"
 rows = json.loads(stored.read_text())["rows"]
-assert rows[2]["change_high"] < 0.5
-assert rows[2]["true_class"] < rows[1]["true_class"]
-assert rows[2]["true_class_difference_low"] > -0.3
+assert rows[0]["heads"] == 24
+assert rows[0]["corner_share_mean"] < rows[0]["corner_share_uniform"] - 0.8
+
 # %% [markdown]
 # ## How far does a head look?
 #
@@ -1019,13 +1033,14 @@ plots.map_row(view, heats, titles)
 
 # %% [markdown]
 # Now the same rollout looks like a decision, and like another one than the last layer's: its six strongest patches lie
-# on the muzzle, and none in a corner. **A stretched map must come with its numbers.**
+# on the muzzle, and only the seventh is the upper right corner, which was first there. **A stretched map must come with its numbers.**
 
-# %% claim="its six strongest patches lie on the muzzle, and none in a corner"
+# %% claim="its six strongest patches lie on the muzzle, and only the seventh is the upper right corner"
 six = [divmod(patch, columns) for patch in rolled.topk(6).indices.tolist()]
 assert {row for row, _ in six} == {5, 6}
 assert {column for _, column in six} == {2, 3, 4, 5}
-assert rolled.topk(6).values.min() > 1.02 * rolled[corners].max()
+assert rolled.topk(7).indices[6] == corners[1]
+assert last.argmax() == corners[1]
 
 # %% [markdown]
 # ## Settings

@@ -13,7 +13,7 @@
 # - follow a sum around a ring of workers, and count what is sent,
 # - start two real processes, and train with the package's `fit` in both,
 # - make the batch larger, and measure what the rules for the learning rate are worth,
-# - measure what must fit into memory, and cut the largest part to a ninth by computing it twice,
+# - measure what must fit into memory, and cut the largest part to a third by computing it twice,
 # - *deeper:* share out the images, write the ring, send gradients while others are still computed, see where the rules
 #   come from, divide a network too large for one GPU, work out what a training costs.
 
@@ -183,7 +183,7 @@ for change, percent in errors.items():
 # - **Unequal shares** give a wrong direction, silently.
 # - **A sum** over G processes is G times too long. With plain gradient descent that is a learning rate G times as
 #   high; AdamW hides it, since it divides by the size of the gradient.
-# - **Clipping first** bends the mean towards the shorter gradients. So: average, then clip. `update` (lesson 07)
+# - **Clipping first** mostly shortens the step here: each half is longer than the limit, their mean is not. So: average, then clip. `update` (lesson 07)
 #   clips after `backward`, and the averaging happens in `backward`.
 # - **BatchNorm** measures means over the images of its share, so images do know of each other. A ViT has LayerNorm,
 #   which looks at one token of one image. Nothing has to be done for it.
@@ -199,10 +199,10 @@ assert torch.cosine_similarity(torch.stack(uneven).mean(dim=0), whole, dim=0) < 
 assert abs(errors["sum instead of mean"] - 100) < 1e-6
 assert_close(halves.sum(dim=0), 2 * whole)
 
-# %% claim="bends the mean towards the shorter gradients"
-shorter = halves[halves.norm(dim=1).argmin()]
-angles = [torch.cosine_similarity(row, shorter, dim=0) for row in (clip_first, whole)]
-assert angles[0] > angles[1] + 0.02
+# %% claim="mostly shortens the step here: each half is longer than the limit, their mean is not"
+assert torch.cosine_similarity(clip_first, whole, dim=0) > 0.98
+assert clip_first.norm() < 0.9 * whole.norm()
+assert halves.norm(dim=1).min() > whole.norm()
 
 # %% [markdown] deeper=true
 # ## Chance, too
@@ -605,8 +605,8 @@ assert "head" in buckets[0]
 assert "patch_embed" in buckets[-1]
 
 # %% [markdown]
-# Both are right. The lines that make two processes of it are few: joining, a share of the batch, the wrapper. They are
-# all there is in the package, too:
+# Both are right. The lines that make two processes of it are few: joining, a share of the batch, the wrapper. The first
+# and the last, as the package has them (`fit` takes the share, every G-th image of a batch):
 
 # %% claim="Both are right"
 assert np.max(differences) < 1e-12
@@ -626,8 +626,8 @@ world_size = distributed.world_size
 # %% definition="vit_tutorial.distributed.data_parallel"
 
 # %% [markdown]
-# Without `torchrun` both do nothing. So `fit` need not know how many it is, and no line of `TRAINING` does. Both
-# processes have trained with it already. Now the same lines here, alone.
+# Without `torchrun` both do nothing. In `fit` one line takes the share and one wraps the network; the rest is who draws,
+# prints and saves. And no line of `TRAINING` *trains* otherwise; its last ones only report. Both processes have trained with it already. Now the same lines here, alone.
 #
 # **Predict.** AdamW, warm-up, clipping, smoothing, an average of the weights: after 22 steps, are the weights of one
 # process still those of two?
@@ -705,7 +705,7 @@ check("14.5", my_sending_seconds)
 # %% [markdown] solved_only=true
 # **Why.** A G-th of the gradient in each of 2·(G − 1) rounds. Lines are sold in bits.
 #
-# **The common wrong answer** forgets that a byte has eight bits. Whole clusters have been planned with that mistake.
+# **The common wrong answer** forgets that a byte has eight bits.
 
 # %% [markdown]
 # The lines between processes differ much. (One direction, as the makers give it: data sheets of NVIDIA's H100, PCI
@@ -740,7 +740,7 @@ for name, ms in sending.items():
 # gradient to send, but they must split every single matrix, and small ones are hardly worth it. In the median,
 # processes win by a little in all three networks; for the largest, some turns went the other way. The sum itself takes
 # {{results.scaling_cpu.rows[what=laptop, 1 thread].all_reduce_ms:.1f}} ms of the laptop's step of
-# {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: inside one machine it is not what is in the way.
+# {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: between two cores, sending is not what is in the way.
 
 # %% claim="The fastest is several hundred times as fast as the slowest"
 assert 200 < max(LINKS.values()) / min(LINKS.values()) < 900
@@ -776,7 +776,7 @@ assert [of[f"{n}, 2 threads"]["ratio_low"] < 1 for n in ("digits", "laptop", "cl
     True,
 ]
 
-# %% claim="inside one machine it is not what is in the way"
+# %% claim="between two cores, sending is not what is in the way"
 import json
 
 import vit_tutorial
@@ -1074,12 +1074,13 @@ for batch, rule, rate in (
 #   {{results.batch_size_digits.rows[what=SGD, 512, linear].lr:g}} is too high, with a warm-up over half of all steps, too
 #   ({{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_long:.1f}}%). A larger batch makes the gradient less
 #   noisy; it does not make every rate safe. The root rule goes up to
-#   {{results.batch_size_digits.rows[what=SGD, 512, root].lr:g}}, and works.
+#   {{results.batch_size_digits.rows[what=SGD, 512, root].lr:g}} and still trains, hardly better than the rate kept.
 # - **AdamW: any scaling is far better than none** ({{results.batch_size_digits.rows[what=AdamW, 512, kept].accuracy_warm:.1f}}%
 #   with the rate kept, {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% root,
 #   {{results.batch_size_digits.rows[what=AdamW, 512, linear].accuracy_warm:.1f}}% linear). With warm-up these seeds do not
 #   tell root and linear apart at 512; at 128 linear has the lower loss, though it was not made for Adam.
-# - **Warm-up has no effect that five seeds could show.** With and without it, the intervals overlap in every row.
+# - **Warm-up changes little here**: with and without it, the intervals of five seeds overlap in every row. (Compared seed by
+#   seed, the difference could be told more sharply; the table does not.)
 #
 # In the papers the rules are tried over thousands of steps. A rule tells where to begin to search, not where to end.
 
@@ -1192,7 +1193,7 @@ assert linear["loss_warm_high"] > root["loss_warm_low"]
 root, linear = (of[f"AdamW, 128, {rule}"] for rule in ("root", "linear"))
 assert linear["loss_warm_high"] < root["loss_warm_low"]
 
-# %% claim="With and without it, the intervals overlap in every row"
+# %% claim="with and without it, the intervals of five seeds overlap in every row"
 import json
 
 import vit_tutorial
@@ -1378,7 +1379,9 @@ from torch.utils.checkpoint import checkpoint
 checkpointed = copy.deepcopy(laptop)
 for block in checkpointed.blocks:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-print(f"activations: {kept_bytes(checkpointed, batch) / 1e6:.1f} MB")
+kept = kept_bytes(checkpointed, batch) / 1e6
+one_block = kept_bytes(laptop.blocks[0], laptop.embed(batch).detach()) / 1e6  # computed again
+print(f"activations: {kept:.1f} MB, and {one_block:.1f} MB of the block that is at work")
 
 # %%
 answers = torch.randint(10, (128,))
@@ -1386,14 +1389,15 @@ off = error(gradient(checkpointed, batch, answers), gradient(laptop, batch, answ
 print(f"the gradient differs by {off:.0e} %")
 
 # %% [markdown]
-# A ninth of the memory, and the same gradient. The price is a second forward pass through every block: where a step
+# About a third of the memory, and the same gradient: what is kept falls to a ninth, and the activations of one block come on
+# top while it is computed again. The deeper a network, the more it saves. The price is a second forward pass through every block: where a step
 # was one forward pass and a backward pass that takes twice as long, it is now four parts instead of three.
 #
 # The optimizer can remember less, too. Muon keeps one number for each weight of its matrices:
 
-# %% claim="A ninth of the memory, and the same gradient"
-ratio = megabytes["activations"] / (kept_bytes(checkpointed, batch) / 1e6)
-assert 7.5 < ratio < 10.5
+# %% claim="About a third of the memory, and the same gradient: what is kept falls to a ninth"
+assert 7.5 < megabytes["activations"] / kept < 10.5
+assert 2.4 < megabytes["activations"] / (kept + one_block) < 3.6
 assert off < 1e-2
 
 # %% claim="The price is a second forward pass through every block"
@@ -1448,22 +1452,23 @@ two_images = torch.randn(2, MY_NETWORK.in_chans, *MY_NETWORK.image_hw)
 share, count = MY_BATCH / MY_PROCESSES, sum(p.numel() for p in network.parameters())
 need = {"weights, gradients, AdamW": 16 * count}
 need["activations"] = kept_bytes(network, two_images) / 2 * share
+one_block = kept_bytes(network.blocks[0], network.embed(two_images).detach()) / 2 * share
 for block in network.blocks:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-need["activations, checkpointed"] = kept_bytes(network, two_images) / 2 * share
+need["activations, checkpointed"] = kept_bytes(network, two_images) / 2 * share + one_block
 need["sent in a step"] = 4 * count * 2 * (MY_PROCESSES - 1) / MY_PROCESSES
 for what, size in need.items():
     print(f"{what:26} {size / 1e9:6.2f} GB")
 
 # %% [markdown]
 # For 64 images of the flagship on each of 8 GPUs, activations are the most, about a gigabyte; checkpointed they are
-# less than the rest. All in float32; what the libraries need for themselves comes on top. If it does not fit, take
+# as much as the rest. All in float32; what the libraries need for themselves comes on top. If it does not fit, take
 # these steps in this order: half precision, smaller shares with accumulation, checkpointing. Then the next section.
 
-# %% claim="activations are the most, about a gigabyte; checkpointed they are less than the rest"
+# %% claim="activations are the most, about a gigabyte; checkpointed they are as much as the rest"
 assert 0.85e9 < need["activations"] < 1.15e9
 assert need["activations"] > 3 * need["weights, gradients, AdamW"]
-assert need["activations, checkpointed"] < 0.6 * need["weights, gradients, AdamW"]
+assert 0.6 < need["activations, checkpointed"] / need["weights, gradients, AdamW"] < 1.4
 
 # %% [markdown] deeper=true
 # ## When it does not fit
@@ -1587,15 +1592,15 @@ days = 3 * flops(flagship.model) * 50_000 * flagship.train.epochs / speed / 86_4
 print(f"the flagship on it: {days:.0f} days (computed)")
 
 # %% [markdown]
-# More than a week on one core, minutes to hours on one GPU. Eight GPUs are not eight times as fast, and the smaller the
+# Weeks to months on one core, minutes to hours on one GPU. Eight GPUs are not eight times as fast, and the smaller the
 # network, the less they bring. For the laptop recipe eight are *slower* than one: 16 images are computed in far less
 # time than the 14 rounds of the ring take, however little they carry. The two others have a batch of 512, which leaves
-# 64 images for each, and a step of a millisecond or less. Then the time to *start* each operation counts, and nothing
+# 64 images for each, and a step of half a millisecond to three. Then the time to *start* each operation counts, and nothing
 # of that is in the computation. So the time with eight GPUs is a lower bound until it has been measured; and eight GPUs
 # for a minute cost what one costs for eight. Prices change by the month: multiply the GPU time by yours.
 
-# %% claim="More than a week on one core, minutes to hours on one GPU"
-assert days > 7
+# %% claim="Weeks to months on one core, minutes to hours on one GPU"
+assert days > 10
 assert min(training["flagship", gpu, 1][0] for gpu in PEAK) > 120
 assert 1800 < max(training["flagship", gpu, 1][1] for gpu in PEAK) < 6 * 3600
 
@@ -1611,9 +1616,14 @@ assert training["laptop", "H100", 8][0] > 1.5 * training["laptop", "H100", 1][1]
 # %% claim="16 images are computed in far less time than the 14 rounds of the ring take"
 assert compute_seconds(configs["laptop"], 16, share=0.1) < 0.2 * 14 * LATENCY
 
-# %% claim="a step of a millisecond or less"
-for name in ("classroom", "flagship"):
-    assert compute_seconds(configs[name], 64, share=0.25) < 1.2e-3
+# %% claim="a step of half a millisecond to three"
+steps = [
+    training[name, "H100", 8][way] / (RECIPES[name].train.epochs * 50_000 / 512)
+    for name in ("classroom", "flagship")
+    for way in (0, 1)
+]
+assert 0.3e-3 < min(steps) < 0.8e-3
+assert 2e-3 < max(steps) < 4e-3
 
 # %% [markdown]
 # ## What we now have

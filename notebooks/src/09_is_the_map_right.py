@@ -1562,7 +1562,7 @@ v = values_of[2][0, :, 0].double()
 assert ((w - other) @ v).abs().max() < 1e-6
 
 # %% [markdown]
-# ## A network that knows nothing
+# ## A network whose answers are random
 #
 # One more test, which needs no images with known answers (Adebayo et al. 2018, arXiv 1810.03292). Put random numbers
 # into parts of the network, and see which maps notice: into the classifier alone, into all blocks. Four times each,
@@ -1596,10 +1596,11 @@ for name, shares in share_right.items():
     print(f"{name} random:", *(f"{share:4.0%}" for share in shares), "of the digits correct")
 
 # %% [markdown]
-# It knows nothing: no more than one in eight correct. Now the maps of 60 digits before and after, the mean of the four;
+# The answers mean nothing: no more than one in eight is correct. (With a random classifier 1% is less than guessing: the digits
+# are still told apart, their names are mixed up.) Now the maps of 60 digits before and after, the mean of the four;
 # in the last column, for comparison, those of two *different* digits in the intact network.
 
-# %% claim="It knows nothing: no more than one in eight correct."
+# %% claim="The answers mean nothing: no more than one in eight is correct."
 assert max(max(shares) for shares in share_right.values()) <= 0.13
 
 # %%

@@ -655,8 +655,7 @@ plots.setting_curves(panels, "accuracy, %", chance=10)
 #   "CNNs do not care where the object is" is not what we see here.
 # - Hidden patches harm the ViT more, although one often reads the opposite: the two part by more than twenty points
 #   with a quarter or a half hidden.
-# - In images of twice the size the ViT is still right on six digits of ten; the ResNet on two. (A kernel of 3 pixels
-#   sees less of a stroke that is twice as wide.) In smaller ones both lose most of it.
+# - In images of twice the size the ViT is still right on six digits of ten; the ResNet on two. In smaller ones both lose most of it.
 #
 # No slogan foretold all of this, and all of it holds for these small networks (two trainings of each) and 360 digits.
 
@@ -707,11 +706,12 @@ assert all(found[:, 0].max() < 45 for found in panels["Other sizes"][2].values()
 # **Shuffled.** A ViT without positions would not notice a shuffle of its patches at all (lesson 03). Ours has
 # positions, and it minds; but it keeps as much when the squares are single patches as when they are quarters of the
 # image. A CNN has no positions, and it minds more, the smaller the squares: every border between two of them is an edge
-# that was not there. So it is the one that only ever looks at neighbours that loses more.
+# that was not there. So the ResNet loses more. But all these squares are whole patches of the ViT: each of its tokens stays as
+# it was, and only its place is wrong. Off its grid it would lose that advantage (not measured here).
 #
 # **Shifted.** "A CNN does not care where the object is": it cares less than the ViT, and at 8 pixels clearly does.
-# (Digits that fill their image were another matter.) Its strides and the border of the image are why; the next section
-# has the proof.
+# (Digits that fill their image were another matter.) A shift by one pixel lands between the places of its strides, as the
+# next section proves. A shift by 8 does not: there it is the border, where a part of the image is lost.
 #
 # **Hidden.** To a ViT a grey patch is one token of sixty-four that says something odd; in a CNN every feature near its
 # border is spoilt as well. That is why one expects the ViT to stand it better (Naseer et al. 2021, arXiv 2105.10497,
@@ -744,7 +744,7 @@ of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 resnet = np.array([of[f"shuffled {side}×{side}"]["resnet_kept_each"] for side in (16, 8, 4)])
 assert (np.diff(resnet, axis=0) < 0).all()
 
-# %% claim="So it is the one that only ever looks at neighbours that loses more."
+# %% claim="So the ResNet loses more."
 import json
 from pathlib import Path
 
@@ -1337,9 +1337,9 @@ assert min(right["ViT"] + right["ResNet, sees 53 pixels"]) > 0.88
 # | ViTs are hungry for data | 1% of the images, as many steps for both | not tested: images and steps grew together. ViT minus ResNet: {{results.vit_and_cnn.rows[what=1%].difference:+.1f}} points, with all images {{results.vit_and_cnn.rows[what=100%].difference:+.1f}} |
 # | CNNs do not care where the object is | shifted by 1, by 8 pixels | it cares less (of digits, moved by 2, both lose most). The ResNet keeps {{results.vit_and_cnn.rows[what=shifted 1].resnet_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].resnet_kept_mean:.0f}}%; the ViT {{results.vit_and_cnn.rows[what=shifted 1].vit_kept_mean:.0f}}%, {{results.vit_and_cnn.rows[what=shifted 8].vit_kept_mean:.0f}}% |
 # | ViTs stand occlusion | half of the patches hidden | photographs: better; digits: the reverse. Kept, photographs, ViT minus ResNet: {{results.vit_and_cnn.rows[what=occluded 50%].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=occluded 50%].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=occluded 50%].difference_high:+.1f}}) |
-# | ViTs do not need the arrangement | shuffled, 8×8 | they need it less. Kept, ViT minus ResNet: {{results.vit_and_cnn.rows[what=shuffled 8×8].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_high:+.1f}}) |
+# | ViTs do not need the arrangement | shuffled, 8×8 | they need it less, where the squares lie on the ViT's grid. Kept, ViT minus ResNet: {{results.vit_and_cnn.rows[what=shuffled 8×8].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=shuffled 8×8].difference_high:+.1f}}) |
 # | what takes any size works at any size | 64 pixels instead of 32 | neither does. The ViT keeps {{results.vit_and_cnn.rows[what=size 64].vit_kept_mean:.0f}}%, the ResNet {{results.vit_and_cnn.rows[what=size 64].resnet_kept_mean:.0f}}% |
-# | CNNs see texture, ViTs shape (*deeper*) | coarse and fine of two images | true of fine and coarse. Coarse share, ViT minus ResNet: {{results.vit_and_cnn.rows[what=hybrid 1].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=hybrid 1].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=hybrid 1].difference_high:+.1f}}) |
+# | CNNs see texture, ViTs shape (*deeper*) | coarse and fine of two images | the ViT goes by the coarse more than the ResNet does. Coarse share, ViT minus ResNet: {{results.vit_and_cnn.rows[what=hybrid 1].difference:+.1f}} (between {{results.vit_and_cnn.rows[what=hybrid 1].difference_low:+.1f}} and {{results.vit_and_cnn.rows[what=hybrid 1].difference_high:+.1f}}) |
 # | only ViTs see far (*deeper*) | two marks 25 pixels apart | false: depth and strides decide |
 #
 # An interval with 0 inside means: nothing was shown, in either direction. And every line holds for these two

@@ -539,7 +539,7 @@ check("12.3", my_quantized)
 # cut the fractions off.
 #
 # **The common wrong answer** divides by 128: the largest number becomes 128, which int8 does not have, and comes back
-# as −128. The sign of the largest weight of every row is then wrong, and the network is ruined.
+# as −128. Wherever a row's largest weight is positive, its sign is then wrong: here in half of the rows.
 
 # %%
 from vit_tutorial.compress import LARGEST
@@ -1246,7 +1246,9 @@ from vit_tutorial import TrainConfig, fit
 from vit_tutorial.compress import distillation
 
 TAUGHT = {"objective": distillation(vit)}
-runs = [("from scratch, labels", 6, 0, {})]
+runs = []
+for seed in range(2):
+    runs += [("from scratch, labels", 6, seed, {}), ("from scratch, Muon", 6, seed, {})]
 for seed in range(3):
     runs += [("cut, labels", 6, seed, {}), ("cut, teacher", 6, seed, TAUGHT)]
     runs += [("cut, labels, longer", 9, seed, {})]
@@ -1259,6 +1261,8 @@ for name, epochs, seed, options in tqdm(runs, leave=False):
     if name.startswith("from scratch"):
         student = VisionTransformer(student.config)
     config = TrainConfig(epochs, batch_size=64, lr=2e-3, seed=seed, precision="float32")
+    if name == "from scratch, Muon":  # at the rate that lesson 07 found for it
+        config = replace(config, optimizer="muon", lr=2e-2)
     with capture_output():  # no bar for each of them
         fit(student, train, None, config, **options)
     students.setdefault(name, []).append(student.eval())
@@ -1282,16 +1286,19 @@ student = students["cut, teacher"][0]
 half_cost = cost("half the layers, teacher, seed 0", student)
 
 # %% [markdown]
-# The large step is the cut: weights that already work are worth more than all that follows. From scratch, six epochs
-# bring just over half; cut, they bring back nearly everything, and with the teacher 360 images no longer show a loss.
+# At this rate six epochs from scratch bring just over half; cut, they bring back nearly everything, and with the teacher 360
+# images no longer show a loss. So weights that already work are worth a lot? With the optimizer and the rate that suit a fresh
+# network (lesson 07), the student from scratch gets as far in the same six epochs. **Tune both, then compare**: on so small a
+# task the cut saves little.
 #
-# After the same six epochs, the taught student is ahead with every seed. But look at the seconds: each step asks the
+# After the same six epochs at this one rate, the taught student is ahead with every seed. (At another rate it need not be:
+# try 6e-3.) And look at the seconds: each step asks the
 # teacher as well. In the time that it costs, the labels alone can do nine epochs, and then most of the lead is gone; the
-# rest is no more than chance explains. **Equal steps and equal time are two questions**, and whoever says that something trains better has to say which was
-# equal.
+# rest is no more than chance explains. **Equal steps and equal time are two questions**, and whoever says that something
+# trains better has to say which was equal.
 #
 # On photographs, a student of the larger network gets
-# {{results.compress.rows[what=half the layers, teacher].epochs}} epochs. From scratch it comes to
+# {{results.compress.rows[what=half the layers, teacher].epochs}} epochs, all at one rate. From scratch it comes to
 # {{results.compress.rows[what=half the layers, from scratch].test_accuracy_mean:.1f}}%, cut and taught by labels to
 # {{results.compress.rows[what=half the layers, labels].test_accuracy_mean:.1f}}% (seed by seed:
 # {{results.compress.rows[what=half the layers, labels].test_accuracies}}), by the teacher to
@@ -1301,10 +1308,16 @@ half_cost = cost("half the layers, teacher, seed 0", student)
 # {{results.compress.rows[what=half the layers, teacher].seconds:.0f}} seconds instead of
 # {{results.compress.rows[what=half the layers, labels].seconds:.0f}}.
 
-# %% claim="From scratch, six epochs bring just over half; cut, they bring back nearly everything"
+# %% claim="six epochs from scratch bring just over half; cut, they bring back nearly everything"
 counts = {name: [each.sum().item() for each in c] for name, c in student_correct.items()}
-assert 150 < counts["from scratch, labels"][0] < 270
+assert max(counts["from scratch, labels"]) < 270
+assert min(counts["from scratch, labels"]) > 150
 assert min(counts["cut, labels"]) > 330
+
+# %% claim="the student from scratch gets as far in the same six epochs"
+counts = {name: [each.sum().item() for each in c] for name, c in student_correct.items()}
+assert min(counts["from scratch, Muon"]) > 338
+assert abs(np.mean(counts["from scratch, Muon"]) - np.mean(counts["cut, labels"])) < 8
 
 # %% claim="with the teacher 360 images no longer show a loss"
 for correct in student_correct["cut, teacher"]:
@@ -1312,7 +1325,7 @@ for correct in student_correct["cut, teacher"]:
     assert change > -1.7
     assert high > 0.4
 
-# %% claim="After the same six epochs, the taught student is ahead with every seed."
+# %% claim="After the same six epochs at this one rate, the taught student is ahead with every seed."
 for gain in gains["cut, labels"]:
     assert gain[0] > 0
 assert np.mean([gain for gain, low, high in gains["cut, labels"]]) > 0.7

@@ -80,14 +80,18 @@ def test_a_view_of_something_else_is_refused(photo, answers, patches, match):
 
 
 def test_maps_share_one_scale_around_zero():
+    picture = np.zeros((2, 3, 3), dtype=np.uint8)
     figure = plots.response_maps(
-        [np.array([[1.0, -4.0]]), np.array([[2.0]])], ["a", "b"], ["x", "y"]
+        picture, [np.array([[1.0, -4.0]]), np.array([[2.0]])], ["a", "b"], ["x", "y"]
     )
-    limits = [axes.get_images()[0].get_clim() for axes in figure.axes[:2]]
+    limits = [axes.get_images()[0].get_clim() for axes in figure.axes[1:3]]
     assert limits == [(-4.0, 4.0)] * 2
-    assert {"a", "b", "x", "y", "the filter's output"} <= set(words_in(figure))
+    words = {"the picture", "3×2 pixels", "a", "b", "x", "y", "the filter's output"}
+    assert words <= set(words_in(figure))
     with pytest.raises(ValueError, match="2 maps need as many titles and remarks"):
-        plots.response_maps([np.zeros((1, 1))] * 2, ["a", "b"], ["x"])
+        plots.response_maps(picture, [np.zeros((1, 1))] * 2, ["a", "b"], ["x"])
+    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+        plots.response_maps(np.zeros((2, 3)), [np.zeros((1, 1))], ["a"], ["x"])
 
 
 def test_gains_are_drawn_above_their_patterns():

@@ -148,16 +148,28 @@ strongest = weight.flatten(1).norm(dim=1).argmax()  # the longest of the 128 fil
 one = weight[strongest][None]  # (1, 3, 4, 4)
 maps = {f"stride {s}": F.conv2d(images, one, stride=s)[0, 0].numpy() for s in (1, 2, 4)}
 counts = [f"{m.shape[0]}×{m.shape[1]} answers" for m in maps.values()]
-plots.response_maps(list(maps.values()), list(maps), counts)
+shown = image.permute(1, 2, 0).numpy()
+plots.response_maps(shown, list(maps.values()), list(maps), counts)
 
 # %% claim="can stand at 29 places in each direction"
 assert maps["stride 1"].shape == (29, 29)
 
 # %% [markdown]
-# A stride as large as the filter makes it step from patch to patch: each pixel is covered once, and the answers at the
+# The strongest answers, dark blue, run along the dark line from the left eye to the nose; in the eyes there are a few orange
+# ones. A stride as large as the filter makes it step from patch to patch: each pixel is covered once, and the answers at the
 # places in between are simply never computed. So the patch embedding *is* a convolution whose stride is the size of
 # its kernel. The package uses one. Its result comes as D maps, (B, D, rows, columns); the last line below makes
 # (B, N, D) of them.
+
+# %% claim="The strongest answers, dark blue, run along the dark line from the left eye to the nose"
+most = maps["stride 1"].argsort(axis=None)[:8]  # the lowest answers, by their upper left corners
+assert all(8 <= row <= 23 for row in most // 29)
+assert all(10 <= column <= 19 for column in most % 29)
+assert np.abs(maps["stride 1"]).max() == -maps["stride 1"].min()
+
+# %% claim="in the eyes there are a few orange ones"
+eyes = maps["stride 1"][8:16, 6:13], maps["stride 1"][11:17, 21:27]
+assert all(0 < (eye > 0.5).sum() < eye.size / 2 for eye in eyes)
 
 # %% claim="each pixel is covered once"
 assert F.fold(F.unfold(torch.ones(1, 1, 32, 32), 4, stride=4), (32, 32), 4, stride=4).unique() == 1
@@ -366,10 +378,14 @@ world = torch.cat([patchify(normalize(s[None], card.mean, card.std), 4)[0] for s
 shares, patterns = torch.linalg.eigh(torch.cov(world.T))  # how 48 numbers vary together
 shares, patterns = (shares / shares.sum()).flip(0), patterns.T.flip(0)  # most frequent first
 print(f"{len(world):,} patches; pattern 0 makes up {shares[0]:.0%} of what they differ in")
+for name, rows in {"patches": world, "filters": weight.flatten(1)}.items():
+    cells = rows.unflatten(1, (3, 4, 4))  # (n, C, P, P)
+    beside = torch.stack([cells[..., 1:].flatten(), cells[..., :-1].flatten()])
+    print(f"{name}: correlation of numbers side by side {beside.corrcoef()[0, 1]:.2f}")
 
 # %% [markdown]
 # Two thirds: it is brightness, all pixels lighter or all darker. In a patch of a photograph, neighbouring pixels are
-# nearly alike; in the filters they hardly agree, and that is why they look like noise.
+# nearly alike; in the filters they agree far less, and that is why they look like noise.
 #
 # For each pattern we measure the **gain**: how long the
 # token is that the embedding makes of a pattern of length 1 (without the bias). We compare the trained network with a
@@ -378,7 +394,7 @@ print(f"{len(world):,} patches; pattern 0 makes up {shares[0]:.0%} of what they 
 # **Predict.** Will the trained network pass on brightness more strongly than the next 15 patterns, or more weakly?
 
 
-# %% claim="neighbouring pixels are nearly alike; in the filters they hardly agree"
+# %% claim="neighbouring pixels are nearly alike; in the filters they agree far less"
 def alike(patches):
     x = patches.unflatten(1, (3, 4, 4))
     return torch.corrcoef(torch.stack([x[..., 1:].flatten(), x[..., :-1].flatten()]))[0, 1]
@@ -398,6 +414,11 @@ torch.manual_seed(0)
 fresh = VisionTransformer(vit.config).patch_embed.proj.weight.detach()
 both = {"trained": weight, "fresh, random": fresh}
 gains = {name: (w.flatten(1) @ patterns.T).norm(dim=0).numpy() for name, w in both.items()}
+made = card.training  # with a rate that rises and falls: on average half of the highest
+steps, rate = made["epochs"] * 50_000 / made["batch_size"], made["lr"] / 2
+by_decay = np.exp(-steps * rate * made["weight_decay"])  # of a weight that nothing else moves
+fine = (gains["trained"] / gains["fresh, random"])[17:].mean()
+print(f"fine patterns: {fine:.0%} of the fresh network's; weight decay alone leaves {by_decay:.0%}")
 plots.pattern_gains(patterns.unflatten(1, (3, 4, 4)).numpy(), shares.numpy(), gains, shown=30)
 
 # %% [markdown]
@@ -406,8 +427,8 @@ plots.pattern_gains(patterns.unflatten(1, (3, 4, 4)).numpy(), shares.numpy(), ga
 # - passes **patterns 1 to 15** on more strongly than the fresh one: colour, edges, corners, bars, green against purple,
 #   orange against blue;
 # - passes the **fine patterns** from 17 on at about half of that of the fresh one. (The 18 finest, not drawn here, too.)
-#   Photographs hardly contain them, so there was little to learn, and probably they only shrink, by a habit of training
-#   called weight decay (lesson 07);
+#   Photographs hardly contain them, so there was little to learn, and they mostly shrank: *weight decay*, which makes every
+#   weight a little smaller at each step of training (lesson 07), would by itself have left nearly as little;
 # - passes **brightness** on more weakly than each of the patterns 1 to 15, though photographs differ in it most. But
 #   measured by what merely shrank, it was turned up, too.
 #
@@ -427,6 +448,10 @@ assert ratio[17:].max() < 0.85
 # %% claim="Photographs hardly contain them"
 assert shares[17:].sum() < 0.02
 
+# %% claim="would by itself have left nearly as little"
+assert 0.44 < by_decay < 0.48
+assert by_decay < fine < by_decay + 0.1
+
 # %% claim="passes **brightness** on more weakly than each of the patterns 1 to 15"
 assert gains["trained"][0] < 0.85 * gains["trained"][1:16].min()
 
@@ -435,24 +460,29 @@ ratio = gains["trained"] / gains["fresh, random"]
 assert ratio[0] > 1.3 * ratio[17:].mean()
 
 # %%
-squares = gains["trained"] ** 2 / (gains["trained"] ** 2).sum()
+for name, gain in gains.items():
+    squares = gain**2 / (gain**2).sum()
+    parts = (
+        f"{squares[1:16].sum():.0%} in patterns 1 to 15, {squares[17:].sum():.0%} in the fine ones"
+    )
+    print(f"{name:14} squared weights: {parts}")
 filters = weight.flatten(1)  # (D, C·P·P)
 fine = world @ patterns[17:].T @ patterns[17:] @ filters.T  # the answers' part from fine patterns
 varied = (fine.var(dim=0).sum() / (world @ filters.T).var(dim=0).sum()).item()
-print(
-    f"squared weights: {squares[1:16].sum():.0%} in patterns 1 to 15, {squares[17:].sum():.0%} fine"
-)
 print(f"of how the answers vary, the fine patterns make {varied:.1%}")
 
 # %% [markdown]
-# So the filters are not noise: four fifths of their squared weights lie in patterns 1 to 15, which each filter mixes in
-# its own way. The fine patterns hold most of the rest, and cost nothing.
+# So the filters are not noise: four fifths of their squared weights lie in patterns 1 to 15 (of random filters a third, as 15
+# of 48 are), which each filter mixes in its own way. The fine patterns hold most of the rest, and hardly touch the answers.
 
-# %% claim="four fifths of their squared weights lie in patterns 1 to 15"
-assert 0.75 < squares[1:16].sum() < 0.87
-assert squares[17:].sum() > 0.8 * (1 - squares[1:16].sum())
+# %% claim="four fifths of their squared weights lie in patterns 1 to 15 (of random filters a third"
+parts = {name: gain**2 / (gain**2).sum() for name, gain in gains.items()}
+assert 0.75 < parts["trained"][1:16].sum() < 0.87
+assert 0.28 < parts["fresh, random"][1:16].sum() < 0.37
 
-# %% claim="The fine patterns hold most of the rest, and cost nothing"
+# %% claim="The fine patterns hold most of the rest, and hardly touch the answers"
+parts = gains["trained"] ** 2 / (gains["trained"] ** 2).sum()
+assert parts[17:].sum() > 0.8 * (1 - parts[1:16].sum())
 assert varied < 0.005
 
 # %% [markdown]
@@ -508,9 +538,8 @@ print(words)
 plots.photo_row([still], ["filter number 3, the picture, and the answers to its 32×32 patches"])
 
 # %% [markdown]
-# A noisy filter, and yet a clear answer. Number 0 looks for an edge from light, lower left, to dark, upper right. Number 3
-# is sure of what it is *not* looking for: most of the 50 patches of our photographs that it answers to with the smallest
-# numbers are red.
+# A noisy filter, and yet a clear answer. Number 0 looks for an edge from light, lower left, to dark, upper right. Of the four
+# patches that number 3 answers to with the smallest numbers, three are red.
 
 # %% claim="Number 0 looks for an edge from light, lower left, to dark, upper right."
 best, worst = (
@@ -521,9 +550,9 @@ for light, dark in ((best, best.flip(0, 1)), (worst.flip(0, 1), worst)):
     assert light[3].mean() - dark[3].mean() > 0.3  # below against above
     assert light[:, 0].mean() - dark[:, 0].mean() > 0.5  # left against right
 
-# %% claim="most of the 50 patches of our photographs that it answers to with the smallest numbers are red"
-red, green, blue = world[ranks[-50:, order[3]]].unflatten(1, (3, 16)).mean(dim=2).T
-assert (red - torch.maximum(green, blue) > 0.3).sum() > 25
+# %% claim="Of the four patches that number 3 answers to with the smallest numbers, three are red"
+red, green, blue = world[ranks[-4:, order[3]]].unflatten(1, (3, 16)).mean(dim=2).T
+assert (red - torch.maximum(green, blue) > 0.25).sum() == 3
 
 # %% [markdown]
 # ## Which token speaks for the image?
@@ -824,22 +853,28 @@ assert abs(curves["CLS"][-1] - curves["mean of the patches"][-1]) < 5
 # %%
 from vit_tutorial import record_attention
 
-record = record_attention(vit, images)
-weights = record.weights[-1][0, :, 0, 1:]  # last layer, from CLS to the patches: (heads, 64)
-for head, row in enumerate(weights):
-    print(f"CLS, head {head}: from {row.min():.1%} to {row.max():.1%}; the mean: {1 / 64:.1%}")
+weights = {}  # last layer, from CLS to the patches: (heads, 64)
+for name, photo in {"Chelsea": images, "rocket": rocket}.items():
+    weights[name] = record_attention(vit, photo).weights[-1][0, :, 0, 1:]
+    for head, row in enumerate(weights[name]):
+        print(f"{name:8} head {head}: from {row.min():.1%} to {row.max():.1%}; mean {1 / 64:.1%}")
 
 # %% [markdown]
-# In every head one patch gets many times what it would get in a mean, and another next to nothing.
+# In every head one patch gets many times what it would get in a mean, and another next to nothing. Head 3 gives one patch of
+# the rocket 71%, and none of Chelsea's more than 29%.
 #
 # That matters when some patches hold nothing. In lesson 00, `fit="pad"` framed a photograph with grey bars, so that
-# nothing was cut off. CLS can learn to pass over them. A mean takes the grey in, unless we leave it out.
+# nothing was cut off. CLS can learn to pass over them. A plain mean has no such choice of its own; we can make it:
 
 # %% claim="In every head one patch gets many times what it would get in a mean"
-assert (weights.max(dim=1).values * 64 > 5).all()
+assert all((w.max(dim=1).values * 64 > 5).all() for w in weights.values())
 
 # %% claim="and another next to nothing"
-assert (weights.min(dim=1).values * 64 < 0.1).all()
+assert all((w.min(dim=1).values * 64 < 0.1).all() for w in weights.values())
+
+# %% claim="Head 3 gives one patch of the rocket 71%, and none of Chelsea's more than 29%"
+assert abs(weights["rocket"][3].max() - 0.71) < 0.02
+assert abs(weights["Chelsea"][3].max() - 0.29) < 0.02
 
 
 # %% exercise="02.7"
@@ -972,17 +1007,25 @@ def from_patterns(count):
     return (pixels.clamp(0, 1) * 255).byte().numpy()
 
 
-plots.photo_row([from_patterns(n) for n in (1, 4, 12)], [f"{n} of 48 numbers" for n in (1, 4, 12)])
+titles = {n: f"{n} of 48 numbers: {shares[:n].sum():.0%}" for n in (1, 4, 12)}
+plots.photo_row([from_patterns(n) for n in titles], list(titles.values()))
 
 # %% [markdown]
-# One number of 48 gives blocks of light and dark, 12 give a cat: 98% of what patches of photographs differ in.
+# One number already shows the cat, in one tint; 4 add edges, 12 the colours: 99% of what the patches of our photographs
+# differ in.
 #
 # ### What does CLS start from, zero or random numbers?
 #
-# Either works: both starts get a gradient at once.
+# Both are in use, and with both CLS gets a gradient at once:
 
-# %% claim="98% of what patches of photographs differ in"
-assert 0.975 < shares[:12].sum() < 0.995
+# %% claim="12 the colours: 99% of what the patches of our photographs differ in"
+assert 0.985 < shares[:12].sum() < 0.995
+tinted = [
+    from_patterns(n).astype(float) for n in (1, 12)
+]  # how far the channels part, pixel by pixel
+assert np.corrcoef(tinted[0][..., 0].flatten(), tinted[0][..., 1].flatten())[0, 1] > 0.98
+spread = [(one[..., 0] - one[..., 2]).std() for one in tinted]
+assert spread[1] > 1.5 * spread[0]
 
 # %%
 torch.manual_seed(0)

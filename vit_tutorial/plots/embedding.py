@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed
+from vit_tutorial.plots.style import FAINT, HEAT, INK, PALETTE, STYLE, closed, require_rgb
 
 # Numbers below zero are blue, above orange, zero white: as far apart for any kind of colour vision.
 SIGNED = LinearSegmentedColormap.from_list("signed", [PALETTE[0], "#ffffff", PALETTE[1]])
@@ -143,23 +143,32 @@ def filter_view(
     return view
 
 
-def response_maps(maps: Sequence[NDArray], titles: Sequence[str], xlabels: Sequence[str]) -> Figure:
+def response_maps(
+    picture: NDArray, maps: Sequence[NDArray], titles: Sequence[str], xlabels: Sequence[str]
+) -> Figure:
     """Draw the outputs of one filter, for several ways to apply it: blue below zero, orange above.
 
     Args:
+        picture: uint8 (H, W, 3), what the filter gets; it is drawn first, every pixel a square.
         maps: (rows, columns) each; their squares are drawn as large as they fit.
         titles: one for each.
         xlabels: a remark below each.
 
     Raises:
-        ValueError: another number of titles or remarks.
+        ValueError: another number of titles or remarks, or a picture of another shape.
     """
     if not len(maps) == len(titles) == len(xlabels):
         raise ValueError(f"{len(maps)} maps need as many titles and remarks")
+    require_rgb(picture)
     limit = max(float(np.abs(one).max()) for one in maps)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(maps), figsize=(2.9 * len(maps), 3.3), squeeze=False)
-        for axis, one, title, below in zip(axes[0], maps, titles, xlabels, strict=True):
+        columns = 1 + len(maps)
+        figure, axes = plt.subplots(1, columns, figsize=(2.3 * columns, 2.7), squeeze=False)
+        axes[0, 0].imshow(picture, interpolation="nearest")
+        axes[0, 0].set(title="the picture", xticks=[], yticks=[])
+        axes[0, 0].set_xlabel("{1}×{0} pixels".format(*picture.shape), color=FAINT)
+        axes[0, 0].spines[:].set_visible(False)
+        for axis, one, title, below in zip(axes[0, 1:], maps, titles, xlabels, strict=True):
             image = axis.imshow(one, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set(title=title, xticks=[], yticks=[])
             axis.set_xlabel(below, color=FAINT)

@@ -808,7 +808,7 @@ def test_bundled_networks_fit_into_3_megabytes(tmp_path, capsys):
 def test_what_a_page_cannot_run_is_refused():
     model, about = load_checkpoint("digits")
     with pytest.raises(
-        ValueError, match="a page runs a VisionTransformer of vit_tutorial, got Linear"
+        ValueError, match="a page runs a plain VisionTransformer of vit_tutorial, got Linear"
     ):
         LiveExplorer(torch.nn.Linear(2, 2), about)
     with pytest.raises(ValueError, match="needs the card"):

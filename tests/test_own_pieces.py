@@ -258,4 +258,4 @@ def test_the_committed_notebook_was_run_beside_all_others(solved):
     """Its code does not change when another lesson does; what it says of the pieces may."""
     text = lesson.notebook_path(SOURCES[-1], solved).read_text(encoding="utf-8")
     assert f"{len(PACKAGE) if solved else 0} of {len(PACKAGE)} pieces are yours." in text
-    assert "349 of 360 test images right" in text
+    assert "349 of 360 test images correct" in text

@@ -559,6 +559,7 @@ def test_a_step_back_takes_the_square_away_and_what_comes_after_stays(opened):
     unchanged(view)
     view.get_by_role("button", name="Positions off").click()
     view.keyboard.press("Escape")
+    says(view, "Without your changes")
     off = view.get_by_role("button", name="Positions off")
     assert off.get_attribute("aria-pressed") == "true"
 

@@ -82,7 +82,7 @@ class LiveView {
     });
     this.problem = element("p", "ex-problem", parent);
     this.problem.setAttribute("role", "alert");
-    if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => this.openDecoded(image));
+    if (this.model.get("can_draw")) this.sheet = new Sheet(parent, (image) => { this.changes.past = []; this.openDecoded(image); });
   }
 
   // What the atlas of all heads wants to know, and what a click in it does.
@@ -129,6 +129,7 @@ class LiveView {
   }
 
   async openSample(n, asked = null) {
+    this.changes.past = []; // at once: what is done while a picture is opened can be undone
     const picture = await decodeImage(new Blob([bytesOf(this.model.get("pictures")[n])]));
     const size = Number(asked?.get("size"));
     if (asked) this.size = this.tools.sizes.includes(size) ? size : this.config.img_size;
@@ -136,6 +137,7 @@ class LiveView {
   }
 
   async openFile(file) {
+    this.changes.past = [];
     this.problem.textContent = "";
     try {
       const picture = await decodeImage(file);
@@ -158,7 +160,6 @@ class LiveView {
     this.samples.forEach((button, n) => setPressed(button, n === sample));
     const heads = this.config.depth * this.config.num_heads;
     const hows = HOW.map(([how]) => how);
-    this.changes.past = [];
     this.changes.now = asked ? fromHash(this.hash(), { num_patches: this.network.num_patches, heads, hows }) : { ...this.changes.now, hidden: [], order: null }; // what was done to the network stays
     this.settings.query = -3;
     this.cursor = 0;
@@ -169,6 +170,7 @@ class LiveView {
 
   async resize(size) {
     this.size = size;
+    this.changes.past = [];
     await this.openDecoded(this.network.image, this.sample);
   }
 

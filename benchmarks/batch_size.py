@@ -4,10 +4,11 @@ Run it with `.venv/bin/python benchmarks/batch_size.py` (five minutes). The smal
 07 is trained on 1024 digits for eight epochs: with plain gradient descent, with SGD (momentum 0.9,
 gradients clipped to 1) and with AdamW (clipped, too), in batches of 32, 128 and 512, with the
 learning rate of batches of 32 kept, scaled by the root of the ratio, or by the ratio itself, each
-without warm-up, and with one over a fifth and over half of the steps, then a cosine to 0. For SGD
-and AdamW the rates for batches of 32 are the best ones, chosen with --choose on the training images
-that are left over; for plain descent it is a sixteenth of the best one, so that the linear rule
-ends at a rate that is known to work.
+without warm-up, and with one over a fifth and over half of the steps, then a cosine to 0. All start
+from the same seeds, so what warm-up changes is taken seed by seed. For SGD and AdamW the rates for
+batches of 32 are the best ones, chosen with --choose on the training images that are left over; for
+plain descent it is a sixteenth of the best one, so that the linear rule ends at a rate that is
+known to work.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def measure(seeds: int) -> list[dict]:
                     "seeds": list(range(seeds)),
                     "epochs": EPOCHS,
                 }
+                losses = {}
                 for name, warmup in WARMUPS.items():
                     models = [
                         trained(optimizer, batch, rate, warmup, seed, train)
@@ -131,6 +133,7 @@ def measure(seeds: int) -> list[dict]:
                         "loss": [loss_on(model, test, train) for model in models],
                         "accuracy": [accuracy_on(model, test, train) for model in models],
                     }
+                    losses[name] = numbers["loss"]
                     for what, values in numbers.items():
                         low, high = student_interval(values)
                         row |= {
@@ -138,6 +141,13 @@ def measure(seeds: int) -> list[dict]:
                             f"{what}_{name}_low": round(low, 4),
                             f"{what}_{name}_high": round(high, 4),
                         }
+                changes = [b - a for a, b in zip(losses["cold"], losses["warm"], strict=True)]
+                low, high = student_interval(changes)
+                row |= {
+                    "change_warm": round(statistics.mean(changes), 4),
+                    "change_warm_low": round(low, 4),
+                    "change_warm_high": round(high, 4),
+                }
                 print(row["what"], row["loss_cold"], row["loss_warm"], flush=True)
                 rows.append(row)
     return rows

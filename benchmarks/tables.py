@@ -62,10 +62,10 @@ def between(row: dict) -> str:
     return f"{text} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
 
 
-def signed(name: str) -> Column:
+def signed(name: str, form: str = "+.2f") -> Column:
     """Return what shows a difference with its interval, or a dash where a row has none."""
-    form = f"{{{name}:+.2f}} ({{{name}_low:+.2f}} to {{{name}_high:+.2f}})"
-    return lambda row: form.format(**row) if name in row else "–"
+    shown = f"{{{name}:{form}}} ({{{name}_low:{form}}} to {{{name}_high:{form}}})"
+    return lambda row: shown.format(**row) if name in row else "–"
 
 
 def with_interval(name: str, form: str, unit: str = "") -> str:
@@ -165,6 +165,7 @@ RESULTS: dict[str, tuple[str, dict[str, Column]]] = {
             "steps": "{steps}",
             "test loss": with_interval("loss_cold", ".3f"),
             "with warm-up": with_interval("loss_warm", ".3f"),
+            "change, seed by seed": signed("change_warm", "+.3f"),
             "test accuracy, with warm-up": with_interval("accuracy_warm", ".1f", "%"),
         },
     ),

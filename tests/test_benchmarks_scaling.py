@@ -127,6 +127,8 @@ def test_rules_are_powers_of_the_ratio_and_every_row_is_written(results_root, mo
     }
     for row in rows.values():
         assert row["loss_warm_low"] <= row["loss_warm"] <= row["loss_warm_high"]
+        assert row["change_warm"] == pytest.approx(row["loss_warm"] - row["loss_cold"], abs=2e-4)
+        assert row["change_warm_low"] <= row["change_warm"] <= row["change_warm_high"]
     table = tables.results_table(results_root, "batch_size_digits")
     assert "| AdamW | 512 | linear | 0.032 | 16 |" in table
 

@@ -9,7 +9,7 @@
 #
 # **You will**
 #
-# - prove that processes which share a batch take the step that one would take alone, and see what breaks it,
+# - prove that processes which share a batch take the step that one would take alone, and what small changes do to it,
 # - follow a sum around a ring of workers, and count what is sent,
 # - start two real processes, and train with the package's `fit` in both,
 # - make the batch larger, and measure what the rules for the learning rate are worth,
@@ -75,9 +75,9 @@ assert abs(whole_mean - (each[0] / 4 + each[1:].mean() * 3 / 4)) < 1e-5
 def my_joint_gradient(gradients, counts):
     """Make the gradient of a whole batch from those of its shares.
 
-    gradients: (G, k), the mean gradient of each of G shares, k numbers. counts: (G,), how many images
+    gradients: (G, P), the mean gradient of each of G shares, P numbers. counts: (G,), how many images
     each share has. A share may have no images at all; its mean is then NaN.
-    Returns (k,): the mean over all images, of the type of the gradients.
+    Returns (P,): the mean over all images, of the type of the gradients.
     """
     ### BEGIN SOLUTION
     filled = counts > 0
@@ -136,9 +136,9 @@ assert max(worst.values()) < 1e-13
 assert whole.abs().max() > 1e-3
 
 # %% [markdown]
-# ## What breaks it
+# ## Four small changes
 #
-# Four small changes, none of which raises an error: unequal shares; a sum instead of a mean; gradients that are clipped
+# None of them raises an error: unequal shares; a sum instead of a mean; gradients that are clipped
 # in each share (lesson 07) before they are averaged; BatchNorm in the network instead of LayerNorm.
 #
 # **Predict.** Which of them gives another gradient, and by how much: thousandths, percents, or more?
@@ -156,7 +156,7 @@ def error(row, right):
 
 
 # %%
-halves = torch.stack([gradient(vit, images[k : k + 32], labels[k : k + 32]) for k in (0, 32)])
+halves = torch.stack([gradient(vit, images[i : i + 32], labels[i : i + 32]) for i in (0, 32)])
 uneven = [gradient(vit, images[:16], labels[:16]), gradient(vit, images[16:], labels[16:])]
 limit = 0.8 * halves.norm(dim=1).mean().item()  # the longest gradient allowed
 clip_first = torch.stack([clipped(half, limit) for half in halves]).mean(dim=0)
@@ -171,7 +171,7 @@ for norm in (nn.LayerNorm(32), nn.BatchNorm1d(32)):
     torch.manual_seed(0)
     parts = [nn.Flatten(), nn.Linear(64, 32), norm, nn.GELU(), nn.Linear(32, 10)]
     net = nn.Sequential(*parts).double()
-    shares = [gradient(net, images[k : k + 16], labels[k : k + 16]) for k in range(0, 64, 16)]
+    shares = [gradient(net, images[i : i + 16], labels[i : i + 16]) for i in range(0, 64, 16)]
     right = gradient(net, images, labels)
     errors[f"{type(norm).__name__}, four shares"] = error(torch.stack(shares).mean(dim=0), right)
 for change, percent in errors.items():
@@ -183,7 +183,8 @@ for change, percent in errors.items():
 # - **Unequal shares** give a wrong direction, silently.
 # - **A sum** over G processes is G times too long. With plain gradient descent that is a learning rate G times as
 #   high; AdamW hides it, since it divides by the size of the gradient.
-# - **Clipping first** mostly shortens the step here: each half is longer than the limit, their mean is not. So: average, then clip. `update` (lesson 07)
+# - **Clipping first** mostly shortens the step here: each half is longer than the limit, their mean is not. It also
+#   bends it a little towards the shorter one. So: average, then clip. `update` (lesson 07)
 #   clips after `backward`, and the averaging happens in `backward`.
 # - **BatchNorm** measures means over the images of its share, so images do know of each other. A ViT has LayerNorm,
 #   which looks at one token of one image. Nothing has to be done for it.
@@ -200,9 +201,15 @@ assert abs(errors["sum instead of mean"] - 100) < 1e-6
 assert_close(halves.sum(dim=0), 2 * whole)
 
 # %% claim="mostly shortens the step here: each half is longer than the limit, their mean is not"
+assert halves.norm(dim=1).min() > limit
+assert whole.norm() < limit
+assert clip_first.norm() < 0.85 * whole.norm()
 assert torch.cosine_similarity(clip_first, whole, dim=0) > 0.98
-assert clip_first.norm() < 0.9 * whole.norm()
-assert halves.norm(dim=1).min() > whole.norm()
+
+# %% claim="It also bends it a little towards the shorter one"
+shorter = halves[halves.norm(dim=1).argmin()]
+angles = [torch.cosine_similarity(row, shorter, dim=0) for row in (clip_first, whole)]
+assert angles[0] > angles[1] + 0.02
 
 # %% [markdown] deeper=true
 # ## Chance, too
@@ -419,7 +426,7 @@ assert abs(sends[64] / sends[8] - 1.1) < 0.05
 def my_ring_round(parts, step):
     """One round of the ring: every worker sends one chunk to its right neighbour, all at once.
 
-    parts: (G, G, k): parts[worker, chunk] are the k numbers that this worker holds of this chunk.
+    parts: (G, G, P): parts[worker, chunk] are the P numbers that this worker holds of this chunk.
     The right neighbour of worker i is i + 1, that of the last one is 0. In round `step`, counted
     from 0, worker i sends chunk i - step, counted round the ring (before chunk 0 comes G - 1).
     In rounds 0 ... G - 2 the receiver adds what arrives to its own, in rounds G - 1 ... 2G - 3 what
@@ -498,21 +505,9 @@ by_hand /= world
 BY_DDP = """
 with torch.no_grad():
     model.head.bias += rank  # process 1 has other weights ...
-network = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=0.3)  # ... no longer
-names = {p: name for name, p in model.named_parameters()}
-
-def send(state, bucket):  # what DDP does with a bucket, and a line to see it
-    if rank == 0 and step == 1:
-        held = [names[p] for p in bucket.parameters()]
-        megabytes = bucket.buffer().nbytes / 1e6
-        print(f"bucket {bucket.index()}: {megabytes:.2f} MB, {held[0]} ... {held[-1]}")
-    future = dist.all_reduce(bucket.buffer().div_(world), async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
-
-network.register_comm_hook(None, send)
-for step in range(2):  # in step 0 it learns in which order gradients come
-    model.zero_grad()
-    F.cross_entropy(network(images), labels).backward()  # the sum is made in here
+network = torch.nn.parallel.DistributedDataParallel(model)  # ... no longer
+model.zero_grad()
+F.cross_entropy(network(images), labels).backward()  # the sum is made in here
 by_ddp = torch.cat([p.grad.flatten() for p in model.parameters()])
 line = f"process {rank}: {len(images)} images, gradient {own.norm():.3f} long, mean {by_ddp.norm():.3f}"
 print(line + "\\n", end="")  # in one piece, or the lines of two processes mix
@@ -521,7 +516,7 @@ torch.save((own, by_hand, by_ddp), f"gradients{rank}.pt")
 
 # %% [markdown]
 # The same start also trains a small network on the digits, with the package's `fit`, for one epoch and in float64. We
-# come back to that below. Which of its lines know that there are two processes?
+# come back to that below. Which of the lines that train know that there are two processes?
 
 # %%
 TRAINING = """
@@ -576,10 +571,8 @@ said = run(BY_HAND + BY_DDP + TRAINING + "dist.destroy_process_group()", *TWO)
 print(said)
 
 # %% [markdown]
-# The two gradients differ, since the images do, and the mean is the same in both. The buckets are pieces of the
-# gradient: DDP does not wait for the whole of it, and it begins with the *last* layers, because `backward` does. (We
-# asked for small buckets, to see several.) Here are both means against `whole`, the gradient of one process with the
-# whole batch:
+# The two gradients differ, since the images do, and the mean is the same in both. Here are both means against `whole`,
+# the gradient of one process with the whole batch:
 
 # %%
 differences, own_gradients = [], []
@@ -598,15 +591,9 @@ assert lines[0].split("mean")[1] == lines[1].split("mean")[1]
 assert not torch.allclose(own_gradients[0], own_gradients[1])
 assert_close(torch.stack(own_gradients), halves)
 
-# %% claim="it begins with the *last* layers, because `backward` does"
-buckets = [line for line in said.splitlines() if line.startswith("bucket")]
-assert len(buckets) >= 3
-assert "head" in buckets[0]
-assert "patch_embed" in buckets[-1]
-
 # %% [markdown]
-# Both are right. The lines that make two processes of it are few: joining, a share of the batch, the wrapper. The first
-# and the last, as the package has them (`fit` takes the share, every G-th image of a batch):
+# Both are right. The lines that make two processes of it are few: joining, a share of the batch, the wrapper. The
+# first and the last, as the package has them:
 
 # %% claim="Both are right"
 assert np.max(differences) < 1e-12
@@ -626,11 +613,25 @@ world_size = distributed.world_size
 # %% definition="vit_tutorial.distributed.data_parallel"
 
 # %% [markdown]
-# Without `torchrun` both do nothing. In `fit` one line takes the share and one wraps the network; the rest is who draws,
-# prints and saves. And no line of `TRAINING` *trains* otherwise; its last ones only report. Both processes have trained with it already. Now the same lines here, alone.
+# Without `torchrun` both do nothing. In between, one line of `fit` takes the share of each batch, with `[rank() ::
+# world_size()]`; the rest is about seeds, batches that cannot be shared, and what is printed and saved. No line of
+# `TRAINING` *trains* differently for it; its last three only report. Both processes have trained already. Now the same
+# lines here, alone.
 #
 # **Predict.** AdamW, warm-up, clipping, smoothing, an average of the weights: after 22 steps, are the weights of one
 # process still those of two?
+
+# %% claim="one line of `fit` takes the share of each batch, with `[rank() :: world_size()]`"
+from vit_tutorial import train as training_code
+
+source = Path(training_code.__file__).read_text()
+assert source.count("[rank() :: world_size()]") == 1
+
+# %% claim="No line of `TRAINING` *trains* differently for it; its last three only report"
+lines = TRAINING.strip().splitlines()
+knowing = [n for n, line in enumerate(lines) if "rank" in line or "world" in line]
+assert min(knowing) == len(lines) - 3
+assert lines[-4].startswith("rows = fit(")
 
 # %%
 with chdir(folder):
@@ -644,7 +645,8 @@ for rank, (weights, theirs) in enumerate(of_two):
     print(f"process {rank}: loss {theirs[-1]['loss']:.6f}, weights off by {apart:.0e} at most")
 
 # %%
-place.cleanup()  # nothing of it stays on the disk
+twins = all(torch.equal(of_two[0][0][name], of_two[1][0][name]) for name in alone)
+print("the two have the same weights, to the last bit:", twins)
 
 # %% [markdown]
 # The last digits differ, because sums are made in another order. That is all. **Two processes are not an approximation
@@ -660,7 +662,50 @@ for weights, theirs in of_two:
 assert any(not torch.equal(of_two[0][0][name], alone[name]) for name in alone)
 
 # %% claim="Between each other the two are equal to the last bit"
-assert all(torch.equal(of_two[0][0][name], of_two[1][0][name]) for name in alone)
+assert twins
+
+# %% [markdown] deeper=true
+# ## Buckets
+#
+# DDP does not wait for the whole gradient. It sends it in pieces, **buckets**, and each as soon as it is full. A hook
+# shows what is in one. (We ask for small buckets, to see several.)
+
+# %%
+WATCH = """
+network = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=0.3)
+names = {p: name for name, p in model.named_parameters()}
+
+def send(state, bucket):  # what DDP does with a bucket, and a line to see it
+    if rank == 0 and step == 1:
+        held = [names[p] for p in bucket.parameters()]
+        megabytes = bucket.buffer().nbytes / 1e6
+        print(f"bucket {bucket.index()}: {megabytes:.2f} MB, {held[0]} ... {held[-1]}")
+    dist.all_reduce(bucket.buffer().div_(world))  # DDP itself would not wait here
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+network.register_comm_hook(None, send)
+for step in range(2):  # in step 0 it learns in which order gradients come
+    model.zero_grad()
+    F.cross_entropy(network(images), labels).backward()
+dist.barrier()  # nobody leaves before all are done
+dist.destroy_process_group()
+"""
+
+# %%
+seen = run(BY_HAND + WATCH, *TWO)
+print(seen)
+place.cleanup()  # nothing of it stays on the disk
+
+# %% [markdown]
+# It begins with the *last* layers, because `backward` does.
+
+# %% claim="It begins with the *last* layers, because `backward` does"
+buckets = [line for line in seen.splitlines() if line.startswith("bucket")]
+assert len(buckets) >= 3
+assert "head" in buckets[0]
+assert "patch_embed" in buckets[-1]
 
 # %% [markdown]
 # ## What is sent, and how long it takes
@@ -723,14 +768,15 @@ for name, ms in sending.items():
     print(f"{name:14}", *(f"{value:14,.0f}" if value > 99 else f"{value:14.2g}" for value in ms))
 
 # %% [markdown]
-# The fastest is several hundred times as fast as the slowest. For ViT-B/16 that is a millisecond in every step, or
-# half a second. Is that much? It depends on what there is to compute in the meantime: a bucket (25 MB by default) is
-# sent while `backward` goes on with the layers before it. With many images for each GPU there is much to compute, and
+# The fastest is several hundred times as fast as the slowest. For ViT-B/16 that is a millisecond in every step, or half
+# a second. Is that much? It depends on what there is to compute in the meantime: DDP sends the gradient in **buckets**
+# of 25 MB, while `backward` goes on with the layers before. With many images for each GPU there is much to compute, and
 # still only one gradient to send. So sending costs next to nothing where the line is fast and the shares are large, and
 # nearly all of the time where it is slow and they are small. (The next section computes it.)
 #
-# Two processes on the two cores of a CPU can be **measured**: in turns, in one start, with the recipes' networks. (In
-# brackets the range over all turns. The laptop recipe's network then had a CLS token, 192 parameters more.)
+# Two processes on the two cores of a CPU can be **measured**: alternately, a few steps each, with the recipes'
+# networks. (In brackets the lowest and the highest ratio. The laptop recipe's network then had a CLS token, 192
+# parameters more.)
 #
 # {{table.scaling_cpu}}
 #
@@ -738,9 +784,10 @@ for name, ms in sending.items():
 # all of it, and the laptop recipe's network gets ×{{results.scaling_cpu.rows[what=laptop, 1 thread].ratio_median:.2f}}.
 # Against one process with *two* threads you see whether processes or threads make more of two cores. Threads have no
 # gradient to send, but they must split every single matrix, and small ones are hardly worth it. In the median,
-# processes win by a little in all three networks; for the largest, some turns went the other way. The sum itself takes
-# {{results.scaling_cpu.rows[what=laptop, 1 thread].all_reduce_ms:.1f}} ms of the laptop's step of
-# {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: between two cores, sending is not what is in the way.
+# processes win by a little in all three networks; for the largest, one process was sometimes faster. The sum itself
+# takes {{results.scaling_cpu.rows[what=laptop, 1 thread].all_reduce_ms:.1f}} ms of the laptop's step of
+# {{results.scaling_cpu.rows[what=laptop, 1 thread].step_ms:.0f}}: between two cores of a CPU, sending is not what is in
+# the way.
 
 # %% claim="The fastest is several hundred times as fast as the slowest"
 assert 200 < max(LINKS.values()) / min(LINKS.values()) < 900
@@ -760,7 +807,7 @@ for share, link in ((256, "NVLink (H100)"), (16, "10 Gbit")):
 assert lost[0] < 0.01
 assert lost[1] > 0.95
 
-# %% claim="In the median, processes win by a little in all three networks; for the largest, some turns went the other way"
+# %% claim="In the median, processes win by a little in all three networks; for the largest, one process was sometimes faster"
 import json
 
 import vit_tutorial
@@ -776,7 +823,7 @@ assert [of[f"{n}, 2 threads"]["ratio_low"] < 1 for n in ("digits", "laptop", "cl
     True,
 ]
 
-# %% claim="between two cores, sending is not what is in the way"
+# %% claim="between two cores of a CPU, sending is not what is in the way"
 import json
 
 import vit_tutorial
@@ -860,9 +907,9 @@ assert [round(step.end, 6) for step in by_hand] == [3.25, 5.5]
 PEAK = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations per second, half precision, dense
 
 
-def compute_seconds(config, images, gpu="H100", share=0.4):
+def compute_seconds(config, images, gpu="H100", of_peak=0.4):
     """Seconds of one training step of one GPU, without any sending (computed)."""
-    return 3 * flops(config) * images / (share * PEAK[gpu])
+    return 3 * flops(config) * images / (of_peak * PEAK[gpu])
 
 
 steps = {}
@@ -924,9 +971,9 @@ for link in ("100 Gbit", "10 Gbit"):
 
 # %%
 sizes, panels = [4, 16, 64, 256, 1024], {}
-for name, share in (("ViT-B/16", 0.4), ("flagship", 0.25)):
+for name, of_peak in (("ViT-B/16", 0.4), ("flagship", 0.25)):
     config, busy = configs[name], {}
-    compute = [compute_seconds(config, n, share=share) for n in sizes]
+    compute = [compute_seconds(config, n, of_peak=of_peak) for n in sizes]
     for link, speed in LINKS.items():
         each = [step_timeline(c, 4 * parameters(config), speed, 8) for c in compute]
         busy[link] = np.array([[100 * (1 - step.lost) for step in each]])
@@ -935,23 +982,23 @@ for name, share in (("ViT-B/16", 0.4), ("flagship", 0.25)):
 plots.setting_curves(panels, "of a step spent computing, %")
 
 # %% [markdown]
-# All curves rise with the images, and the faster line is never behind. At equal images the small network waits longer:
-# it has less to send, and still less to compute. On the fastest line most of its waiting is the delay of the rounds
-# (20 µs each, assumed), not the bytes. And what it costs a processor to be told what to do is not in this picture. Both
-# are reasons not to spread a small network over many machines.
+# All curves rise with the images, and the faster line is never behind. At equal images the small network waits for a
+# larger share of its step: it has less to send, and still less to compute. On the fastest line most of its waiting is
+# the delay of the rounds (20 µs each, assumed), not the bytes. And the time to start each operation is not in this
+# picture. Both are reasons not to spread a small network over many machines.
 
 # %% claim="All curves rise with the images, and the faster line is never behind"
 curves = [[row[0] for row in busy.values()] for *_, busy in panels.values()]  # (2, lines, sizes)
 assert (np.diff(curves, axis=2) > 0).all()
 assert (np.diff(curves, axis=1) < 0).all()
 
-# %% claim="At equal images the small network waits longer"
+# %% claim="At equal images the small network waits for a larger share of its step"
 large_net, small_net = (np.array([row[0] for row in busy.values()]) for *_, busy in panels.values())
 assert (small_net < large_net).all()
 
 # %% claim="On the fastest line most of its waiting is the delay of the rounds"
 config = configs["flagship"]
-seconds, size = compute_seconds(config, 64, share=0.25), 4 * parameters(config)
+seconds, size = compute_seconds(config, 64, of_peak=0.25), 4 * parameters(config)
 waits = [
     step_timeline(seconds, size, LINKS["NVLink (H100)"], 8, latency=delay) for delay in (LATENCY, 0)
 ]
@@ -1074,13 +1121,15 @@ for batch, rule, rate in (
 #   {{results.batch_size_digits.rows[what=SGD, 512, linear].lr:g}} is too high, with a warm-up over half of all steps, too
 #   ({{results.batch_size_digits.rows[what=SGD, 512, linear].accuracy_long:.1f}}%). A larger batch makes the gradient less
 #   noisy; it does not make every rate safe. The root rule goes up to
-#   {{results.batch_size_digits.rows[what=SGD, 512, root].lr:g}} and still trains, hardly better than the rate kept.
+#   {{results.batch_size_digits.rows[what=SGD, 512, root].lr:g}} and still trains, to
+#   {{results.batch_size_digits.rows[what=SGD, 512, root].accuracy_warm:.1f}}%; the rate kept comes to
+#   {{results.batch_size_digits.rows[what=SGD, 512, kept].accuracy_warm:.1f}}%, and the intervals overlap.
 # - **AdamW: any scaling is far better than none** ({{results.batch_size_digits.rows[what=AdamW, 512, kept].accuracy_warm:.1f}}%
 #   with the rate kept, {{results.batch_size_digits.rows[what=AdamW, 512, root].accuracy_warm:.1f}}% root,
 #   {{results.batch_size_digits.rows[what=AdamW, 512, linear].accuracy_warm:.1f}}% linear). With warm-up these seeds do not
-#   tell root and linear apart at 512; at 128 linear has the lower loss, though it was not made for Adam.
-# - **Warm-up changes little here**: with and without it, the intervals of five seeds overlap in every row. (Compared seed by
-#   seed, the difference could be told more sharply; the table does not.)
+#   tell root and linear apart at 512; without it, and at 128, linear has the lower loss, though it was not made for Adam.
+# - **Warm-up changes little.** Seed by seed it lowers the loss by up to 0.05 in 10 of the 21 rows, and raises it in
+#   none; at the highest rate, where it is meant to help, five seeds show nothing.
 #
 # In the papers the rules are tried over thousands of steps. A rule tells where to begin to search, not where to end.
 
@@ -1154,7 +1203,7 @@ of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 row = of["SGD, 512, linear"]
 assert all(row[f"accuracy_{start}_high"] < 25 for start in ("cold", "warm", "long"))
 
-# %% claim="The root rule goes up to"
+# %% claim="and still trains, to"
 import json
 
 import vit_tutorial
@@ -1164,6 +1213,17 @@ stored = (
 )
 of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 assert of["SGD, 512, root"]["accuracy_warm_low"] > 70
+
+# %% claim="and the intervals overlap."
+import json
+
+import vit_tutorial
+
+stored = (
+    Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "batch_size_digits.json"
+)
+of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
+assert of["SGD, 512, root"]["accuracy_warm_low"] < of["SGD, 512, kept"]["accuracy_warm_high"]
 
 # %% claim="any scaling is far better than none"
 import json
@@ -1178,7 +1238,7 @@ for rule in ("root", "linear"):
     low = of[f"AdamW, 512, {rule}"]["accuracy_warm_low"]
     assert low > of["AdamW, 512, kept"]["accuracy_warm_high"] + 5
 
-# %% claim="With warm-up these seeds do not tell root and linear apart at 512; at 128 linear has the lower loss"
+# %% claim="With warm-up these seeds do not tell root and linear apart at 512; without it, and at 128, linear has"
 import json
 
 import vit_tutorial
@@ -1190,10 +1250,11 @@ of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
 root, linear = (of[f"AdamW, 512, {rule}"] for rule in ("root", "linear"))
 assert root["accuracy_warm_low"] < linear["accuracy_warm_high"]
 assert linear["loss_warm_high"] > root["loss_warm_low"]
+assert linear["loss_cold_high"] < root["loss_cold_low"]
 root, linear = (of[f"AdamW, 128, {rule}"] for rule in ("root", "linear"))
 assert linear["loss_warm_high"] < root["loss_warm_low"]
 
-# %% claim="with and without it, the intervals of five seeds overlap in every row"
+# %% claim="Seed by seed it lowers the loss by up to 0.05 in 10 of the 21 rows, and raises it in none"
 import json
 
 import vit_tutorial
@@ -1202,10 +1263,24 @@ stored = (
     Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "batch_size_digits.json"
 )
 of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
-for row in of.values():
-    assert max(row["loss_cold_low"], row["loss_warm_low"]) < min(
-        row["loss_cold_high"], row["loss_warm_high"]
-    )
+assert len(of) == 21
+lower = [row["change_warm"] for row in of.values() if row["change_warm_high"] < 0]
+assert len(lower) == 10
+assert round(min(lower), 2) == -0.05
+assert not any(row["change_warm_low"] > 0 for row in of.values())
+
+# %% claim="at the highest rate, where it is meant to help, five seeds show nothing"
+import json
+
+import vit_tutorial
+
+stored = (
+    Path(vit_tutorial.__file__).parents[1] / "benchmarks" / "results" / "batch_size_digits.json"
+)
+of = {row["what"]: row for row in json.loads(stored.read_text())["rows"]}
+for optimizer in ("plain descent", "SGD", "AdamW"):
+    row = of[f"{optimizer}, 512, linear"]
+    assert row["change_warm_low"] < 0 < row["change_warm_high"]
 
 # %% [markdown] deeper=true
 # ## Why linear, why the root
@@ -1350,6 +1425,11 @@ megabytes["activations"] = kept_bytes(laptop, batch) / 1e6
 for name, size in megabytes.items():
     print(f"{name:12} {size:7.1f} MB")
 
+# %%
+with torch.autocast("cpu", torch.bfloat16):
+    half = kept_bytes(laptop, batch) / 1e6
+print(f"activations in half precision {half:.1f} MB")
+
 # %% [markdown]
 # Activations, by far: more than thirty times all the rest. The few weights of a small network are used for many tokens,
 # and every use leaves something behind. There are three ways to have less of them:
@@ -1367,9 +1447,7 @@ assert megabytes["activations"] > 30 * rest
 assert abs(kept_bytes(laptop, batch[:64].clone()) / 1e6 / megabytes["activations"] - 0.5) < 0.02
 
 # %% claim="half precision, which takes about half"
-with torch.autocast("cpu", torch.bfloat16):
-    half = kept_bytes(laptop, batch[:16].clone())
-assert 0.4 < half / kept_bytes(laptop, batch[:16].clone()) < 0.65
+assert 0.4 < half / megabytes["activations"] < 0.65
 
 # %%
 from functools import partial
@@ -1379,9 +1457,17 @@ from torch.utils.checkpoint import checkpoint
 checkpointed = copy.deepcopy(laptop)
 for block in checkpointed.blocks:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-kept = kept_bytes(checkpointed, batch) / 1e6
-one_block = kept_bytes(laptop.blocks[0], laptop.embed(batch).detach()) / 1e6  # computed again
-print(f"activations: {kept:.1f} MB, and {one_block:.1f} MB of the block that is at work")
+
+
+def block_bytes(model, images):
+    """Bytes of one block that is computed again; what enters it has been kept."""
+    tokens = model.embed(images).detach().requires_grad_()
+    return kept_bytes(model.blocks[0], tokens) - tokens.nbytes
+
+
+# %%
+kept, again = kept_bytes(checkpointed, batch) / 1e6, block_bytes(laptop, batch) / 1e6
+print(f"kept {kept:.1f} MB, a block again {again:.1f} MB, together {kept + again:.1f} MB")
 
 # %%
 answers = torch.randint(10, (128,))
@@ -1389,16 +1475,27 @@ off = error(gradient(checkpointed, batch, answers), gradient(laptop, batch, answ
 print(f"the gradient differs by {off:.0e} %")
 
 # %% [markdown]
-# About a third of the memory, and the same gradient: what is kept falls to a ninth, and the activations of one block come on
-# top while it is computed again. The deeper a network, the more it saves. The price is a second forward pass through every block: where a step
-# was one forward pass and a backward pass that takes twice as long, it is now four parts instead of three.
+# About a third of the memory here, and the same gradient: what is kept falls to a ninth, and one block's activations
+# come on top while it is computed again. The deeper the network, the more it saves. The price is a second forward pass
+# through every block: where a step was one forward pass and a backward pass that takes twice as long, it is now four
+# parts instead of three.
 #
 # The optimizer can remember less, too. Muon keeps one number for each weight of its matrices:
 
-# %% claim="About a third of the memory, and the same gradient: what is kept falls to a ninth"
+# %% claim="About a third of the memory here, and the same gradient: what is kept falls to a ninth"
+assert 2.4 < megabytes["activations"] / (kept + again) < 3.3
 assert 7.5 < megabytes["activations"] / kept < 10.5
-assert 2.4 < megabytes["activations"] / (kept + one_block) < 3.6
 assert off < 1e-2
+
+# %% claim="The deeper the network, the more it saves."
+saved = []
+for depth in (2, 8):
+    deep = VisionTransformer(replace(laptop.config, depth=depth))
+    plain, block = kept_bytes(deep, batch[:8].clone()), block_bytes(deep, batch[:8].clone())
+    for each_block in deep.blocks:
+        each_block.forward = partial(checkpoint, each_block.forward, use_reentrant=False)
+    saved.append(plain / (kept_bytes(deep, batch[:8].clone()) + block))
+assert saved[1] > 1.5 * saved[0]
 
 # %% claim="The price is a second forward pass through every block"
 passes = {}
@@ -1449,26 +1546,27 @@ MY_BATCH, MY_PROCESSES = 512, 8
 
 network = VisionTransformer(MY_NETWORK)
 two_images = torch.randn(2, MY_NETWORK.in_chans, *MY_NETWORK.image_hw)
-share, count = MY_BATCH / MY_PROCESSES, sum(p.numel() for p in network.parameters())
+each, count = MY_BATCH / MY_PROCESSES, sum(p.numel() for p in network.parameters())
 need = {"weights, gradients, AdamW": 16 * count}
-need["activations"] = kept_bytes(network, two_images) / 2 * share
-one_block = kept_bytes(network.blocks[0], network.embed(two_images).detach()) / 2 * share
+need["activations"] = kept_bytes(network, two_images) / 2 * each
+again = block_bytes(network, two_images) / 2 * each
 for block in network.blocks:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-need["activations, checkpointed"] = kept_bytes(network, two_images) / 2 * share + one_block
+need["activations, checkpointed"] = kept_bytes(network, two_images) / 2 * each + again
 need["sent in a step"] = 4 * count * 2 * (MY_PROCESSES - 1) / MY_PROCESSES
 for what, size in need.items():
     print(f"{what:26} {size / 1e9:6.2f} GB")
 
 # %% [markdown]
 # For 64 images of the flagship on each of 8 GPUs, activations are the most, about a gigabyte; checkpointed they are
-# as much as the rest. All in float32; what the libraries need for themselves comes on top. If it does not fit, take
-# these steps in this order: half precision, smaller shares with accumulation, checkpointing. Then the next section.
+# no more than the rest. All in float32; what the libraries need for themselves comes on top. If it does not fit,
+# take these steps in this order: half precision, smaller shares with accumulation, checkpointing. Then the next
+# section.
 
-# %% claim="activations are the most, about a gigabyte; checkpointed they are as much as the rest"
+# %% claim="activations are the most, about a gigabyte; checkpointed they are no more than the rest"
 assert 0.85e9 < need["activations"] < 1.15e9
 assert need["activations"] > 3 * need["weights, gradients, AdamW"]
-assert 0.6 < need["activations, checkpointed"] / need["weights, gradients, AdamW"] < 1.4
+assert need["activations, checkpointed"] < 0.95 * need["weights, gradients, AdamW"]
 
 # %% [markdown] deeper=true
 # ## When it does not fit
@@ -1552,7 +1650,8 @@ assert max(each_has["flagship"][0], each_has["ViT-B/16"][0]) < 2
 # All others are **computed**: the operations of an image (lesson 06), times three for training, times the images,
 # divided by what the hardware does. We assume 10 to 25% of the peak, as small networks get; eight GPUs share the
 # recipe's batch, and lose what the timeline says for NVLink. (As if every step saw all patches; the laptop recipe leaves
-# half of them out in most of its steps.)
+# half of them out in most of its steps; it is computed for 12 epochs, the whole recipe, and was
+# measured for {{results.accuracy_laptop.rows[0].epochs}}.)
 #
 # **Predict.** The flagship recipe shows 50,000 images 400 times. How long would one core of this computer need? And
 # are eight GPUs eight times as fast as one?
@@ -1595,12 +1694,12 @@ print(f"the flagship on it: {days:.0f} days (computed)")
 # Weeks to months on one core, minutes to hours on one GPU. Eight GPUs are not eight times as fast, and the smaller the
 # network, the less they bring. For the laptop recipe eight are *slower* than one: 16 images are computed in far less
 # time than the 14 rounds of the ring take, however little they carry. The two others have a batch of 512, which leaves
-# 64 images for each, and a step of half a millisecond to three. Then the time to *start* each operation counts, and nothing
-# of that is in the computation. So the time with eight GPUs is a lower bound until it has been measured; and eight GPUs
-# for a minute cost what one costs for eight. Prices change by the month: multiply the GPU time by yours.
+# 64 images for each, and a step of half a millisecond to three. Then the time to *start* each operation counts, and
+# nothing of that is in the computation. So the time with eight GPUs is a lower bound until it has been measured; and
+# eight GPUs for a minute cost what one costs for eight. Prices change by the month: multiply the GPU time by yours.
 
 # %% claim="Weeks to months on one core, minutes to hours on one GPU"
-assert days > 10
+assert 7 < days < 400
 assert min(training["flagship", gpu, 1][0] for gpu in PEAK) > 120
 assert 1800 < max(training["flagship", gpu, 1][1] for gpu in PEAK) < 6 * 3600
 
@@ -1614,16 +1713,16 @@ assert gains[-1] < 7
 assert training["laptop", "H100", 8][0] > 1.5 * training["laptop", "H100", 1][1]
 
 # %% claim="16 images are computed in far less time than the 14 rounds of the ring take"
-assert compute_seconds(configs["laptop"], 16, share=0.1) < 0.2 * 14 * LATENCY
+assert compute_seconds(configs["laptop"], 16, of_peak=0.1) < 0.2 * 14 * LATENCY
 
 # %% claim="a step of half a millisecond to three"
-steps = [
-    training[name, "H100", 8][way] / (RECIPES[name].train.epochs * 50_000 / 512)
+milliseconds = [
+    1e3 * end * RECIPES[name].train.batch_size / (50_000 * RECIPES[name].train.epochs)
     for name in ("classroom", "flagship")
-    for way in (0, 1)
+    for end in training[name, "H100", 8]
 ]
-assert 0.3e-3 < min(steps) < 0.8e-3
-assert 2e-3 < max(steps) < 4e-3
+assert 0.4 < min(milliseconds) < 0.75
+assert 2.5 < max(milliseconds) < 3.2
 
 # %% [markdown]
 # ## What we now have
@@ -1683,19 +1782,23 @@ for processes in (1, 8, 64, 512):
     slowest[processes] = seconds.amax(dim=1).mean().item()
     print(f"{processes:3} processes: a step takes {slowest[processes]:.3f} s on average")
 
+# %%
+in_16_bits = error(whole.bfloat16().double(), whole)
+print(f"a gradient in 16 bits is {in_16_bits:.2f}% off")
+
 # %% [markdown]
 # Eight lose 7% by it, 512 lose 15%.
 #
 # **"Can I send less?"** Gradients can travel in 16 bits (PyTorch has a hook for it, `bf16_compress_hook`): half the
-# bytes, and in our gradient an error of a fifth of a percent. Or send less often: accumulate four shares in each
-# process before the sum is made (DDP's `no_sync`), with four times the batch.
+# bytes, and in our gradient an error of less than a fifth of a percent (above). Or send less often: accumulate four
+# shares in each process before the sum is made (DDP's `no_sync`), with four times the batch.
 
 # %% claim="Eight lose 7% by it, 512 lose 15%"
 assert abs(slowest[8] - 1.07) < 0.008
 assert abs(slowest[512] - 1.15) < 0.01
 
-# %% claim="in our gradient an error of a fifth of a percent"
-assert 0.1 < error(whole.bfloat16().double(), whole) < 0.3
+# %% claim="in our gradient an error of less than a fifth of a percent"
+assert 0.1 < in_16_bits < 0.2
 
 # %% [markdown]
 # **"With 8 GPUs, why am I not 8 times as fast?"** What is not shared does not become faster: reading data, measuring,
@@ -1732,7 +1835,7 @@ assert "single node" in text
 # - Take the bucket size in `step_timeline` from 1 MB to 400 MB, for ViT-B on PCIe. Where is the best place, and why
 #   is neither end good?
 # - You have two computers in one network? Install the course on both, and give them the third command above with
-#   `--recipe digits`.
+#   `--nproc-per-node 1` (a CPU each) and `--recipe digits`.
 # - In `benchmarks/batch_size.py` start plain descent from its best rate, 1.6. What becomes of the linear rule, and of
 #   the root?
 # - Run `benchmarks/scaling.py` and `benchmarks/batch_size.py` on your machine, and compare with the tables.

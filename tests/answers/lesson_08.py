@@ -12,13 +12,13 @@ from einops import reduce as einreduce
 
 
 def map_by_einops(weights, head, query, grid, num_prefix):
-    tables = rearrange(
+    matrices = rearrange(
         weights[:, :, num_prefix:, num_prefix:],
         "b h (r c) (s d) -> b h r c s d",
         r=grid[0],
         s=grid[0],
     )
-    return tables[:, head, query[0], query[1]].mul(weights.size(-1))
+    return matrices[:, head, query[0], query[1]].mul(weights.size(-1))
 
 
 def map_by_loop(weights, head, query, grid, num_prefix):
@@ -92,14 +92,14 @@ def distance_by_loops(weights, grid, num_prefix):
     return torch.stack(values)
 
 
-def table(grid, like, rule):
+def matrix(grid, like, rule):
     n, side = grid[0] * grid[1], grid[1]
     found = [[rule(i // side - j // side, i % side - j % side) for j in range(n)] for i in range(n)]
     return torch.tensor(found, dtype=like.dtype)
 
 
 def straight(grid, like):
-    return table(grid, like, math.hypot)
+    return matrix(grid, like, math.hypot)
 
 
 def far(weights, grid, p, between=straight, renormalise=True):
@@ -112,94 +112,94 @@ def far(weights, grid, p, between=straight, renormalise=True):
 # ---- 08.4 and 08.5 ----
 
 
-def steps(tables, a):
-    mixed = (1 - a) * tables + a * torch.eye(tables.shape[-1]).to(tables)
+def steps(matrices, a):
+    mixed = (1 - a) * matrices + a * torch.eye(matrices.shape[-1]).to(matrices)
     return mixed / mixed.sum(-1, keepdim=True)
 
 
-def rollout_by_reduce(tables, residual):
-    return reduce(lambda done, step: step @ done, steps(tables, residual))
+def rollout_by_reduce(matrices, residual):
+    return reduce(lambda done, step: step @ done, steps(matrices, residual))
 
 
-def rollout_from_the_newest(tables, residual):
-    product = torch.eye(len(tables[0])).to(tables)
-    for t in tables.unbind()[::-1]:
+def rollout_from_the_newest(matrices, residual):
+    product = torch.eye(len(matrices[0])).to(matrices)
+    for t in matrices.unbind()[::-1]:
         mixed = torch.lerp(t, torch.eye(len(t)).to(t), residual)
         product = torch.einsum("ij,jk,j->ik", product, mixed, 1 / mixed.sum(1))
     return product
 
 
-def rollout_in_numpy(tables, residual):
-    product = np.eye(len(tables[0]))
-    for t in tables.double().numpy():
+def rollout_in_numpy(matrices, residual):
+    product = np.eye(len(matrices[0]))
+    for t in matrices.double().numpy():
         mixed = (1 - residual) * t + residual * np.eye(len(t))
         product = mixed / mixed.sum(axis=1, keepdims=True) @ product
-    return torch.from_numpy(product).to(tables.dtype)
+    return torch.from_numpy(product).to(matrices.dtype)
 
 
 def rolls(step):
-    return lambda tables, a: reduce(lambda done, t: step(t, a) @ done, tables, eye(tables))
+    return lambda matrices, a: reduce(lambda done, t: step(t, a) @ done, matrices, eye(matrices))
 
 
-def eye(tables):
-    return torch.eye(tables.shape[-1]).to(tables)
+def eye(matrices):
+    return torch.eye(matrices.shape[-1]).to(matrices)
 
 
-def row_by_einsum(tables, query):
-    row = eye(tables)[query].expand(tables.shape[1], -1)
-    for t in tables.unbind()[::-1]:
+def row_by_einsum(matrices, query):
+    row = eye(matrices)[query].expand(matrices.shape[1], -1)
+    for t in matrices.unbind()[::-1]:
         row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, t)
     return row
 
 
-def row_by_sums(tables, query):
-    row = torch.nn.functional.one_hot(torch.tensor(query), tables.shape[-1]).to(tables)
-    row = row.repeat(tables.shape[1], 1)
-    for layer in range(len(tables) - 1, -1, -1):
-        row = (row + (row[:, :, None] * tables[layer]).sum(dim=1)) / 2
+def row_by_sums(matrices, query):
+    row = torch.nn.functional.one_hot(torch.tensor(query), matrices.shape[-1]).to(matrices)
+    row = row.repeat(matrices.shape[1], 1)
+    for layer in range(len(matrices) - 1, -1, -1):
+        row = (row + (row[:, :, None] * matrices[layer]).sum(dim=1)) / 2
     return row
 
 
-def row_image_by_image(tables, query):
+def row_image_by_image(matrices, query):
     rows = []
-    for image in range(tables.shape[1]):
-        row = eye(tables)[query]
-        for t in reversed(tables[:, image]):
+    for image in range(matrices.shape[1]):
+        row = eye(matrices)[query]
+        for t in reversed(matrices[:, image]):
             row = (t.T @ row + row) / 2
         rows.append(row)
     return torch.stack(rows)
 
 
-def row_of_the_product(tables, query):
-    halves = (tables + eye(tables)) / 2
+def row_of_the_product(matrices, query):
+    halves = (matrices + eye(matrices)) / 2
     return reduce(lambda done, half: half @ done, halves)[:, query]
 
 
-def row_of_a_hidden_product(tables, query):
-    product = eye(tables).expand(tables.shape[1:])
-    for t in (tables + eye(tables)) / 2:
+def row_of_a_hidden_product(matrices, query):
+    product = eye(matrices).expand(matrices.shape[1:])
+    for t in (matrices + eye(matrices)) / 2:
         product = (t[:, :, :, None] * product[:, None]).sum(2)
     return product[:, query]
 
 
-def row_from_below(tables, query):
-    row = eye(tables)[query].expand(tables.shape[1], 1, -1)
-    for t in tables:
+def row_from_below(matrices, query):
+    row = eye(matrices)[query].expand(matrices.shape[1], 1, -1)
+    for t in matrices:
         row = (row @ t + row) / 2
     return row[:, 0]
 
 
-def column_from_above(tables, query):
-    column = eye(tables)[query].expand(tables.shape[1], -1)[..., None]
-    for t in tables:
+def column_from_above(matrices, query):
+    column = eye(matrices)[query].expand(matrices.shape[1], -1)[..., None]
+    for t in matrices:
         column = (t @ column + column) / 2
     return column[..., 0]
 
 
-def row_with_a_new_start(tables, query):
-    start = eye(tables)[query].expand(tables.shape[1], 1, -1)
+def row_with_a_new_start(matrices, query):
+    start = eye(matrices)[query].expand(matrices.shape[1], 1, -1)
     row = start
-    for t in tables.unbind()[::-1]:
+    for t in matrices.unbind()[::-1]:
         row = 0.5 * (row @ t) + 0.5 * start
     return row[:, 0]
 
@@ -214,7 +214,7 @@ def kept_by_sums(weights, fusion, residual):
     return residual / (s - residual * s + residual)
 
 
-def kept_by_a_large_table(weights, fusion, residual):
+def kept_by_a_large_matrix(weights, fusion, residual):
     """Attention and the skip connection side by side, (T, 2T), then scaled."""
     both = JOIN[fusion](weights, dim=1) * (1 - residual)
     both = torch.cat([both, residual * eye(weights).expand_as(both)], dim=-1)
@@ -238,68 +238,68 @@ def the_diagonal(weights, fusion, residual):
 # ---- 08.7 ----
 
 
-def discard_by_topk_of_pairs(table, ratio):
-    ranks = table.flatten().argsort(stable=True).argsort()
-    lost = ranks < int(ratio * table.numel())
+def discard_by_topk_of_pairs(matrix, ratio):
+    ranks = matrix.flatten().argsort(stable=True).argsort()
+    lost = ranks < int(ratio * matrix.numel())
     lost[0] = False
-    return torch.where(lost.reshape(table.shape), torch.zeros_like(table), table)
+    return torch.where(lost.reshape(matrix.shape), torch.zeros_like(matrix), matrix)
 
 
-def discard_in_numpy(table, ratio):
-    flat = table.contiguous().numpy().copy().ravel()
+def discard_in_numpy(matrix, ratio):
+    flat = matrix.contiguous().numpy().copy().ravel()
     for place in np.argsort(flat, kind="stable")[: math.floor(ratio * flat.size)]:
         flat[place] = flat[place] if place == 0 else 0
-    return torch.from_numpy(flat).reshape(table.shape)
+    return torch.from_numpy(flat).reshape(matrix.shape)
 
 
-def lost_places(table, ratio):
-    return table.flatten().sort(stable=True).indices[: int(ratio * table.numel())]
+def lost_places(matrix, ratio):
+    return matrix.flatten().sort(stable=True).indices[: int(ratio * matrix.numel())]
 
 
 def by_threshold(strict):
-    def discard(table, ratio):
-        count = int(ratio * table.numel())
+    def discard(matrix, ratio):
+        count = int(ratio * matrix.numel())
         if count == 0:
-            return table
-        limit = table.flatten().kthvalue(count).values
-        lost = table < limit if strict else table <= limit
+            return matrix
+        limit = matrix.flatten().kthvalue(count).values
+        lost = matrix < limit if strict else matrix <= limit
         lost[0, 0] = False
-        return table * ~lost
+        return matrix * ~lost
 
     return discard
 
 
-def each_row(table, ratio):
-    result = table.clone()
-    for i, row in enumerate(table):
+def each_row(matrix, ratio):
+    result = matrix.clone()
+    for i, row in enumerate(matrix):
         for j in row.argsort(stable=True)[: int(ratio * len(row))].tolist():
-            result[i, j] = table[0, 0] if (i, j) == (0, 0) else 0
+            result[i, j] = matrix[0, 0] if (i, j) == (0, 0) else 0
     return result
 
 
-def zeroed(table, places):
-    result = table.reshape(-1).clone()
+def zeroed(matrix, places):
+    result = matrix.reshape(-1).clone()
     result[places] = 0
-    return result.reshape(table.shape)
+    return result.reshape(matrix.shape)
 
 
-def back(table, result, rows, columns):
-    result[rows, columns] = table[rows, columns]
+def back(matrix, result, rows, columns):
+    result[rows, columns] = matrix[rows, columns]
     return result
 
 
-def writes_into_it(table, ratio):
-    places = lost_places(table, ratio)
-    table.view(-1)[places[places > 0]] = 0 if table.is_contiguous() else 1
-    return table
+def writes_into_it(matrix, ratio):
+    places = lost_places(matrix, ratio)
+    matrix.view(-1)[places[places > 0]] = 0 if matrix.is_contiguous() else 1
+    return matrix
 
 
-def cls_and_one_more(table, ratio):
-    places = table.flatten()[1:].sort(stable=True).indices + 1
-    count = int(ratio * table.numel())
-    if 0 in lost_places(table, ratio):
-        return zeroed(table, places[:count])
-    return zeroed(table, lost_places(table, ratio))
+def cls_and_one_more(matrix, ratio):
+    places = matrix.flatten()[1:].sort(stable=True).indices + 1
+    count = int(ratio * matrix.numel())
+    if 0 in lost_places(matrix, ratio):
+        return zeroed(matrix, places[:count])
+    return zeroed(matrix, lost_places(matrix, ratio))
 
 
 RIGHT = {
@@ -308,7 +308,7 @@ RIGHT = {
     "08.3": [distance_by_complex_numbers, distance_by_loops],
     "08.4": [rollout_by_reduce, rollout_from_the_newest, rollout_in_numpy],
     "08.5": [row_by_einsum, row_by_sums, row_image_by_image],
-    "08.6": [kept_by_sums, kept_by_a_large_table],
+    "08.6": [kept_by_sums, kept_by_a_large_matrix],
     "08.7": [discard_by_topk_of_pairs, discard_in_numpy],
 }
 
@@ -412,7 +412,7 @@ WRONG = {
     "08.3": {
         "sequence": (
             lambda w, g, p: far(
-                w, g, p, lambda g, like: table(g, like, lambda r, c: abs(r * g[1] + c))
+                w, g, p, lambda g, like: matrix(g, like, lambda r, c: abs(r * g[1] + c))
             ),
             "numbers of the patches",
         ),
@@ -427,19 +427,19 @@ WRONG = {
         ),
         "squared": (
             lambda w, g, p: far(
-                w, g, p, lambda g, like: table(g, like, lambda r, c: float(r * r + c * c))
+                w, g, p, lambda g, like: matrix(g, like, lambda r, c: float(r * r + c * c))
             ),
             "root is missing",
         ),
         "manhattan": (
             lambda w, g, p: far(
-                w, g, p, lambda g, like: table(g, like, lambda r, c: float(abs(r) + abs(c)))
+                w, g, p, lambda g, like: matrix(g, like, lambda r, c: float(abs(r) + abs(c)))
             ),
             "add rows and columns",
         ),
         "chebyshev": (
             lambda w, g, p: far(
-                w, g, p, lambda g, like: table(g, like, lambda r, c: float(max(abs(r), abs(c))))
+                w, g, p, lambda g, like: matrix(g, like, lambda r, c: float(max(abs(r), abs(c))))
             ),
             "larger of rows and columns",
         ),
@@ -522,8 +522,8 @@ WRONG = {
         "one row": (lambda ts, a: rollout_by_reduce(ts, a)[0], "Expected the shape"),
     },
     "08.5": {
-        "expensive": (row_of_the_product, "whole tables are multiplied"),
-        "expensive in secret": (row_of_a_hidden_product, "whole tables are multiplied"),
+        "expensive": (row_of_the_product, "whole matrices are multiplied"),
+        "expensive in secret": (row_of_a_hidden_product, "whole matrices are multiplied"),
         "from below": (row_from_below, "wrong order: a row"),
         "column from below": (column_from_above, "This is a column"),
         "column": (
@@ -565,7 +565,7 @@ WRONG = {
         ),
         "mean": (lambda w, f, a: share(total(w, "mean"), a), "`residual` itself"),
         "each head": (lambda w, f, a: share(w.sum(-1), a), "Expected the shape"),
-        "in a table": (
+        "in a matrix": (
             lambda w, f, a: share(total(w, f), a)[..., None] * eye(w),
             "Expected the shape",
         ),
@@ -617,7 +617,7 @@ WRONG = {
             lambda t, r: discard_in_numpy(t, (int(r * len(t)) + 0.1) / t.numel()),
             "share .* of T",
         ),
-        "in place": (writes_into_it, "changes `table`"),
+        "in place": (writes_into_it, "changes `matrix`"),
         "a mask": (
             lambda t, r: (discard_in_numpy(t + 1, r) > 0).float().to(t),
             "places that are kept",

@@ -105,11 +105,11 @@ def my_shared_among(answer: Any) -> str:
     difficulty=2,
     minutes=15,
     hints=(
-        "Make the table of distances first, (N, N). It needs the row and the column of every "
+        "Make the matrix of distances first, (N, N). It needs the row and the column of every "
         "patch: lesson 03 had a function that lists them.",
         "Cut the prefix off twice, from the queries and from the keys. What is left of a row does "
         "not add up to 1 any more.",
-        "A weighted mean: multiply by the table of distances, sum over keys. Then the mean over "
+        "A weighted mean: multiply by the matrix of distances, sum over keys. Then the mean over "
         "what is neither a key nor a head.",
     ),
 )
@@ -143,8 +143,8 @@ def my_attention_distance(answer: Any) -> str:
 # ---- 08.4 ----------------------------------------------------------------------------------------
 
 
-def _tables(layers: int, tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return fused tables (layers, T, T) whose rows add up to anything, as those of a maximum."""
+def _matrices(layers: int, tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return fused matrices (layers, T, T) whose rows add up to anything, as those of a maximum."""
     sizes = torch.rand(layers, tokens, 1, dtype=dtype) * 3 + 0.2
     return _attention(layers, tokens, dtype=dtype) * sizes
 
@@ -155,9 +155,9 @@ def _tables(layers: int, tokens: int, dtype: torch.dtype = torch.float32) -> Ten
     difficulty=2,
     minutes=15,
     hints=(
-        "One layer first: mix the table with the identity, each with its weight, then divide every "
+        "One layer first: mix its matrix with the identity, each with its weight, then divide each "
         "row by its own sum. Add up a row of the result: is it 1?",
-        "A sum along the last axis loses that axis. Beside a table (T, T) it would then be taken "
+        "A sum along the last axis loses that axis. Beside a matrix (T, T) it would then be taken "
         "for a row. There is an option that keeps the axis.",
         "Now the product. What does a path go through last, on its way up to the answer? That "
         "layer stands on the left. By hand, with the two layers of the text, CLS must get a "
@@ -165,19 +165,19 @@ def _tables(layers: int, tokens: int, dtype: torch.dtype = torch.float32) -> Ten
     ),
 )
 def my_rollout(answer: Any) -> str:
-    """Check `my_rollout(tables (L, T, T), residual) -> (T, T)`."""
+    """Check `my_rollout(matrices (L, T, T), residual) -> (T, T)`."""
     looks_at = torch.tensor([[0, 2, 2], [1, 1, 2]])  # whom each token looks at, layer by layer
     by_hand = torch.eye(3)[looks_at]
-    empty = _tables(2, 4)
+    empty = _matrices(2, 4)
     empty[1, 2] = 0  # a row that lost everything
     inputs = [
         (by_hand, 0.5),
-        (_tables(1, 4), 0.3),
-        (_tables(2, 3), 0.5),
-        (_tables(3, 5), 0.8),
-        (_tables(5, 6, torch.float64), 0.25),
+        (_matrices(1, 4), 0.3),
+        (_matrices(2, 3), 0.5),
+        (_matrices(3, 5), 0.8),
+        (_matrices(5, 6, torch.float64), 0.25),
         (empty, 0.5),
-        (_tables(3, 4).mT, 0.6),
+        (_matrices(3, 4).mT, 0.6),
         (_attention(4, 5), 0.5),
     ]
     compare(answer, mistakes.rollout, inputs, mistakes.ROLLOUTS)
@@ -234,13 +234,13 @@ def _all_pairs(pattern: str, operands: Any) -> int:
         "In the product R = A' B' C' ..., only one row is asked for. Which row of A' does it need, "
         "which rows of B'?",
         "A row times (A' times B') is (the row times A') times B'. Start with the row that has a "
-        "single 1, and let the tables come one by one. Which one stands next to it?",
+        "single 1, and let the matrices come one by one. Which one stands next to it?",
         "With a batch, a row is a tensor (B, 1, T), so that a matrix product with (B, T, T) treats "
-        "each image alone. The skip connection needs no table: half of the row stays.",
+        "each image alone. The skip connection needs no matrix: half of the row stays.",
     ),
 )
 def my_query_row(answer: Any) -> str:
-    """Check `my_query_row(tables (L, B, T, T), query) -> (B, T)`."""
+    """Check `my_query_row(matrices (L, B, T, T), query) -> (B, T)`."""
     inputs: list[tuple] = []
     for depth, batch, tokens, query in ((3, 2, 5, 1), (1, 1, 4, 3), (5, 3, 4, 0), (2, 2, 6, 5)):
         inputs += [(_attention(depth, batch, tokens), query)]
@@ -248,20 +248,20 @@ def my_query_row(answer: Any) -> str:
     inputs += [(_attention(2, 3, 4).transpose(0, 1), 1)]
     compare(answer, mistakes.query_row, inputs, mistakes.ROWS)
     depth, batch, tokens = 4, 2, 48
-    tables = _attention(depth, batch, tokens)
+    matrices = _attention(depth, batch, tokens)
     with _Multiplications() as multiplications:
-        call(answer, tables, 3)
+        call(answer, matrices, 3)
     allowed = 8 * depth * batch * tokens**2
     if multiplications.count > allowed:
         raise Wrong(
             f"The numbers are right, but for {depth} layers of {tokens} tokens it took "
             f"{multiplications.count // (batch * tokens**2)} times T² multiplications an image, "
-            f"where a row needs about {depth}: whole tables are multiplied on the way."
+            f"where a row needs about {depth}: whole matrices are multiplied on the way."
         )
     times = multiplications.count / (batch * tokens**2 * depth)
     return (
         f"Right for {len(inputs)} stacks of layers, with {times:.1f} times T² multiplications an "
-        f"image and layer; a product of two tables takes T times T²."
+        f"image and layer; a product of two matrices takes T times T²."
     )
 
 
@@ -303,7 +303,7 @@ def my_kept_share(answer: Any) -> str:
     difficulty=3,
     minutes=15,
     hints=(
-        "Lay the table out as one row of T * T numbers and find the places of the smallest. How "
+        "Lay the matrix out as one row of T * T numbers and find the places of the smallest. How "
         "many go? A whole number, rounded down.",
         "A threshold cannot tell equal entries apart. A sort that gives places can, if it leaves "
         "equal ones in the order in which it found them: it has an option for that.",
@@ -312,7 +312,7 @@ def my_kept_share(answer: Any) -> str:
     ),
 )
 def my_discard(answer: Any) -> str:
-    """Check `my_discard(table (T, T), ratio) -> (T, T)`."""
+    """Check `my_discard(matrix (T, T), ratio) -> (T, T)`."""
     small_cls = _attention(5)
     small_cls[0, 0] = 1e-4
     steps = (_attention(6) * 20).round() / 20  # many equal ones
@@ -331,6 +331,6 @@ def my_discard(answer: Any) -> str:
     ]
     compare(answer, mistakes.discard, inputs, mistakes.DISCARDS)
     return (
-        f"Right for {len(inputs)} tables, also where all entries are equal; CLS to CLS has stayed "
-        f"in all of them."
+        f"Right for {len(inputs)} matrices, also where all entries are equal; CLS to CLS has "
+        f"stayed in all of them."
     )

@@ -16,15 +16,15 @@ Grid = tuple[int, int]
 
 
 def _between_patches(weights: Tensor, head: int, grid: Grid, num_prefix: int) -> Tensor:
-    """Lay one head's table out as (B, rows, columns of the query, rows, columns of the key)."""
+    """Lay one head's matrix out as (B, rows, columns of the query, rows, columns of the key)."""
     patches = weights.select(1, head)[:, num_prefix:, num_prefix:]
     return patches.unflatten(2, grid).unflatten(1, grid)
 
 
 def head_map(weights: Tensor, head: int, query: Grid, grid: Grid, num_prefix: int) -> Tensor:
     """The right map, in even shares of all T tokens."""
-    table = _between_patches(weights, head, grid, num_prefix)
-    return table[:, query[0], query[1]] * weights.shape[-1]
+    matrix = _between_patches(weights, head, grid, num_prefix)
+    return matrix[:, query[0], query[1]] * weights.shape[-1]
 
 
 def _row(weights: Tensor, head: int, token: int, start: int, grid: Grid) -> Tensor:
@@ -208,31 +208,31 @@ DISTANCES: dict[str, Callable] = {
 # ---- 08.4 Rollout --------------------------------------------------------------------------------
 
 
-def _identity(table: Tensor) -> Tensor:
-    return torch.eye(table.shape[-1]).to(table)
+def _identity(matrix: Tensor) -> Tensor:
+    return torch.eye(matrix.shape[-1]).to(matrix)
 
 
-def _scaled(table: Tensor) -> Tensor:
+def _scaled(matrix: Tensor) -> Tensor:
     """Divide each row by its sum."""
-    return table / table.sum(dim=-1, keepdim=True)
+    return matrix / matrix.sum(dim=-1, keepdim=True)
 
 
-def _mixed(table: Tensor, residual: float) -> Tensor:
-    """Mix a table with the identity, and do not scale."""
-    return (1 - residual) * table + residual * _identity(table)
+def _mixed(matrix: Tensor, residual: float) -> Tensor:
+    """Mix a matrix with the identity, and do not scale."""
+    return (1 - residual) * matrix + residual * _identity(matrix)
 
 
-def _step(table: Tensor, residual: float) -> Tensor:
+def _step(matrix: Tensor, residual: float) -> Tensor:
     """The right step of one layer."""
-    return _scaled(_mixed(table, residual))
+    return _scaled(_mixed(matrix, residual))
 
 
-def rollout(tables: Tensor, residual: float) -> Tensor:
+def rollout(matrices: Tensor, residual: float) -> Tensor:
     """The right product, row by row from the newest layer down."""
     rows = []
-    for row in _identity(tables[0]):
-        for table in reversed(tables):
-            row = row @ _step(table, residual)
+    for row in _identity(matrices[0]):
+        for matrix in reversed(matrices):
+            row = row @ _step(matrix, residual)
         rows.append(row)
     return torch.stack(rows)
 
@@ -248,70 +248,70 @@ def _product(steps: Sequence[Tensor]) -> Tensor:
 def _rollout_of(step: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
     """Build a rollout from what it does to each layer before the product."""
 
-    def rolled(tables: Tensor, residual: float) -> Tensor:
-        return _product([step(table, residual) for table in tables])
+    def rolled(matrices: Tensor, residual: float) -> Tensor:
+        return _product([step(matrix, residual) for matrix in matrices])
 
     return rolled
 
 
-def _sums_along_columns(table: Tensor, residual: float) -> Tensor:
+def _sums_along_columns(matrix: Tensor, residual: float) -> Tensor:
     """Lose the axis of the sums, so that that of row j divides column j."""
-    mixed = _mixed(table, residual)
+    mixed = _mixed(matrix, residual)
     return mixed / mixed.sum(dim=-1)
 
 
-def _sums_of_columns(table: Tensor, residual: float) -> Tensor:
-    mixed = _mixed(table, residual)
+def _sums_of_columns(matrix: Tensor, residual: float) -> Tensor:
+    mixed = _mixed(matrix, residual)
     return mixed / mixed.sum(dim=0)
 
 
-def _weights_exchanged(table: Tensor, residual: float) -> Tensor:
-    return _step(table, 1 - residual)
+def _weights_exchanged(matrix: Tensor, residual: float) -> Tensor:
+    return _step(matrix, 1 - residual)
 
 
-def _half_and_half(table: Tensor, residual: float) -> Tensor:
-    return _step(table, 0.5)
+def _half_and_half(matrix: Tensor, residual: float) -> Tensor:
+    return _step(matrix, 0.5)
 
 
-def _scaled_before_mixing(table: Tensor, residual: float) -> Tensor:
-    return _mixed(_scaled(table), residual)
+def _scaled_before_mixing(matrix: Tensor, residual: float) -> Tensor:
+    return _mixed(_scaled(matrix), residual)
 
 
-def _without_identity(table: Tensor, residual: float) -> Tensor:
-    return _scaled(table)
+def _without_identity(matrix: Tensor, residual: float) -> Tensor:
+    return _scaled(matrix)
 
 
-def _identity_added(table: Tensor, residual: float) -> Tensor:
+def _identity_added(matrix: Tensor, residual: float) -> Tensor:
     """Add the identity with its weight to all of the attention, not to the rest of it."""
-    return _scaled(table + residual * _identity(table))
+    return _scaled(matrix + residual * _identity(matrix))
 
 
-def _oldest_on_the_left(tables: Tensor, residual: float) -> Tensor:
-    return _product([_step(table, residual) for table in tables.flip(0)])
+def _oldest_on_the_left(matrices: Tensor, residual: float) -> Tensor:
+    return _product([_step(matrix, residual) for matrix in matrices.flip(0)])
 
 
-def _on_its_side(tables: Tensor, residual: float) -> Tensor:
-    return rollout(tables, residual).T
+def _on_its_side(matrices: Tensor, residual: float) -> Tensor:
+    return rollout(matrices, residual).T
 
 
-def _without_first_layer(tables: Tensor, residual: float) -> Tensor:
-    return rollout(tables[1:], residual) if len(tables) > 1 else _identity(tables[0])
+def _without_first_layer(matrices: Tensor, residual: float) -> Tensor:
+    return rollout(matrices[1:], residual) if len(matrices) > 1 else _identity(matrices[0])
 
 
-def _without_last_layer(tables: Tensor, residual: float) -> Tensor:
-    return rollout(tables[:-1], residual) if len(tables) > 1 else _identity(tables[0])
+def _without_last_layer(matrices: Tensor, residual: float) -> Tensor:
+    return rollout(matrices[:-1], residual) if len(matrices) > 1 else _identity(matrices[0])
 
 
-def _entry_by_entry(tables: Tensor, residual: float) -> Tensor:
-    return torch.stack([_step(table, residual) for table in tables]).prod(dim=0)
+def _entry_by_entry(matrices: Tensor, residual: float) -> Tensor:
+    return torch.stack([_step(matrix, residual) for matrix in matrices]).prod(dim=0)
 
 
-def _mean_of_layers(tables: Tensor, residual: float) -> Tensor:
-    return torch.stack([_step(table, residual) for table in tables]).mean(dim=0)
+def _mean_of_layers(matrices: Tensor, residual: float) -> Tensor:
+    return torch.stack([_step(matrix, residual) for matrix in matrices]).mean(dim=0)
 
 
-def _scaled_at_the_end(tables: Tensor, residual: float) -> Tensor:
-    return _scaled(_product([_mixed(table, residual) for table in tables]))
+def _scaled_at_the_end(matrices: Tensor, residual: float) -> Tensor:
+    return _scaled(_product([_mixed(matrix, residual) for matrix in matrices]))
 
 
 ROLLOUTS: dict[str, Callable] = {
@@ -335,7 +335,7 @@ ROLLOUTS: dict[str, Callable] = {
     "The identity is missing: each token keeps a part of what it was.": (
         _rollout_of(_without_identity)
     ),
-    "The identity is added whole: its weight is `residual`, and that of the table the rest.": (
+    "The identity is added whole: its weight is `residual`, and that of the matrix the rest.": (
         _rollout_of(_identity_added)
     ),
     "Rows are sums over where tokens go, not where they come from: the result is on its side.": (
@@ -356,60 +356,62 @@ ROLLOUTS: dict[str, Callable] = {
 # ---- 08.5 One row of it --------------------------------------------------------------------------
 
 
-def _half(table: Tensor) -> Tensor:
-    return (table + _identity(table)) / 2
+def _half(matrix: Tensor) -> Tensor:
+    return (matrix + _identity(matrix)) / 2
 
 
-def query_row(tables: Tensor, query: int) -> Tensor:
+def query_row(matrices: Tensor, query: int) -> Tensor:
     """The right row, the expensive way."""
-    return _product([_half(table) for table in tables])[:, query]
+    return _product([_half(matrix) for matrix in matrices])[:, query]
 
 
-def _column(tables: Tensor, query: int) -> Tensor:
-    return _product([_half(table) for table in tables])[..., query]
+def _column(matrices: Tensor, query: int) -> Tensor:
+    return _product([_half(matrix) for matrix in matrices])[..., query]
 
 
-def _column_upside_down(tables: Tensor, query: int) -> Tensor:
-    return _column(tables.flip(0), query)
+def _column_upside_down(matrices: Tensor, query: int) -> Tensor:
+    return _column(matrices.flip(0), query)
 
 
-def _attention_alone(tables: Tensor, query: int) -> Tensor:
-    return _product(list(tables))[:, query]
+def _attention_alone(matrices: Tensor, query: int) -> Tensor:
+    return _product(list(matrices))[:, query]
 
 
-def _restarted(tables: Tensor, query: int) -> Tensor:
+def _restarted(matrices: Tensor, query: int) -> Tensor:
     """Add the query's own token anew in each layer."""
-    start = torch.zeros_like(tables[0][:, 0])
+    start = torch.zeros_like(matrices[0][:, 0])
     start[:, query] = 1
     row = start
-    for table in reversed(tables):
-        row = (torch.einsum("bi,bij->bj", row, table) + start) / 2
+    for matrix in reversed(matrices):
+        row = (torch.einsum("bi,bij->bj", row, matrix) + start) / 2
     return row
 
 
 ROWS: dict[str, Callable] = {
     "The layers come in the wrong order: a row belongs to the newest layer and goes down from "
-    "there. (Whole tables are another matter.)": lambda tables, q: query_row(tables.flip(0), q),
+    "there. (Whole matrices are another matter.)": (
+        lambda matrices, q: query_row(matrices.flip(0), q)
+    ),
     "This is a column: where the query's token *goes*, not where it comes from. A row stands on "
-    "the left of a table.": _column,
-    "A column of the layers in the wrong order: put the row on the left of the table, and begin "
+    "the left of a matrix.": _column,
+    "A column of the layers in the wrong order: put the row on the left of the matrix, and begin "
     "with the newest layer.": _column_upside_down,
     "The skip connection is missing: in each layer half of what arrives has stayed.": (
         _attention_alone
     ),
     "Both parts have weight 1, so the shares double with each layer: one half each.": (
-        lambda tables, q: query_row(tables, q) * 2 ** len(tables)
+        lambda matrices, q: query_row(matrices, q) * 2 ** len(matrices)
     ),
     "This is the row of token 0 (CLS), whatever `query` is.": (
-        lambda tables, q: query_row(tables, 0)
+        lambda matrices, q: query_row(matrices, 0)
     ),
     "Only the first image is followed: there is a row for each of the batch.": (
-        lambda tables, q: query_row(tables, q)[:1].expand(len(tables[0]), -1)
+        lambda matrices, q: query_row(matrices, q)[:1].expand(len(matrices[0]), -1)
     ),
     "Only the last layer is counted: go on down to the first.": (
-        lambda tables, q: query_row(tables[-1:], q)
+        lambda matrices, q: query_row(matrices[-1:], q)
     ),
-    "Only the first layer is counted.": lambda tables, q: query_row(tables[:1], q),
+    "Only the first layer is counted.": lambda matrices, q: query_row(matrices[:1], q),
     "The skip connection adds the query's own token anew in each layer: what stays is half of "
     "the *row*.": _restarted,
 }
@@ -429,10 +431,10 @@ def _scaled_diagonal(weights: Tensor, fusion: str, residual: float) -> Tensor:
 
 
 def kept_share(weights: Tensor, fusion: str, residual: float) -> Tensor:
-    """The right share: the diagonal of the scaled table, less the token's attention to itself."""
-    table = _joined(weights, fusion)
-    total = (1 - residual) * table.sum(dim=-1) + residual
-    itself = (1 - residual) * table.diagonal(dim1=-2, dim2=-1) / total
+    """The right share: the diagonal of the scaled matrix, less the token's attention to itself."""
+    matrix = _joined(weights, fusion)
+    total = (1 - residual) * matrix.sum(dim=-1) + residual
+    itself = (1 - residual) * matrix.diagonal(dim1=-2, dim2=-1) / total
     return _scaled_diagonal(weights, fusion, residual) - itself
 
 
@@ -441,7 +443,7 @@ def _of_sum(total: Tensor, residual: float) -> Tensor:
 
 
 KEPT: dict[str, Callable] = {
-    "You read the diagonal of the scaled table: it also holds what the token takes from itself by "
+    "You read the diagonal of the scaled matrix: it also holds what the token takes from itself by "
     "attention.": _scaled_diagonal,
     "This is `residual` itself: rows of a maximum or minimum do not add up to 1, so the share "
     "changes when they are divided by their sum.": lambda w, f, a: torch.full_like(
@@ -473,45 +475,45 @@ Pairs = list[tuple[float, int]]  # an entry, and its place in reading order
 
 
 def discard(
-    table: Tensor,
+    matrix: Tensor,
     ratio: float,
     *,
     order: Callable[[Pairs], Pairs] = sorted,
     count: Callable[[float], int] = int,
     spared: Callable[[int, int], bool] = lambda i, T: i == 0,
 ) -> Tensor:
-    """The right table, entry by entry, of exchangeable parts."""
-    tokens, flat = len(table), table.flatten().tolist()
+    """The right matrix, entry by entry, of exchangeable parts."""
+    tokens, flat = len(matrix), matrix.flatten().tolist()
     pairs = order([(value, i) for i, value in enumerate(flat)])
-    result = table.flatten().clone()
+    result = matrix.flatten().clone()
     for _, i in pairs[: count(ratio * len(flat))]:
         if not spared(i, tokens):
             result[i] = 0
     return result.view(tokens, tokens)
 
 
-def _below(table: Tensor, ratio: float, equal_too: bool) -> Tensor:
+def _below(matrix: Tensor, ratio: float, equal_too: bool) -> Tensor:
     """Discard by a threshold."""
-    count = int(ratio * table.numel())
+    count = int(ratio * matrix.numel())
     if not count:
-        return table.clone()
-    limit = table.flatten().sort().values[count - 1]
-    lost = table <= limit if equal_too else table < limit
+        return matrix.clone()
+    limit = matrix.flatten().sort().values[count - 1]
+    lost = matrix <= limit if equal_too else matrix < limit
     lost[0, 0] = False
-    return table.masked_fill(lost, 0)
+    return matrix.masked_fill(lost, 0)
 
 
-def _by_rows(table: Tensor, ratio: float) -> Tensor:
-    count = int(ratio * len(table))
-    lost = torch.zeros_like(table, dtype=torch.bool)
-    lost.scatter_(1, table.argsort(dim=1, stable=True)[:, :count], True)
+def _by_rows(matrix: Tensor, ratio: float) -> Tensor:
+    count = int(ratio * len(matrix))
+    lost = torch.zeros_like(matrix, dtype=torch.bool)
+    lost.scatter_(1, matrix.argsort(dim=1, stable=True)[:, :count], True)
     lost[0, 0] = False
-    return table.masked_fill(lost, 0)
+    return matrix.masked_fill(lost, 0)
 
 
-def _another_in_its_place(table: Tensor, ratio: float) -> Tensor:
+def _another_in_its_place(matrix: Tensor, ratio: float) -> Tensor:
     """Take CLS to CLS out of the list before the smallest are counted."""
-    return discard(table, ratio, order=lambda pairs: sorted(pair for pair in pairs if pair[1]))
+    return discard(matrix, ratio, order=lambda pairs: sorted(pair for pair in pairs if pair[1]))
 
 
 def _last_of_equal_ones_first(pairs: Pairs) -> Pairs:
@@ -534,7 +536,7 @@ DISCARDS: dict[str, Callable] = {
     "Of equal entries yours takes the last ones first: reading order begins at the upper left.": (
         lambda t, r: discard(t, r, order=_last_of_equal_ones_first)
     ),
-    "Each row loses its share: the smallest entries are meant, in the whole table.": _by_rows,
+    "Each row loses its share: the smallest entries are meant, in the whole matrix.": _by_rows,
     "The largest entries go: it should be the smallest.": (
         lambda t, r: discard(t, r, order=_largest_first)
     ),

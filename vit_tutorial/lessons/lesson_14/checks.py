@@ -38,7 +38,7 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
     ),
 )
 def my_joint_gradient(answer: Any) -> str:
-    """Check `my_joint_gradient(gradients (G, k), counts (G,)) -> (k,)`."""
+    """Check `my_joint_gradient(gradients (G, P), counts (G,)) -> (P,)`."""
     inputs = []
     for counts in ([4, 4], [1, 3], [5, 2, 2, 7], [6], [100, 1, 1], [0, 3, 5], [2, 0, 6, 0]):
         # sixteenths and eighths, which float32 has exactly: weights need not be float64
@@ -217,7 +217,7 @@ def _judge_shares(shares: list[Any], wanted: Tensor, order: Tensor, step: int) -
     ),
 )
 def my_ring_round(answer: Any) -> str:
-    """Check `my_ring_round(parts (G, G, k), step) -> (G, G, k)`."""
+    """Check `my_ring_round(parts (G, G, P), step) -> (G, G, P)`."""
     inputs: list[tuple] = []
     for workers, width in ((3, 1), (2, 2), (4, 3), (5, 1)):
         for step in range(2 * (workers - 1)):

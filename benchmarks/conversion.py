@@ -31,7 +31,7 @@ MODULES = (
     "vision_transformer_hybrid",
     "naflexvit",
 )
-NARROW = dict(depth=2, embed_dim=48, num_heads=4)
+NARROW: dict[str, Any] = dict(depth=2, embed_dim=48, num_heads=4)
 ERROR = 1e-7  # of the largest answer; angles are computed in float32
 
 
@@ -46,8 +46,9 @@ def architectures() -> Iterator[tuple[str, str]]:
 def make(name: str) -> Any:
     """Make an architecture of timm small, with random weights in float64."""
     patch = int((re.search(r"patch(\d+)", name) or [0, 16])[1])
-    narrow = NARROW | {"img_size": 3 * patch}
-    for options in (narrow, narrow | {"num_kv_heads": (2, 2)}, NARROW, {"depth": 2}):
+    narrow: dict[str, Any] = {**NARROW, "img_size": 3 * patch}
+    tries: list[dict[str, Any]] = [narrow, {**narrow, "num_kv_heads": (2, 2)}, NARROW, {"depth": 2}]
+    for options in tries:
         with contextlib.suppress(TypeError, ValueError, AssertionError):
             model: Any = timm.create_model(name, **options)
             break

@@ -118,7 +118,8 @@ def _require_known_parts(model: Any) -> None:
     block: Any = unwrapped(model.blocks[0])
     halves = type(block).__name__ in ("Block", "EvaBlock")
     _require("timm", {"blocks whose halves follow each other": halves})
-    attn, mlp, pool, rope = block.attn, block.mlp, model.attn_pool, getattr(model, "rope", None)
+    rope: Any = getattr(model, "rope", None)
+    attn, mlp, pool = block.attn, block.mlp, model.attn_pool
     _require(
         "timm",
         {
